@@ -1,0 +1,14 @@
+"""Images in, batches out: folders or TFDS data sets, read with Grain; TensorFlow is not needed."""
+
+from gpstoken_jax.data.loader import EvalBatches, TrainBatches, eval_batches, train_batches
+from gpstoken_jax.data.sources import Example, ImageSource, open_source
+
+__all__ = [
+    "EvalBatches",
+    "Example",
+    "ImageSource",
+    "TrainBatches",
+    "eval_batches",
+    "open_source",
+    "train_batches",
+]

@@ -1,0 +1,183 @@
+"""How any image file becomes upright RGB uint8 pixels.
+
+This is the only place in the project that decides it, for training, evaluation and data
+preparation alike:
+
+* EXIF orientation is applied (a phone photo stands upright);
+* transparency is composited on white;
+* grey, palette, 1-bit, YCbCr and CMYK become RGB; embedded colour profiles are not applied;
+* 16-bit samples are scaled from 0..65535 to 0..255, rounded to nearest (16-bit RGB PNG files
+  keep the upper eight bits, which is what Pillow's decoder hands out);
+* of an animation or a multi-page file the first frame is taken;
+* files that are broken, are no image, are too large, are extremely narrow or hold samples of
+  unknown range raise `UnreadableImageError` with the reason.
+"""
+
+import dataclasses
+import io
+import pathlib
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+# Formats that hold pixels and that Pillow decodes by itself. Others (EPS, WMF, ...) would start
+# outside programs or need plugins, which a data set of unknown origin should not be able to do.
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI",
+    "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+
+EXTENSIONS = frozenset(
+    {
+        ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
+        ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi",
+        ".sgi", ".tga", ".tif", ".tiff", ".webp",
+    }
+)  # fmt: skip
+
+MAX_PIXELS = 89_478_485  # Pillow's own warning level: a quarter of a gigabyte as RGB.
+MAX_ASPECT = 16  # resizing the short side of anything narrower would need absurd memory
+BACKGROUND = (255, 255, 255)  # behind transparent pixels
+
+
+class UnreadableImageError(ValueError):
+    """A file that cannot become RGB pixels; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodedImage:
+    """Upright RGB pixels and what had to be done to get them.
+
+    Attributes:
+        pixels: RGB in 0..255.
+        conversions: What was converted, in words; empty when the file was plain 8-bit RGB.
+        format: Pillow's name of the file format, such as "JPEG".
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    conversions: tuple[str, ...]
+    format: str
+
+
+def read_bytes(path: str | pathlib.Path) -> bytes:
+    """Returns a file's content.
+
+    Raises:
+        UnreadableImageError: When the file is missing or cannot be read, with the system's reason.
+    """
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(f"cannot be read: {error.strerror or error}") from error
+
+
+def looks_like_image(path: str | pathlib.Path) -> bool:
+    """Whether a file's leading bytes are those of a known image format, whatever its name."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # Pillow's header parsers raise nearly anything on bytes that are no image.
+        return False
+
+
+def decode(data: bytes) -> DecodedImage:
+    """Decodes an image file's bytes to upright RGB.
+
+    Args:
+        data: The content of an image file.
+
+    Returns:
+        Pixels, the conversions they needed and the file's format.
+
+    Raises:
+        UnreadableImageError: When the bytes are empty, are no image, are damaged, hold more than
+            `MAX_PIXELS` pixels, are narrower than 1 : `MAX_ASPECT`, or have an unknown range.
+    """
+    if not data:
+        raise UnreadableImageError("empty file (zero bytes)")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image.size)
+            return _decode_opened(image)
+    except UnreadableImageError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImageError("not an image in a known format") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImageError(f"too large: {error}") from error
+    except Exception as error:  # Damaged files make decoders raise almost any exception type.
+        raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(
+            f"too large: {width} x {height} pixels, the limit is {MAX_PIXELS:,} in all"
+        )
+    if max(size) > MAX_ASPECT * min(size):
+        raise UnreadableImageError(
+            f"too narrow: {width} x {height} pixels, the limit is 1 : {MAX_ASPECT}"
+        )
+
+
+def _decode_opened(image: Image.Image) -> DecodedImage:
+    file_format = image.format or "unknown"
+    conversions = []
+    if getattr(image, "is_animated", False) and file_format != "MPO":
+        # MPO is how cameras store a JPEG with a thumbnail or a second view: nothing is lost.
+        conversions.append("first frame of several")
+    if _has_wide_samples(image):
+        conversions.append("16-bit samples to 8-bit")
+    image.load()
+    image, turned = _upright(image)
+    if turned:
+        conversions.append("EXIF orientation applied")
+    rgb, conversion = _to_rgb(image)
+    if conversion:
+        conversions.append(conversion)
+    return DecodedImage(np.array(rgb, dtype=np.uint8), tuple(conversions), file_format)
+
+
+def _has_wide_samples(image: Image.Image) -> bool:
+    """Whether the file stores 16 bits a sample (its mode alone does not tell for RGB)."""
+    raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
+    return image.mode.startswith("I") or any(";16" in mode for mode in raw_modes)
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    try:
+        turned = ImageOps.exif_transpose(image)
+        changed = image.getexif().get(0x0112, 1) in range(2, 9)
+    except Exception:  # A broken EXIF block is no reason to lose a photo whose pixels are fine.
+        return image, False
+    return turned, changed
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """Returns the image as RGB and, if its mode was another, what was done."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return _wide_grey(image).convert("RGB"), f"{image.mode} grey to RGB"
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(canvas, rgba).convert("RGB"), "transparency put on white"
+    if image.mode == "RGB":
+        return image, None
+    return image.convert("RGB"), f"{image.mode} to RGB"
+
+
+def _wide_grey(image: Image.Image) -> Image.Image:
+    """Grey with 16 or 32 bits a sample as 8-bit grey."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        low, high, top = float(values.min()), float(values.max()), 1.0
+    else:
+        low, high, top = int(values.min()), int(values.max()), 65535.0
+    if not (low >= 0 and high <= top):  # written so that NaN fails too
+        raise UnreadableImageError(
+            f"grey samples from {low} to {high}: only 0 to {top:g} has a known meaning"
+        )
+    scaled = np.rint(values.astype(np.float64) * (255.0 / top))
+    return Image.fromarray(scaled.astype(np.uint8))

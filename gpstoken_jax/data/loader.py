@@ -1,0 +1,392 @@
+"""Batches for training and evaluation, read ahead by Grain.
+
+The order of training is one long sequence of shuffled epochs. Position i of it decides which
+image comes and every random number drawn for it, so the sequence depends on nothing but the data
+set and the seed: not on the number of threads, of worker processes or of JAX processes. Process p
+of P takes positions p, p + P, p + 2 P, ...; the state of an iterator is one position.
+"""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import logging
+from jaxtyping import Float32, UInt8
+
+from gpstoken_jax.data import images, transforms
+from gpstoken_jax.data.sources import Example, ImageSource
+
+MAX_REDRAWS = 50  # unreadable images in a row before a run is stopped
+_NAMES_KEPT = 100  # unreadable images named in a state; further ones are only counted
+
+
+class UnreadableDataError(RuntimeError):
+    """So many images in a row are unreadable that the data set itself must be gone."""
+
+
+class FittedImages:
+    """Images decoded and brought to the working size, kept in memory within a budget.
+
+    What is kept is the same as what would be computed again, so the budget never changes a batch.
+    """
+
+    def __init__(self, source: ImageSource, side: int, crop: str, budget_mb: float):
+        self.source = source
+        self._side = side
+        self._crop = crop
+        self._budget = int(budget_mb * 2**20)
+        self._kept: dict[int, tuple[Example, tuple[int, int]]] = {}
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def __reduce__(self):  # a worker process starts with an empty memory
+        return FittedImages, (self.source, self._side, self._crop, self._budget / 2**20)
+
+    def __getitem__(self, index: int) -> tuple[Example, tuple[int, int]]:
+        """Returns the fitted example and the image's original (height, width)."""
+        if index in self._kept:
+            return self._kept[index]
+        example = self.source[index]
+        size = example.size
+        fitted = transforms.fit(example.pixels, self._side, self._crop)
+        entry = dataclasses.replace(example, pixels=fitted), size
+        with self._lock:
+            if index not in self._kept and self._used + fitted.nbytes <= self._budget:
+                self._kept[index] = entry
+                self._used += fitted.nbytes
+        return entry
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainExample:
+    """Makes the training example of one position; picklable, so that workers can have it."""
+
+    fitted: FittedImages
+    image_size: int
+    crop: str
+    crop_scale: tuple[float, float]
+    flip: bool
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        unreadable = []
+        example = None
+        while example is None:
+            try:
+                example, _ = self.fitted[index]
+            except images.UnreadableImageError as error:
+                unreadable.append((self.fitted.source.name(index), str(error)))
+                if len(unreadable) == MAX_REDRAWS:
+                    raise UnreadableDataError(
+                        f"{MAX_REDRAWS} images in a row cannot be read "
+                        f"({self.fitted.source.description}); the last: {unreadable[-1]}"
+                    ) from error
+                index = int(rng.integers(len(self.fitted.source)))
+        pixels = transforms.augment(
+            example.pixels, self.image_size, self.crop, self.crop_scale, self.flip, rng
+        )
+        return {"pixels": pixels, "label": example.label, "unreadable": unreadable}
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalExample:
+    """Makes the evaluation example of one index; None is padding."""
+
+    fitted: FittedImages
+    image_size: int
+
+    def __call__(self, index: int | None) -> dict[str, Any]:
+        blank = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        row = {"pixels": blank, "label": -1, "name": "", "size": (0, 0), "mask": False}
+        if index is None:
+            return row | {"unreadable": []}
+        try:
+            example, size = self.fitted[index]
+        except images.UnreadableImageError as error:
+            name = self.fitted.source.name(index)
+            return row | {"name": name, "unreadable": [(name, str(error))]}
+        return {
+            "pixels": transforms.center_crop(example.pixels, self.image_size),
+            "label": example.label,
+            "name": example.name,
+            "size": size,
+            "mask": True,
+            "unreadable": [],
+        }
+
+
+class Unreadable:
+    """Counts images that could not be read, and names the first of them with the reason.
+
+    Attributes:
+        count: How often an unreadable image was met (each epoch meets it again).
+        reasons: Name to reason, at most a hundred.
+    """
+
+    def __init__(self, count: int = 0, reasons: dict[str, str] | None = None):
+        self.count = count
+        self.reasons = dict(reasons or {})
+
+    def add(self, unreadable: list[tuple[str, str]]) -> None:
+        for name, reason in unreadable:
+            self.count += 1
+            if name not in self.reasons and len(self.reasons) < _NAMES_KEPT:
+                self.reasons[name] = reason
+                logging.warning("skipped the unreadable image %s: %s", name, reason)
+
+
+class TrainBatches:
+    """Endless training batches with a position that can be saved and restored.
+
+    Each batch is {"image": float32 [B, S, S, 3] in [-1, 1], "label": int32 [B], -1 for none}.
+    An unreadable image is replaced by another one, drawn at random, and counted in `unreadable`.
+    """
+
+    def __init__(
+        self,
+        examples: grain.MapDataset,
+        batch_size: int,
+        process_count: int,
+        reading: "_Reading",
+        identity: dict[str, int],
+    ):
+        self._examples = examples
+        self._batch_size = batch_size
+        self._global_batch = batch_size * process_count
+        self._reading = reading
+        self._identity = identity
+        self._position = 0
+        self._batches: Iterator | None = None
+        self.unreadable = Unreadable()
+
+    def __iter__(self) -> "TrainBatches":
+        return self
+
+    def __next__(self) -> dict[str, Float32[np.ndarray, "b s s 3"] | np.ndarray]:
+        if self._batches is None:
+            self._batches = self._start()
+        batch = next(self._batches)
+        self._position += self._global_batch
+        self.unreadable.add(batch.pop("unreadable"))
+        return batch
+
+    def _start(self) -> Iterator:
+        batches = self._examples.batch(self._batch_size, drop_remainder=True, batch_fn=_stack_train)
+        first = self._position // self._global_batch
+        return self._reading.start(batches[first:])
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the next batch starts; only ints, strings and dicts, so it can be JSON."""
+        return {
+            "position": self._position,
+            **self._identity,
+            "unreadable_count": self.unreadable.count,
+            "unreadable": dict(self.unreadable.reasons),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues with the batch that followed when the state was taken, to the bit.
+
+        With another batch size or process count it continues at the nearest earlier batch; with
+        another seed or number of images it continues at the same position of another sequence.
+        Both are logged as warnings.
+        """
+        for key, now in self._identity.items():
+            if state[key] != now:
+                logging.warning(
+                    "data: %s was %s and is now %s: other images will follow than in "
+                    "an uninterrupted run",
+                    key,
+                    state[key],
+                    now,
+                )
+        if state["position"] % self._global_batch:
+            logging.warning(
+                "data: position %d is inside a batch of %d; continuing at its start",
+                state["position"],
+                self._global_batch,
+            )
+        self.close()
+        self._position = state["position"] // self._global_batch * self._global_batch
+        self.unreadable = Unreadable(state["unreadable_count"], state["unreadable"])
+
+    def close(self) -> None:
+        """Stops reading ahead; the next batch starts it again."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+
+class EvalBatches:
+    """Every image once, in order, in batches of one shape; iterating again starts anew.
+
+    Each batch is {"image": float32 [B, S, S, 3] in [-1, 1] (short side resized, centre cut),
+    "label": int32 [B], "name": list of B strings, "size": int32 [B, 2] original height and width,
+    "mask": bool [B]}. Rows whose mask is False are padding (name "") or unreadable (named).
+    All processes get the same number of batches.
+
+    Attributes:
+        num_images: Images of all processes together.
+        unreadable: What could not be read so far, in this process.
+    """
+
+    def __init__(self, batches: grain.MapDataset, num_images: int, reading: "_Reading"):
+        self._batches = batches
+        self._reading = reading
+        self.num_images = num_images
+        self.unreadable = Unreadable()
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.unreadable = Unreadable()
+        reading = self._reading.start(self._batches)
+        try:
+            for batch in reading:
+                self.unreadable.add(batch.pop("unreadable"))
+                yield batch
+        finally:
+            reading.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """How far and with how many hands to read ahead."""
+
+    num_threads: int
+    num_workers: int
+    prefetch: int
+
+    @classmethod
+    def from_config(cls, data_config: Any) -> "_Reading":
+        threads = data_config.num_threads or min(16, _available_cores())
+        return cls(threads, data_config.num_workers, max(1, data_config.prefetch))
+
+    def start(self, batches: grain.MapDataset) -> Iterator:
+        buffer = max(self.prefetch, self.num_threads)
+        read = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=buffer)
+        dataset = batches.to_iter_dataset(read)
+        if self.num_workers:
+            options = grain.multiprocessing.MultiprocessingOptions(
+                num_workers=self.num_workers, per_worker_buffer_size=self.prefetch
+            )
+            dataset = dataset.mp_prefetch(options)
+        return iter(dataset)
+
+
+def train_batches(
+    source: ImageSource,
+    data_config: Any,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainBatches:
+    """Makes the endless training iterator of one process.
+
+    Args:
+        source: Where images come from (`open_source`).
+        data_config: ConfigDict with `crop`, `crop_scale`, `flip`, `cache_mb`, `num_threads`,
+            `num_workers`, `prefetch`.
+        image_size: Side of the images, in pixels.
+        batch_size: Images a batch in this process; may exceed the size of the data set.
+        seed: Decides order, crops and flips; in [0, 2**32).
+        process_index: Which of the processes this is.
+        process_count: How many there are; together they see each image once an epoch.
+
+    Raises:
+        ValueError: For an unknown crop or sizes that are not positive.
+    """
+    transforms.check_crop(data_config.crop)
+    _check_shares(image_size, batch_size, process_index, process_count)
+    scale = tuple(data_config.crop_scale)
+    side = transforms.working_side(image_size, data_config.crop, scale)
+    fitted = FittedImages(source, side, data_config.crop, _budget(data_config))
+    make = _TrainExample(fitted, image_size, data_config.crop, scale, data_config.flip)
+    examples = (
+        grain.MapDataset.range(len(source))
+        .shuffle(seed=seed)
+        .repeat()
+        .random_map(make, seed=seed)
+        .slice(slice(process_index, None, process_count))
+    )
+    identity = {"seed": seed, "num_images": len(source)}
+    return TrainBatches(
+        examples, batch_size, process_count, _Reading.from_config(data_config), identity
+    )
+
+
+def eval_batches(
+    source: ImageSource,
+    data_config: Any,
+    image_size: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> EvalBatches:
+    """Makes the evaluation batches of one process: centre crops, each image exactly once.
+
+    Args are those of `train_batches`; of the configuration only how to read ahead is used.
+    """
+    _check_shares(image_size, batch_size, process_index, process_count)
+    fitted = FittedImages(source, image_size, "center", budget_mb=0)
+    num_rows = -(-len(source) // (process_count * batch_size)) * batch_size
+    own: list[int | None] = list(range(process_index, len(source), process_count))
+    own += [None] * (num_rows - len(own))
+    batches = (
+        grain.MapDataset.range(num_rows)
+        .map(_EvalRow(own, _EvalExample(fitted, image_size)))
+        .batch(batch_size, batch_fn=_stack_eval)
+    )
+    return EvalBatches(batches, len(source), _Reading.from_config(data_config))
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalRow:
+    """Row number of this process to example."""
+
+    indices: list[int | None]
+    make: _EvalExample
+
+    def __call__(self, row: int) -> dict[str, Any]:
+        return self.make(self.indices[row])
+
+
+def _stack_train(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    pixels: UInt8[np.ndarray, "b s s 3"] = np.stack([row["pixels"] for row in rows])
+    return {
+        "image": transforms.to_unit_range(pixels),
+        "label": np.array([row["label"] for row in rows], np.int32),
+        "unreadable": [entry for row in rows for entry in row["unreadable"]],
+    }
+
+
+def _stack_eval(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return _stack_train(rows) | {
+        "name": [row["name"] for row in rows],
+        "size": np.array([row["size"] for row in rows], np.int32),
+        "mask": np.array([row["mask"] for row in rows], bool),
+    }
+
+
+def _check_shares(image_size: int, batch_size: int, process_index: int, process_count: int) -> None:
+    if image_size < 1 or batch_size < 1:
+        raise ValueError(f"image_size {image_size} and batch_size {batch_size} must be positive")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} is not below {process_count} processes")
+
+
+def _budget(data_config: Any) -> float:
+    """Memory for fitted images, shared out among the worker processes."""
+    return data_config.cache_mb / max(1, data_config.num_workers)
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,256 @@
+"""Random access to the images of a folder or of a TFDS data set.
+
+A source has a length, `label_names`, a `description` and `source[i]`, which decodes image i or
+raises `UnreadableImageError`. Everything after (order, crops, batches) is in `loader.py`.
+"""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from gpstoken_jax.data import folder as folder_lib
+from gpstoken_jax.data import images
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One decoded image with what is known about it.
+
+    Attributes:
+        pixels: Upright RGB in 0..255.
+        label: Index into the source's `label_names`, or -1.
+        name: Path relative to the folder it came from, or the data set's own file name.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    label: int
+    name: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Original (height, width), upright."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+class ImageSource(Protocol):
+    """What the loader reads from."""
+
+    label_names: tuple[str, ...]
+    description: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def name(self, index: int) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """Reads the files of one split of a folder; nothing is prepared beforehand."""
+
+    files: tuple[folder_lib.ImageFile, ...]
+    label_names: tuple[str, ...]
+    left_out: tuple[folder_lib.LeftOut, ...]
+    description: str
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Example:
+        file = self.files[index]
+        decoded = images.decode(images.read_bytes(file.path))
+        return Example(decoded.pixels, file.label, file.name)
+
+    def name(self, index: int) -> str:
+        return self.files[index].name
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+    """Reads a prepared TFDS data set (array_record files) without TensorFlow."""
+
+    records: Any  # tfds data source that leaves the image encoded
+    image_key: str
+    label_key: str | None
+    name_key: str | None
+    label_names: tuple[str, ...]
+    description: str
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        record = self._read(index)
+        encoded = record[self.image_key]
+        decoded = images.decode(bytes(encoded))
+        label = int(record[self.label_key]) if self.label_key else folder_lib.NO_LABEL
+        return Example(decoded.pixels, label, self._name_of(record, index))
+
+    def name(self, index: int) -> str:
+        return self._name_of(self._read(index) if self.name_key else {}, index)
+
+    def _read(self, index: int) -> dict[str, Any]:
+        try:
+            return self.records[index]
+        except Exception as error:  # array_record raises plain C++ errors for a damaged shard
+            raise images.UnreadableImageError(f"record cannot be read: {error}") from error
+
+    def _name_of(self, record: dict[str, Any], index: int) -> str:
+        if self.name_key is None:
+            return f"{self.split}-{index:08d}"
+        value = record[self.name_key]
+        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
+    """Opens the data set that a configuration names.
+
+    Args:
+        data_config: ConfigDict (or any object) with `folder`, `tfds_name`, `tfds_dir` and
+            `val_fraction`. Either `folder` or one or both of the TFDS fields are set.
+        split: "train", "val", "all", or for TFDS any split it understands, e.g. "train[:10%]".
+
+    Returns:
+        The source, never empty.
+
+    Raises:
+        ValueError: When no data set is named, two are, or the split does not exist or is empty.
+        FileNotFoundError: When the folder or the prepared data set does not exist.
+    """
+    wants_tfds = bool(data_config.tfds_name or data_config.tfds_dir)
+    if bool(data_config.folder) == wants_tfds:
+        problem = "both a folder and a TFDS data set are given" if wants_tfds else "no data given"
+        raise ValueError(
+            f"{problem}: set either data.folder=DIR (a directory of images) or data.tfds_dir=DIR "
+            "(made by `python prepare_data.py --folder DIR --output DATA_DIR`)"
+        )
+    if wants_tfds:
+        return open_tfds(data_config.tfds_name, data_config.tfds_dir, split)
+    return open_folder(data_config.folder, split, data_config.val_fraction)
+
+
+def open_folder(
+    folder: str | os.PathLike, split: str = "all", val_fraction: float = 0.0
+) -> FolderSource:
+    """Opens one split of a directory of images; see `folder.list_folder` for its layout.
+
+    Raises:
+        ValueError: When the split does not exist.
+        FileNotFoundError, NotADirectoryError: When there is no such directory.
+    """
+    listing = folder_lib.list_folder(folder, val_fraction)
+    files = listing.split(split)
+    if not files:
+        known = ", ".join(sorted(folder_lib.count_by_split(listing.files)))
+        raise ValueError(f"{listing.root} has no split {split!r}; it has {known} and all")
+    description = f"folder {listing.root}, split {split}: {len(files)} images"
+    return FolderSource(files, listing.label_names, listing.left_out, description)
+
+
+def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
+    """Opens one split of a prepared TFDS data set.
+
+    Args:
+        name: TFDS name such as "imagenet2012" or "my_set:1.0.0"; None to take the only data set
+            that lies in `data_dir`.
+        data_dir: Directory of data sets, or of one (where dataset_info.json is); None for TFDS's
+            own default directory.
+        split: Any split of it; "val" also finds "validation" and the other way round.
+
+    Raises:
+        FileNotFoundError: When it is not prepared there.
+        ValueError: When the split does not exist, its records hold no image, or its files are not
+            array_record.
+    """
+    import tensorflow_datasets as tfds  # here, so that reading folders does not wait for it
+
+    builder = _find_builder(tfds, name, data_dir)
+    split = _existing_split(builder, split)
+    features = builder.info.features
+    image_key = _image_key(tfds, features)
+    try:
+        records = builder.as_data_source(
+            split=split, decoders={image_key: tfds.decode.SkipDecoding()}
+        )
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{builder.data_dir} is not stored as array_record, the only format that can be read "
+            "without TensorFlow: prepare it again with --file_format=array_record"
+        ) from error
+    if len(records) == 0:
+        raise ValueError(f"split {split!r} of {builder.data_dir} is empty")
+    label_key = "label" if "label" in features else None
+    names = getattr(features[label_key], "names", ()) if label_key else ()
+    name_key = next(
+        (key for key in ("name", "file_name", "filename", "id") if key in features), None
+    )
+    description = f"TFDS {builder.info.full_name}, split {split}: {len(records)} images"
+    return TfdsSource(records, image_key, label_key, name_key, tuple(names), description, split)
+
+
+def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
+    """Returns the builder of a data set that is prepared on disk."""
+    if name:
+        try:
+            builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+        except tfds.core.DatasetNotFoundError as error:
+            raise FileNotFoundError(f"TFDS knows no data set {name!r}: {error}") from error
+        if not builder.is_prepared():
+            raise FileNotFoundError(
+                f"the data set {name!r} is not prepared in {builder.data_dir}: run "
+                f"`tfds build {name} --file_format=array_record` once, with --data_dir if needed"
+            )
+        return builder
+    return tfds.builder_from_directory(str(_find_prepared(pathlib.Path(data_dir).expanduser())))
+
+
+def _find_prepared(data_dir: pathlib.Path) -> pathlib.Path:
+    """Finds the only prepared data set in a directory or up to three levels below it."""
+    found = [
+        path.parent
+        for depth in range(4)
+        for path in sorted(data_dir.glob("*/" * depth + "dataset_info.json"))
+        if "incomplete" not in path.parent.name
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"no prepared data set in {data_dir}: make one with "
+            "`python prepare_data.py --folder DIR --output DATA_DIR`"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{data_dir} holds several data sets, name one as data.tfds_dir: "
+            + ", ".join(map(str, found))
+        )
+    return found[0]
+
+
+def _existing_split(builder: Any, split: str) -> str:
+    """Checks a split (also "train[:10%]") and resolves val / validation."""
+    base, bracket, rest = split.partition("[")
+    known = set(builder.info.splits)
+    twin = {"val": "validation", "validation": "val"}.get(base)
+    if base not in known and twin in known:
+        return twin + bracket + rest
+    if base not in known and base != "all" and "+" not in split:
+        raise ValueError(
+            f"{builder.data_dir} has no split {split!r}; it has {', '.join(sorted(known))} and all"
+        )
+    return split
+
+
+def _image_key(tfds: Any, features: Any) -> str:
+    keys = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
+    if "image" in keys:
+        return "image"
+    if len(keys) != 1:
+        raise ValueError(
+            f"which feature is the image? Found {keys or 'none'} among {list(features)}"
+        )
+    return keys[0]

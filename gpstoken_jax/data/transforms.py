@@ -1,0 +1,134 @@
+"""From decoded pixels to what the network sees: resize, crop, flip, scale.
+
+The release resizes the short side to the image side (bilinear with antialiasing, as Pillow does
+it), crops the centre and flips at random; random crops are options of ours. Every random number
+comes from the generator that is passed in.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+CROPS = ("center", "random", "random_resized")
+_ASPECT_RANGE = (3 / 4, 4 / 3)  # of a random-resized crop, as is customary
+_ATTEMPTS = 10
+
+# One table look-up per sample is faster than arithmetic, and the ends are exactly -1 and 1.
+_TO_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255)) * np.float32(2) - np.float32(1)
+
+
+def check_crop(crop: str) -> None:
+    """Raises ValueError unless `crop` is one of `CROPS`."""
+    if crop not in CROPS:
+        raise ValueError(f"data.crop={crop!r} is unknown: choose one of {', '.join(CROPS)}")
+
+
+def resize_short_side(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "g v 3"]:
+    """Resizes so that the shorter side has `side` pixels, keeping the aspect ratio.
+
+    The longer side is truncated to whole pixels, as torchvision's Resize does.
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) == side:
+        return pixels
+    short = min(height, width)
+    size = (side * width // short, side * height // short)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
+def center_crop(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Cuts the central `side` x `side` pixels (half positions round to even, as torchvision)."""
+    height, width = pixels.shape[:2]
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return pixels[top : top + side, left : left + side]
+
+
+def random_crop(
+    pixels: UInt8[np.ndarray, "h w 3"], side: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "s s 3"]:
+    """Cuts `side` x `side` pixels from a uniformly random place."""
+    height, width = pixels.shape[:2]
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    return pixels[top : top + side, left : left + side]
+
+
+def random_resized_crop(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    side: int,
+    scale: tuple[float, float],
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "s s 3"]:
+    """Cuts a random rectangle and resizes it to `side` x `side`.
+
+    Args:
+        pixels: RGB image of any size.
+        side: Side of the result.
+        scale: Smallest and largest share of the image's area, in (0, 1].
+        rng: Source of the random numbers.
+    """
+    left, top, width, height = _random_rectangle(pixels.shape[1], pixels.shape[0], scale, rng)
+    box = (left, top, left + width, top + height)
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
+
+
+def _random_rectangle(
+    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Returns (left, top, width, height) inside the image; the central square as a last resort."""
+    for _ in range(_ATTEMPTS):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(_ASPECT_RANGE[0]), math.log(_ASPECT_RANGE[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side, side
+
+
+def working_side(image_size: int, crop: str, crop_scale: tuple[float, float]) -> int:
+    """The short side at which an image is kept between decoding and the random part.
+
+    For a random-resized crop it is large enough that the smallest crop still has about
+    `image_size` pixels a side, so that little is lost and memory stays bounded.
+    """
+    if crop != "random_resized":
+        return image_size
+    return math.ceil(image_size / math.sqrt(crop_scale[0] * _ASPECT_RANGE[0]))
+
+
+def fit(pixels: UInt8[np.ndarray, "h w 3"], side: int, crop: str) -> UInt8[np.ndarray, "g v 3"]:
+    """The part before any randomness: brings the short side to `side`.
+
+    Small images are enlarged, except before a random-resized crop, which resizes anyway.
+    """
+    if crop == "random_resized" and min(pixels.shape[:2]) <= side:
+        return pixels
+    return resize_short_side(pixels, side)
+
+
+def augment(
+    pixels: UInt8[np.ndarray, "h w 3"],
+    image_size: int,
+    crop: str,
+    crop_scale: tuple[float, float],
+    flip: bool,
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "s s 3"]:
+    """The random part: cuts an `image_size` square out of a fitted image and may mirror it."""
+    if crop == "random_resized":
+        pixels = random_resized_crop(pixels, image_size, crop_scale, rng)
+    elif crop == "random":
+        pixels = random_crop(pixels, image_size, rng)
+    else:
+        pixels = center_crop(pixels, image_size)
+    if flip and rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def to_unit_range(pixels: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """Maps 0..255 to float32 in [-1, 1]."""
+    return _TO_UNIT[pixels]
