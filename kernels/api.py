@@ -1,0 +1,108 @@
+"""`splat`: one operation, several implementations, one place that picks."""
+
+import functools
+import logging
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from kernels import reference, xla
+from kernels.gaussian import well_posed
+
+# In the order of preference.
+IMPLEMENTATIONS = {"xla": xla, "reference": reference}
+
+_log = logging.getLogger(__name__)
+
+
+def splat(
+    geometry: Float[Array, "... l 5"],
+    features: Float[Array, "... l c"],
+    size: tuple[int, int],
+    *,
+    support: float = 3.0,
+    implementation: str | None = None,
+) -> Float[Array, "... h w c"]:
+    """Draw Gaussian tokens on a feature map: at every pixel the sum over tokens of weight *
+    feature.
+
+    Unnormalised, without compositing or order (GPSToken, arXiv 2509.01109, section 3.1; the
+    released configurations use support 3). Gradients flow to features and to all five geometry
+    values; the support box itself is not differentiated. Reverse mode only, first order (but for
+    "reference").
+
+    Args:
+      geometry: (sigma_x, sigma_y, rho, mu_x, mu_y) of L tokens in map coordinates, where -1 is the
+        centre of the first pixel and 1 the centre of the last; sigma > 0, |rho| < 1. Finite results
+        for any finite geometry: sigma is saturated to [1e-12, 1e12] and rho just inside (-1, 1).
+      features: one vector of C values a token, float32 or bfloat16, with the same leading axes.
+      size: (H, W) of the map, each at least 1; a side of one pixel has its centre at coordinate 0.
+      support: a token draws where |dx| <= support * sigma_x and |dy| <= support * sigma_y.
+      implementation: a name from `available()`; None takes the first that can serve and logs which.
+
+    Returns:
+      The map [..., H, W, C] in the features' dtype, accumulated in float32.
+
+    Raises:
+      ValueError: shapes that do not fit, a size or support that is not positive, an unknown
+        implementation.
+      NotImplementedError: the named implementation cannot serve here; the message says why.
+    """
+    size, support = _check(geometry, features, size, support)
+    name = implementation or _default(jax.default_backend(), str(features.dtype))
+    function = _implementation(name, features.dtype)
+    lead = features.shape[:-2]
+    batch = math.prod(lead)
+    flat_geometry = well_posed(geometry.astype(jnp.float32)).reshape(batch, -1, 5)
+    flat_features = features.reshape(batch, *features.shape[-2:])
+    if 0 in (batch, *flat_features.shape[1:]):
+        # Nothing is drawn. A sum over no tokens would lose the tie to the inputs that gradients
+        # need.
+        return jnp.zeros((*lead, *size, features.shape[-1]), features.dtype)
+    image = function(flat_geometry, flat_features, size, support)
+    return image.reshape(*lead, *size, features.shape[-1]).astype(features.dtype)
+
+
+def available() -> dict[str, str | None]:
+    """Every implementation's name, with None if it can serve on this device, else why it cannot."""
+    platform = jax.default_backend()
+    return {name: m.unsupported(platform, jnp.float32) for name, m in IMPLEMENTATIONS.items()}
+
+
+def _check(geometry, features, size, support) -> tuple[tuple[int, int], float]:
+    if geometry.ndim < 2 or geometry.shape[-1] != 5:
+        raise ValueError(f"geometry must be [..., L, 5], got {geometry.shape}")
+    if geometry.shape[:-1] != features.shape[:-1]:
+        raise ValueError(
+            f"geometry {geometry.shape} and features {features.shape} must agree in all axes "
+            "but the last"
+        )
+    height, width = map(operator.index, size)
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be (H, W) with both at least 1, got {(height, width)}")
+    if not (math.isfinite(support) and support > 0):
+        raise ValueError(f"support must be a positive number, got {support}")
+    return (height, width), float(support)
+
+
+def _implementation(name: str, features_dtype):
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}")
+    module = IMPLEMENTATIONS[name]
+    reason = module.unsupported(jax.default_backend(), features_dtype)
+    if reason is not None:
+        raise NotImplementedError(f"implementation {name!r} cannot serve here: {reason}")
+    return module.splat
+
+
+@functools.cache
+def _default(platform: str, features_dtype: str) -> str:
+    for name, module in IMPLEMENTATIONS.items():
+        if module.unsupported(platform, jnp.dtype(features_dtype)) is None:
+            _log.info("kernels.splat: %s on %s for %s features", name, platform, features_dtype)
+            return name
+    raise NotImplementedError(f"no implementation of splat serves {features_dtype} on {platform}")

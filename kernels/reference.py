@@ -1,0 +1,33 @@
+"""The definition, written plainly: every token at every pixel, differentiated by JAX.
+
+Memory and time grow with B x L x H x W; it is what the other implementations are measured against.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from kernels.gaussian import local_weights, pixel_coordinates
+
+
+def unsupported(platform: str, features_dtype) -> str | None:
+    """Why this implementation cannot serve, or None: it always can."""
+    return None
+
+
+def splat(
+    geometry: Float[Array, "b l 5"],
+    features: Float[Array, "b l c"],
+    size: tuple[int, int],
+    support: float,
+) -> Float[Array, "b h w c"]:
+    """Sum over tokens of weight * feature at every pixel; float32, see `kernels.splat`."""
+    height, width = size
+    y, x = np.meshgrid(pixel_coordinates(height), pixel_coordinates(width), indexing="ij")
+    pixels = jnp.asarray(x.ravel()), jnp.asarray(y.ravel())
+    weight = local_weights(geometry, *pixels, support)[2]
+    features = features.astype(jnp.float32)
+    image = jnp.einsum("bpl,blc->bpc", weight, features, precision=jax.lax.Precision.HIGHEST)
+    return image.reshape(*image.shape[:1], height, width, image.shape[-1])

@@ -1,0 +1,158 @@
+"""Tiled and culled splatting in plain JAX, with its own gradient: no [L, H, W] array exists.
+
+Forward: for each tile of 16 x 16 pixels, list the tokens whose box meets it and take them in
+blocks.
+Backward: for each block of tokens, neighbours on a Morton curve, list the tiles that their common
+box meets and take those one by one; every token's gradient is summed by one loop, so results are
+the same bits on every run. Both loops run a group at a time: one by one on a CPU, as many as fit in
+a bounded workspace on an accelerator.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float
+
+from kernels.batching import fold_vmap
+from kernels.gaussian import geometry_gradient, local_weights, moments
+from kernels.tiling import (
+    Tiling,
+    block_boxes,
+    compact,
+    meet,
+    morton_order,
+    pad_tokens,
+    token_boxes,
+)
+
+TILE = 16
+BLOCK = 32  # tokens taken together
+WORKSPACE = 2**24  # weights alive at once on an accelerator (64 MiB in float32)
+_dot = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+
+
+def unsupported(platform: str, features_dtype) -> str | None:
+    """Why this implementation cannot serve, or None: it always can."""
+    return None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def splat(
+    geometry: Float[Array, "b l 5"],
+    features: Float[Array, "b l c"],
+    size: tuple[int, int],
+    support: float,
+) -> Float[Array, "b h w c"]:
+    """Sum over tokens of weight * feature at every pixel; float32, see `kernels.splat`."""
+    forward = functools.partial(_forward, size=size, support=support)
+    return fold_vmap(forward)(geometry, features)
+
+
+def _splat_forward(geometry, features, size, support):
+    return splat(geometry, features, size, support), (geometry, features)
+
+
+def _splat_backward(size, support, residuals, cotangent):
+    backward = functools.partial(_backward, support=support)
+    return fold_vmap(backward)(*residuals, cotangent)
+
+
+splat.defvjp(_splat_forward, _splat_backward)
+
+
+def _tiling(size: tuple[int, int]) -> Tiling:
+    return Tiling(*size, min(TILE, size[0]), min(TILE, size[1]))
+
+
+def _groups(items: int, pixels: int) -> np.ndarray:
+    """Item numbers [steps, items a step]; -1 where the last step has nothing left to do."""
+    group = 1
+    if jax.default_backend() != "cpu":
+        group = max(1, min(items, WORKSPACE // (pixels * BLOCK)))
+    steps = -(-items // group)
+    numbers = np.full(steps * group, -1, np.int32)
+    numbers[:items] = np.arange(items)
+    return numbers.reshape(steps, group)
+
+
+def _forward(geometry, features, *, size, support):
+    tiling = _tiling(size)
+    batch, channels = features.shape[0], features.shape[-1]
+    geometry, features = pad_tokens(geometry, features, BLOCK)
+    boxes = token_boxes(geometry, support)
+    x, y = map(jnp.asarray, tiling.coordinates())
+    bounds = jnp.asarray(tiling.bounds())
+    items = _groups(batch * tiling.tiles, tiling.pixels)
+    image, tile = np.maximum(items, 0) // tiling.tiles, np.maximum(items, 0) % tiling.tiles
+
+    def draw(group):
+        item, image, tile = group
+        hits = meet(boxes[image], bounds[tile][:, None]) & (item >= 0)[:, None]
+        listed, count = compact(hits)
+
+        def step(k, total):
+            # Entries past the count repeat a token, so their weight is dropped.
+            rank = k * BLOCK + jnp.arange(BLOCK)
+            index = lax.dynamic_slice_in_dim(listed, k * BLOCK, BLOCK, axis=1)
+            chosen = image[:, None], index
+            weight = local_weights(geometry[chosen], x[tile], y[tile], support)[2]
+            weight = jnp.where((rank < count[:, None])[:, None], weight, 0.0)
+            return total + _dot("gpt,gtc->gpc", weight, features[chosen].astype(jnp.float32))
+
+        start = jnp.zeros((len(tile), tiling.pixels, channels), jnp.float32)
+        return lax.fori_loop(0, -(-count.max() // BLOCK), step, start)
+
+    drawn = lax.map(draw, tuple(map(jnp.asarray, (items, image, tile))))
+    drawn = drawn.reshape(-1, tiling.pixels, channels)[: batch * tiling.tiles]
+    return tiling.join(drawn.reshape(batch, tiling.tiles, tiling.pixels, channels))
+
+
+def _backward(geometry, features, cotangent, *, support):
+    batch = len(geometry)
+    order = morton_order(geometry)
+    ordered = (jnp.take_along_axis(a, order[..., None], axis=1) for a in (geometry, features))
+    sums, d_features = _block_sums(*pad_tokens(*ordered, BLOCK), cotangent, support)
+    original = jnp.argsort(order, axis=1)[..., None]
+    sums = jnp.take_along_axis(sums.reshape(batch, -1, 5), original, axis=1)
+    d_features = d_features.reshape(batch, -1, features.shape[-1])
+    d_features = jnp.take_along_axis(d_features, original, axis=1).astype(features.dtype)
+    return geometry_gradient(geometry, tuple(jnp.moveaxis(sums, -1, 0))), d_features
+
+
+def _block_sums(geometry, features, cotangent, support):
+    """Moments [blocks, BLOCK, 5] and feature gradients [blocks, BLOCK, C] of all token blocks."""
+    batch, _, channels = features.shape
+    tiling = _tiling(cotangent.shape[1:3])
+    blocks = geometry.reshape(-1, BLOCK, 5), features.reshape(-1, BLOCK, channels)
+    cotangent = tiling.split(cotangent.astype(jnp.float32))
+    x, y = map(jnp.asarray, tiling.coordinates())
+    bounds = jnp.asarray(tiling.bounds())
+    items = _groups(len(blocks[0]), tiling.pixels)
+    image = np.maximum(items, 0) // (len(blocks[0]) // batch)
+
+    def gather(group):
+        item, image = group
+        token, feature = blocks[0][item], blocks[1][item].astype(jnp.float32)
+        box = block_boxes(token_boxes(token, support))
+        listed, count = compact(meet(box[:, None], bounds) & (item >= 0)[:, None])
+        rho = token[:, None, :, 2]
+
+        def step(k, totals):
+            tile = listed[:, k]
+            incoming = jnp.where((k < count)[:, None, None], cotangent[image, tile], 0.0)
+            u, v, weight = local_weights(token, x[tile], y[tile], support)
+            weight = lax.optimization_barrier(
+                weight
+            )  # else every consumer computes the exponential again
+            w = weight * _dot("gpc,gtc->gpt", incoming, feature)
+            sums = jnp.stack([m.sum(axis=1) for m in moments(rho, u, v, w)], axis=-1)
+            return totals[0] + sums, totals[1] + _dot("gpt,gpc->gtc", weight, incoming)
+
+        start = jnp.zeros((len(item), BLOCK, 5)), jnp.zeros((len(item), BLOCK, channels))
+        return lax.fori_loop(0, count.max(), step, start)
+
+    summed = lax.map(gather, (jnp.asarray(items), jnp.asarray(image)))
+    return tuple(s.reshape(-1, *s.shape[2:])[: len(blocks[0])] for s in summed)
