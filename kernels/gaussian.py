@@ -65,12 +65,12 @@ def local_weights(
     y: Float[Array, "... p"],
     support: float,
 ) -> tuple[Array, Array, Array]:
-    """Weights of t tokens at p pixels and the local coordinates u, v; each [..., p, t].
+    """Local coordinates u, v and weights of t tokens at p pixels; each [..., t, p].
 
     u, v and the weight are 0 outside the support box, so nothing there can overflow.
     """
-    sigma_x, sigma_y, rho, mu_x, mu_y = (geometry[..., None, :, i] for i in range(5))
-    d_x, d_y = x[..., :, None] - mu_x, y[..., :, None] - mu_y
+    sigma_x, sigma_y, rho, mu_x, mu_y = (geometry[..., i, None] for i in range(5))
+    d_x, d_y = x[..., None, :] - mu_x, y[..., None, :] - mu_y
     inside = (jnp.abs(d_x) <= support * sigma_x) & (jnp.abs(d_y) <= support * sigma_y)
     u = jnp.where(inside, d_x, 0.0) * (1.0 / sigma_x)
     v = jnp.where(inside, d_y, 0.0) * (1.0 / sigma_y)

@@ -29,5 +29,5 @@ def splat(
     pixels = jnp.asarray(x.ravel()), jnp.asarray(y.ravel())
     weight = local_weights(geometry, *pixels, support)[2]
     features = features.astype(jnp.float32)
-    image = jnp.einsum("bpl,blc->bpc", weight, features, precision=jax.lax.Precision.HIGHEST)
+    image = jnp.einsum("blp,blc->bpc", weight, features, precision=jax.lax.Precision.HIGHEST)
     return image.reshape(*image.shape[:1], height, width, image.shape[-1])

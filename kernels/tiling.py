@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 
 from kernels.gaussian import pixel_coordinates
 
-FAR = 1e9  # where padding tokens sit: their boxes meet no tile
-_INERT = (1.0, 1.0, 0.0, FAR, FAR)
+# A token that draws nothing: however large the support, its box does not reach the map.
+INERT = np.array([1.0, 1.0, 0.0, 1e30, 1e30], np.float32)
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,6 @@ def pad_tokens(
     """Add tokens that draw nothing until the count is a positive multiple of `multiple`."""
     batch, length, _ = geometry.shape
     extra = math.ceil(max(length, 1) / multiple) * multiple - length
-    inert = jnp.broadcast_to(jnp.asarray(_INERT, geometry.dtype), (batch, extra, 5))
+    inert = jnp.broadcast_to(INERT, (batch, extra, 5))
     features = jnp.pad(features, ((0, 0), (0, extra), (0, 0)))
     return jnp.concatenate([geometry, inert], axis=1), features

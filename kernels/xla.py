@@ -19,6 +19,7 @@ from jaxtyping import Float
 from kernels.batching import fold_vmap
 from kernels.gaussian import geometry_gradient, local_weights, moments
 from kernels.tiling import (
+    INERT,
     Tiling,
     block_boxes,
     compact,
@@ -85,8 +86,8 @@ def _forward(geometry, features, *, size, support):
     boxes = token_boxes(geometry, support)
     x, y = map(jnp.asarray, tiling.coordinates())
     bounds = jnp.asarray(tiling.bounds())
-    items = _groups(batch * tiling.tiles, tiling.pixels)
-    image, tile = np.maximum(items, 0) // tiling.tiles, np.maximum(items, 0) % tiling.tiles
+    item = _groups(batch * tiling.tiles, tiling.pixels)
+    image, tile = np.maximum(item, 0) // tiling.tiles, np.maximum(item, 0) % tiling.tiles
 
     def draw(group):
         item, image, tile = group
@@ -94,65 +95,63 @@ def _forward(geometry, features, *, size, support):
         listed, count = compact(hits)
 
         def step(k, total):
-            # Entries past the count repeat a token, so their weight is dropped.
             rank = k * BLOCK + jnp.arange(BLOCK)
-            index = lax.dynamic_slice_in_dim(listed, k * BLOCK, BLOCK, axis=1)
-            chosen = image[:, None], index
-            weight = local_weights(geometry[chosen], x[tile], y[tile], support)[2]
-            weight = jnp.where((rank < count[:, None])[:, None], weight, 0.0)
-            return total + _dot("gpt,gtc->gpc", weight, features[chosen].astype(jnp.float32))
+            chosen = image[:, None], lax.dynamic_slice_in_dim(listed, k * BLOCK, BLOCK, axis=1)
+            token = jnp.where((rank < count[:, None])[..., None], geometry[chosen], INERT)
+            weight = local_weights(token, x[tile], y[tile], support)[2]
+            return total + _dot("gtp,gtc->gpc", weight, features[chosen].astype(jnp.float32))
 
-        start = jnp.zeros((len(tile), tiling.pixels, channels), jnp.float32)
+        shape = (len(tile), tiling.pixels, channels)
+        start = jnp.zeros_like(geometry, shape=shape)  # not zeros(): under shard_map it must vary
         return lax.fori_loop(0, -(-count.max() // BLOCK), step, start)
 
-    drawn = lax.map(draw, tuple(map(jnp.asarray, (items, image, tile))))
+    drawn = lax.map(draw, tuple(map(jnp.asarray, (item, image, tile))))
     drawn = drawn.reshape(-1, tiling.pixels, channels)[: batch * tiling.tiles]
     return tiling.join(drawn.reshape(batch, tiling.tiles, tiling.pixels, channels))
 
 
 def _backward(geometry, features, cotangent, *, support):
-    batch = len(geometry)
+    batch, _, channels = features.shape
     order = morton_order(geometry)
     ordered = (jnp.take_along_axis(a, order[..., None], axis=1) for a in (geometry, features))
     sums, d_features = _block_sums(*pad_tokens(*ordered, BLOCK), cotangent, support)
     original = jnp.argsort(order, axis=1)[..., None]
     sums = jnp.take_along_axis(sums.reshape(batch, -1, 5), original, axis=1)
-    d_features = d_features.reshape(batch, -1, features.shape[-1])
-    d_features = jnp.take_along_axis(d_features, original, axis=1).astype(features.dtype)
-    return geometry_gradient(geometry, tuple(jnp.moveaxis(sums, -1, 0))), d_features
+    d_features = jnp.take_along_axis(d_features.reshape(batch, -1, channels), original, axis=1)
+    d_geometry = geometry_gradient(geometry, tuple(jnp.moveaxis(sums, -1, 0)))
+    return d_geometry, d_features.astype(features.dtype)
 
 
 def _block_sums(geometry, features, cotangent, support):
     """Moments [blocks, BLOCK, 5] and feature gradients [blocks, BLOCK, C] of all token blocks."""
     batch, _, channels = features.shape
     tiling = _tiling(cotangent.shape[1:3])
-    blocks = geometry.reshape(-1, BLOCK, 5), features.reshape(-1, BLOCK, channels)
+    tokens, vectors = geometry.reshape(-1, BLOCK, 5), features.reshape(-1, BLOCK, channels)
     cotangent = tiling.split(cotangent.astype(jnp.float32))
     x, y = map(jnp.asarray, tiling.coordinates())
     bounds = jnp.asarray(tiling.bounds())
-    items = _groups(len(blocks[0]), tiling.pixels)
-    image = np.maximum(items, 0) // (len(blocks[0]) // batch)
+    item = _groups(len(tokens), tiling.pixels)
+    image = np.maximum(item, 0) // (len(tokens) // batch)
 
     def gather(group):
         item, image = group
-        token, feature = blocks[0][item], blocks[1][item].astype(jnp.float32)
+        token, vector = tokens[item], vectors[item].astype(jnp.float32)
         box = block_boxes(token_boxes(token, support))
         listed, count = compact(meet(box[:, None], bounds) & (item >= 0)[:, None])
-        rho = token[:, None, :, 2]
 
         def step(k, totals):
             tile = listed[:, k]
-            incoming = jnp.where((k < count)[:, None, None], cotangent[image, tile], 0.0)
-            u, v, weight = local_weights(token, x[tile], y[tile], support)
-            weight = lax.optimization_barrier(
-                weight
-            )  # else every consumer computes the exponential again
-            w = weight * _dot("gpc,gtc->gpt", incoming, feature)
-            sums = jnp.stack([m.sum(axis=1) for m in moments(rho, u, v, w)], axis=-1)
-            return totals[0] + sums, totals[1] + _dot("gpt,gpc->gtc", weight, incoming)
+            live = jnp.where((k < count)[:, None, None], token, INERT)
+            incoming = cotangent[image, tile]
+            u, v, weight = local_weights(live, x[tile], y[tile], support)
+            weight = lax.optimization_barrier(weight)  # computed once, not once a consumer
+            w = weight * _dot("gtc,gpc->gtp", vector, incoming)
+            sums = [m.sum(axis=-1) for m in moments(token[..., 2, None], u, v, w)]
+            d_vector = _dot("gtp,gpc->gtc", weight, incoming)
+            return totals[0] + jnp.stack(sums, axis=-1), totals[1] + d_vector
 
-        start = jnp.zeros((len(item), BLOCK, 5)), jnp.zeros((len(item), BLOCK, channels))
+        start = jnp.zeros_like(token), jnp.zeros_like(vector)
         return lax.fori_loop(0, count.max(), step, start)
 
-    summed = lax.map(gather, (jnp.asarray(items), jnp.asarray(image)))
-    return tuple(s.reshape(-1, *s.shape[2:])[: len(blocks[0])] for s in summed)
+    summed = lax.map(gather, (jnp.asarray(item), jnp.asarray(image)))
+    return tuple(s.reshape(-1, *s.shape[2:])[: len(tokens)] for s in summed)
