@@ -21,18 +21,23 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-# Formats that hold pixels and that Pillow decodes by itself. Others (EPS, WMF, ...) would start
-# outside programs or need plugins, which a data set of unknown origin should not be able to do.
-FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI",
-    "SGI", "TGA", "TIFF", "WEBP",
+# Formats that hold pixels, have a clear signature and are decoded by Pillow itself. Others (EPS,
+# WMF, ...) start outside programs, or (TGA, PCX) would take stray bytes for an image. Which of
+# these exist depends on how Pillow was built.
+Image.init()
+FORMATS = tuple(
+    name
+    for name in (
+        "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP",
+    )
+    if name in Image.OPEN
 )  # fmt: skip
 
 EXTENSIONS = frozenset(
     {
-        ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
-        ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi",
-        ".sgi", ".tga", ".tif", ".tiff", ".webp",
+        ".apng", ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg",
+        ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tif", ".tiff",
+        ".webp",
     }
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import logging
+from absl import flags, logging
 from jaxtyping import Float32, UInt8
 
 from gpstoken_jax.data import images, transforms
@@ -263,7 +263,7 @@ class _Reading:
 
     @classmethod
     def from_config(cls, data_config: Any) -> "_Reading":
-        threads = data_config.num_threads or min(16, _available_cores())
+        threads = data_config.num_threads or min(16, available_cores())
         return cls(threads, data_config.num_workers, max(1, data_config.prefetch))
 
     def start(self, batches: grain.MapDataset) -> Iterator:
@@ -271,11 +271,18 @@ class _Reading:
         read = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=buffer)
         dataset = batches.to_iter_dataset(read)
         if self.num_workers:
+            if not flags.FLAGS.is_parsed():  # Grain's workers insist, also in a notebook
+                flags.FLAGS.mark_as_parsed()
             options = grain.multiprocessing.MultiprocessingOptions(
                 num_workers=self.num_workers, per_worker_buffer_size=self.prefetch
             )
-            dataset = dataset.mp_prefetch(options)
+            dataset = dataset.mp_prefetch(options).map(_own_copy)
         return iter(dataset)
+
+
+def _own_copy(batch: dict[str, Any]) -> dict[str, Any]:
+    """Takes a batch out of the memory shared with a worker, which has its own, shorter life."""
+    return {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
 
 def train_batches(
@@ -386,7 +393,7 @@ def _budget(data_config: Any) -> float:
     return data_config.cache_mb / max(1, data_config.num_workers)
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
