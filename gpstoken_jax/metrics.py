@@ -43,8 +43,8 @@ def to_unit_range(
 ) -> Float[Array, "*b h w c"]:
     """Map images from [-1, 1] to [0, 1], clipped, optionally to the 256 levels of 8 bits.
 
-    rounding: "round" to the nearest level, "truncate" to the level below (as the published release writes
-    files) or "none". Raises ValueError for anything else.
+    rounding: "round" to the nearest level, "truncate" to the level below (as the published release
+    writes files) or "none". Raises ValueError for anything else.
     """
     unit = jnp.clip((images.astype(jnp.float32) + 1) / 2, 0, 1)
     if rounding == "none":

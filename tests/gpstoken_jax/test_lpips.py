@@ -109,7 +109,7 @@ def test_features_that_never_fire_give_a_finite_gradient(vgg_weights):
     """Zero feature vectors have a length of slope infinity, which must not reach the images."""
     dead = jax.tree.map(jnp.zeros_like, vgg_weights.backbone["conv1_2"])
     weights = vgg_weights.replace(backbone={**vgg_weights.backbone, "conv1_2": dead})
-    x, y = jax.random.uniform(jax.random.key(0), (2, 1, 32, 32, 3), minval=-1)
+    x, y = jax.random.uniform(jax.random.key(0), (2, 2, 32, 32, 3), minval=-1)
     assert bool(jnp.isfinite(_gradient(weights, x, y)).all())
 
 
