@@ -182,23 +182,33 @@ def draw_error(
 
 
 def image_grid(
-    pictures: Sequence[UInt8[np.ndarray, "h w 3"]], *, columns: int | None = None, gap: int = 4
+    rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]]],
+    *,
+    gap: int = 4,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Pictures side by side, row after row, on white; smaller ones are enlarged to the largest.
+    """Rows of pictures as one picture on white; smaller ones are enlarged to the largest.
 
-    columns: None for about as many columns as rows. Raises ValueError when there are no pictures.
+    rows: uint8 pictures or float images in [-1, 1], mixed as one likes; rows may differ in length.
+    Raises ValueError when there are no pictures.
     """
-    if len(pictures) == 0:
+    rows = [[_as_picture(picture) for picture in row] for row in rows]
+    shapes = [picture.shape[:2] for row in rows for picture in row]
+    if not shapes:
         raise ValueError("A grid needs at least one picture.")
-    columns = columns or int(np.ceil(np.sqrt(len(pictures))))
-    height, width = np.max([picture.shape[:2] for picture in pictures], axis=0)
-    rows = -(-len(pictures) // columns)
-    shape = rows * (height + gap) - gap, min(columns, len(pictures)) * (width + gap) - gap, 3
+    height, width = np.max(shapes, axis=0)
+    columns = max(len(row) for row in rows)
+    shape = len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3
     grid = np.full(shape, _BACKGROUND, np.uint8)
-    for i, picture in enumerate(pictures):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        grid[top : top + height, left : left + width] = _fit(picture, height, width)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            top, left = i * (height + gap), j * (width + gap)
+            grid[top : top + height, left : left + width] = _fit(picture, height, width)
     return grid
+
+
+def _as_picture(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    image = np.asarray(image)
+    return image if image.dtype == np.uint8 else to_uint8(image)
 
 
 def _fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:

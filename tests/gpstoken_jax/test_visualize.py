@@ -148,11 +148,16 @@ def test_errors_run_from_black_to_the_limit():
 
 
 def test_a_grid_keeps_order_and_enlarges_small_pictures():
-    pictures = [np.full((4, 4, 3), 10 * i, np.uint8) for i in range(1, 4)]
-    pictures.append(np.full((2, 1, 3), 99, np.uint8))
-    grid = image_grid(pictures, columns=3, gap=1)
+    first = [np.full((4, 4, 3), 10 * i, np.uint8) for i in range(1, 4)]
+    second = [np.full((2, 1, 3), -1.0, np.float32), np.ones((4, 4, 3), np.float32)]
+    grid = image_grid([first, second], gap=1)
     assert grid.shape == (9, 14, 3)
     assert [grid[0, 0, 0], grid[0, 5, 0], grid[0, 10, 0]] == [10, 20, 30]
-    assert (grid[5:, 1:3] == 99).all() and (grid[4] == 255).all() and (grid[5:, 5:] == 255).all()
+    assert (grid[5:, 1:3] == 0).all() and (grid[4] == 255).all() and (grid[5:, 3:] == 255).all()
+    np.testing.assert_array_equal(image_grid(np.stack([first]), gap=1), grid[:4])
+
+
+@pytest.mark.parametrize("rows", [[], [[]]])
+def test_a_grid_of_nothing_is_refused(rows):
     with pytest.raises(ValueError, match="at least one picture"):
-        image_grid([])
+        image_grid(rows)
