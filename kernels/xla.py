@@ -69,7 +69,11 @@ def _tiling(size: tuple[int, int]) -> Tiling:
 
 
 def _groups(items: int, pixels: int) -> np.ndarray:
-    """Item numbers [steps, items a step]; -1 where the last step has nothing left to do."""
+    """Item numbers [steps, items a step]; -1 where the last step has nothing left to do.
+
+    A step's row goes through an optimization barrier: fused with what reads it, XLA's CPU compiler
+    (JAX 0.12) takes an integer slice for a float one and refuses some shapes.
+    """
     group = 1
     if jax.default_backend() != "cpu":
         group = max(1, min(items, WORKSPACE // (pixels * BLOCK)))
@@ -90,7 +94,7 @@ def _forward(geometry, features, *, size, support):
     image, tile = np.maximum(item, 0) // tiling.tiles, np.maximum(item, 0) % tiling.tiles
 
     def draw(group):
-        item, image, tile = group
+        item, image, tile = lax.optimization_barrier(group)  # see `_groups`
         hits = meet(boxes[image], bounds[tile][:, None]) & (item >= 0)[:, None]
         listed, count = compact(hits)
 
@@ -134,7 +138,7 @@ def _block_sums(geometry, features, cotangent, support):
     image = np.maximum(item, 0) // (len(tokens) // batch)
 
     def gather(group):
-        item, image = group
+        item, image = lax.optimization_barrier(group)  # see `_groups`
         token, vector = tokens[item], vectors[item].astype(jnp.float32)
         box = block_boxes(token_boxes(token, support))
         listed, count = compact(meet(box[:, None], bounds) & (item >= 0)[:, None])
