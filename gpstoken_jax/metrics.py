@@ -28,10 +28,10 @@ from gpstoken_jax.perceptual.weights import LPIPSWeights
 Rounding = Literal["round", "truncate", "none"]
 
 METRIC_DEFINITIONS = {
-    "psnr": "PSNR in dB, per image over [0, 1], capped at 100, mean over images",
-    "ssim": "SSIM, 11 x 11 Gaussian window of sigma 1.5, mean over R, G, B and valid positions",
+    "psnr": "in dB, of each image over [0, 1], capped at 100; mean over images",
+    "ssim": "11 × 11 Gaussian window of sigma 1.5; mean over R, G, B and valid positions",
+    "lpips": "version 0.1 on images in [-1, 1]; lower is more alike",
     "mse": "mean squared error over [0, 1]",
-    "lpips": "LPIPS 0.1 on images in [-1, 1]",
 }
 
 _SSIM_WINDOW = 11
