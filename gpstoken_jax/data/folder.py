@@ -156,6 +156,8 @@ def _why_no_image(path: pathlib.Path) -> str | None:
     """Judges by the name and, where that says nothing, by the first bytes."""
     if path.name.startswith("."):
         return "hidden file"
+    if path.exists() and not path.is_file():
+        return "not a regular file"  # reading a pipe would wait forever
     if path.suffix.lower() in images.EXTENSIONS or images.looks_like_image(path):
         return None
     return "not an image"

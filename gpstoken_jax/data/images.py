@@ -41,6 +41,8 @@ EXTENSIONS = frozenset(
     }
 )  # fmt: skip
 
+_MODE_NAMES = {"1": "1-bit", "L": "grey", "P": "palette", "I": "grey", "F": "float grey"}
+
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: a quarter of a gigabyte as RGB.
 MAX_ASPECT = 16  # resizing the short side of anything narrower would need absurd memory
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
@@ -163,14 +165,19 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """Returns the image as RGB and, if its mode was another, what was done."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _wide_grey(image).convert("RGB"), f"{image.mode} grey to RGB"
+        return _wide_grey(image).convert("RGB"), f"{_mode_name(image)} to RGB"
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
         return Image.alpha_composite(canvas, rgba).convert("RGB"), "transparency put on white"
     if image.mode == "RGB":
         return image, None
-    return image.convert("RGB"), f"{image.mode} to RGB"
+    return image.convert("RGB"), f"{_mode_name(image)} to RGB"
+
+
+def _mode_name(image: Image.Image) -> str:
+    mode = image.mode.partition(";")[0]
+    return _MODE_NAMES.get(mode, mode)
 
 
 def _wide_grey(image: Image.Image) -> Image.Image:

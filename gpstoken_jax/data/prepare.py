@@ -16,6 +16,7 @@ from gpstoken_jax.data import folder, images
 from gpstoken_jax.data.loader import available_cores
 
 REPORT_NAME = "report.json"
+_DATA_SET = "image_files/1.0.0"  # where TFDS puts what the builder of that name and version writes
 SMALL_SIDE = 256  # images with a shorter side are named: a 256 x 256 crop enlarges them
 _PROGRESS_SECONDS = 5.0
 
@@ -77,8 +78,7 @@ def prepare(
     old = read_report(output)
     if old is not None and old["fingerprint"] == fingerprint and not overwrite:
         return old | {"reused": True}
-    target = output / "image_files"
-    if target.exists() and any(target.glob("*/dataset_info.json")) and not overwrite:
+    if _is_finished(output) and not overwrite:
         raise DataSetExistsError(
             f"{output} already holds a data set made from other files or settings: "
             "pass --overwrite to replace it, or choose another --output"
@@ -96,8 +96,12 @@ def read_report(output: pathlib.Path) -> dict[str, Any] | None:
         report = json.loads((output / REPORT_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    finished = any(output.glob("image_files/*/dataset_info.json"))
-    return report if finished and "fingerprint" in report else None
+    return report if _is_finished(output) and "fingerprint" in report else None
+
+
+def _is_finished(output: pathlib.Path) -> bool:
+    """Whether a data set was written to its end; TFDS gives it its name only then."""
+    return (output / _DATA_SET / "dataset_info.json").exists()
 
 
 def _write(

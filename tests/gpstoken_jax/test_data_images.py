@@ -1,0 +1,231 @@
+"""Every kind of odd image file becomes RGB as documented, or is refused with its reason."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpstoken_jax.data import images
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "BMP", "TIFF", "PPM"])
+def test_plain_rgb_is_untouched(file_format):
+    decoded = images.decode(encoded(Image.fromarray(RGB), file_format))
+    np.testing.assert_array_equal(decoded.pixels, RGB)
+    assert decoded.conversions == ()
+    assert decoded.format == file_format
+
+
+def test_plain_jpeg_decodes_as_pillow_does():
+    data = encoded(Image.fromarray(RGB), "JPEG", quality=95)
+    decoded = images.decode(data)
+    np.testing.assert_array_equal(decoded.pixels, np.asarray(Image.open(io.BytesIO(data))))
+    assert decoded.conversions == () and decoded.format == "JPEG"
+
+
+def test_grey_is_repeated():
+    decoded = images.decode(encoded(Image.fromarray(RGB[..., 0])))
+    np.testing.assert_array_equal(decoded.pixels, np.repeat(RGB[..., :1], 3, axis=-1))
+    assert decoded.conversions == ("grey to RGB",)
+
+
+def test_one_bit():
+    bits = RGB[..., 0] > 127
+    decoded = images.decode(encoded(Image.fromarray(bits)))
+    np.testing.assert_array_equal(decoded.pixels[..., 1], np.where(bits, 255, 0))
+
+
+def test_palette():
+    colours = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
+    indices = (RGB[..., 0] > 127).astype(np.uint8)
+    image = Image.new("P", indices.shape[::-1])
+    image.putpalette(colours.tobytes())
+    image.frombytes(indices.tobytes())
+    decoded = images.decode(encoded(image))
+    np.testing.assert_array_equal(decoded.pixels, colours[indices])
+    assert decoded.conversions == ("palette to RGB",)
+
+
+def test_cmyk_jpeg():
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    decoded = images.decode(encoded(cyan, "JPEG", quality=100))
+    red, green, blue = decoded.pixels.reshape(-1, 3).mean(0)
+    assert red < 5 and green > 250 and blue > 250
+    assert decoded.conversions == ("CMYK to RGB",)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_and_rounded(file_format):
+    grey = np.array([[0, 128, 129, 257], [32768, 65406, 65407, 65535]], np.uint16)
+    decoded = images.decode(encoded(Image.fromarray(grey), file_format))
+    expected = [[0, 0, 1, 1], [128, 254, 255, 255]]  # nearest of value / 257
+    np.testing.assert_array_equal(decoded.pixels[..., 0], expected)
+    assert "16-bit samples to 8-bit" in decoded.conversions
+
+
+def test_sixteen_bit_rgb_png_keeps_the_upper_bits():
+    wide = np.array([[[0, 256, 65535], [511, 512, 65279]]], np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    decoded = images.decode(data)
+    np.testing.assert_array_equal(decoded.pixels, [[[0, 1, 255], [1, 2, 254]]])
+    assert decoded.conversions == ("16-bit samples to 8-bit",)
+
+
+def test_float_grey():
+    decoded = images.decode(encoded(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), "TIFF"))
+    np.testing.assert_array_equal(decoded.pixels[0, :, 2], [0, 128, 255])
+
+
+@pytest.mark.parametrize("bad", [-1.0, 1.5, np.nan])
+def test_float_grey_of_unknown_range_is_refused(bad):
+    data = encoded(Image.fromarray(np.array([[0, bad]], np.float32)), "TIFF")
+    with pytest.raises(images.UnreadableImageError, match="known meaning"):
+        images.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value"), [("RGBA", (200, 0, 100, 128)), ("LA", (60, 51)), ("RGBA", (0, 0, 0, 0))]
+)
+def test_alpha_is_composited_on_white(mode, value):
+    decoded = images.decode(encoded(Image.new(mode, (4, 4), value)))
+    colour = np.array(value[:-1] if mode == "RGBA" else value[:1] * 3, float)
+    expected = colour * value[-1] / 255 + 255 * (1 - value[-1] / 255)
+    np.testing.assert_allclose(decoded.pixels[0, 0], expected, atol=1)
+    assert decoded.conversions == ("transparency put on white",)
+
+
+def test_transparent_palette_entry_becomes_white():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([9, 9, 9, 50, 60, 70])
+    image.putpixel((0, 0), 0)
+    decoded = images.decode(encoded(image, transparency=0))
+    np.testing.assert_array_equal(decoded.pixels[0, :2], [[255, 255, 255], [50, 60, 70]])
+
+
+TURNS = {
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_exif_orientation_is_applied(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = images.decode(encoded(Image.fromarray(RGB), exif=exif))
+    np.testing.assert_array_equal(decoded.pixels, TURNS[orientation](RGB))
+    assert decoded.conversions == ("EXIF orientation applied",)
+
+
+def test_upright_exif_is_no_conversion():
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    assert images.decode(encoded(Image.fromarray(RGB), exif=exif)).conversions == ()
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_animation_gives_its_first_frame(file_format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("black", "white")]
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
+    decoded = images.decode(data)
+    assert decoded.pixels.shape == (8, 8, 3) and decoded.pixels.max() == 0
+    assert "first frame of several" in decoded.conversions
+
+
+def test_one_pixel_image_is_allowed():
+    assert images.decode(encoded(Image.new("RGB", (1, 1), "red"))).pixels.tolist() == [
+        [[255, 0, 0]]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, this is text", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
+        (encoded(Image.fromarray(RGB))[:60], "damaged"),
+        (encoded(Image.fromarray(RGB))[:20], "damaged"),
+        (png_header(60000, 60000), "too large"),
+        (png_header(12000, 10000), "too large"),
+        (encoded(Image.new("RGB", (400, 4))), "too narrow"),
+    ],
+    ids=["empty", "text", "postscript", "truncated", "header", "bomb", "large", "narrow"],
+)
+def test_unusable_bytes_are_refused_with_a_reason(data, reason):
+    with pytest.raises(images.UnreadableImageError, match=reason):
+        images.decode(data)
+
+
+def test_truncated_jpeg_is_refused():
+    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG")
+    with pytest.raises(images.UnreadableImageError, match="damaged"):
+        images.decode(data[: len(data) // 2])
+
+
+def test_random_bytes_never_crash_and_never_pass():
+    rng = np.random.default_rng(1)
+    for length in rng.integers(1, 300, 200):
+        with pytest.raises(images.UnreadableImageError):
+            images.decode(rng.bytes(length))
+
+
+def test_missing_and_forbidden_files_are_named_as_such(tmp_path, monkeypatch):
+    with pytest.raises(images.UnreadableImageError, match="cannot be read: No such file"):
+        images.read_bytes(tmp_path / "gone.png")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)  # mode bits do not stop root
+    with pytest.raises(images.UnreadableImageError, match="cannot be read: Permission denied"):
+        images.read_bytes(tmp_path / "locked.png")
+
+
+def test_looks_like_image_judges_by_content(tmp_path):
+    (tmp_path / "photo").write_bytes(encoded(Image.fromarray(RGB)))
+    (tmp_path / "notes").write_text("text")
+    assert images.looks_like_image(tmp_path / "photo")
+    assert not images.looks_like_image(tmp_path / "notes")
