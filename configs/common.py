@@ -1,0 +1,109 @@
+"""Defaults that every config starts from; a config file overrides what differs.
+
+Sections: model (what the network is), partition (where tokens start), data, loss, optimizer, train,
+checkpoint, log, eval. Every field can be set on the command line, e.g.
+``--config.train.batch_size=16``.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The published training recipe, as far as it does not depend on the model's size."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "model": model(),
+            "partition": {
+                "num_tokens": 128,
+                "weight": 2.5,  # exponent of the entropy
+                "min_size": 8,  # regions this small (in pixels a side) are not split
+            },
+            "data": data(),
+            "loss": {
+                "mse_weight": 1.0,
+                "lpips_weight": 1.0,  # 0 does without the LPIPS weights
+                "lpips_images": 0,  # LPIPS of this many images of a device's batch; 0 is all
+            },
+            "optimizer": {
+                "learning_rate": 5e-5,
+                "b1": 0.5,
+                "b2": 0.9,
+                "warmup_steps": 0,
+                "decay": "constant",  # or "cosine", to zero at train.steps
+                "clip_norm": 0.0,  # global gradient norm; 0 is no clipping
+            },
+            "ema": {  # warm-up and cap as in the published runs
+                "decay": 0.9999,
+                "update_every": 10,
+                "update_after": 100,
+                "power": 2 / 3,
+            },
+            "train": {
+                "batch_size": 16,  # over all devices of all hosts
+                "steps": 1_000_000,
+            },
+            "checkpoint": {"every_steps": 5000, "keep": 3},
+            "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},
+            "eval": {"batch_size": 8, "rounding": "round"},
+        }
+    )
+
+
+def model() -> ConfigDict:
+    """The full-size model with C = 16 (S64 and M128)."""
+    return ConfigDict(
+        {
+            "image_size": 256,
+            "render_size": 64,
+            "feature_channels": 16,
+            "support": 3.0,  # Gaussians end at this many sigmas
+            "dtype": "float32",  # of the computation; parameters are always float32
+            "encoder": {
+                "channels": 128,
+                "stem_blocks": 2,
+                "norm_groups": 32,
+                "roi_size": 8,
+                "width": 512,
+                "depth": 30,
+                "num_heads": 8,
+                "mlp_ratio": 4,
+                "remat": False,
+            },
+            "decoder": {
+                "channels": 128,
+                "multipliers": (1, 2, 4),
+                "blocks_per_level": 3,
+                "norm_groups": 32,
+            },
+        }
+    )
+
+
+def data() -> ConfigDict:
+    """Where images come from (one of folder and tfds_name) and how they are cropped."""
+    return ConfigDict(
+        {
+            "folder": placeholder(str),  # a directory of images
+            "tfds_name": placeholder(str),  # a TFDS data set in array_record format
+            "tfds_dir": placeholder(str),  # where TFDS data sets are kept
+            "train_split": "train",
+            "eval_split": "val",
+            "crop": "center",  # or "random", "random_resized"
+            "flip": True,
+        }
+    )
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """Shrinks every dimension, for a run of seconds that takes the same path through the code."""
+    config.model.image_size, config.model.render_size = 32, 8
+    config.model.encoder.update(channels=8, stem_blocks=1, norm_groups=4, width=32, depth=2)
+    config.model.decoder.update(channels=8, blocks_per_level=1, norm_groups=4)
+    config.partition.update(num_tokens=8)
+    config.loss.lpips_weight = 0.0
+    config.train.update(batch_size=4, steps=6)
+    config.checkpoint.every_steps = 3
+    config.log.update(every_steps=1, images_every_steps=3, images=2)
+    return config

@@ -1,0 +1,19 @@
+"""GPSToken-M128: 128 tokens of 5 + 16 values for a 256 x 256 image.
+
+    python train.py --config=configs/gpstoken_m128.py --workdir=runs/m128 --data.folder=DIR
+
+The published run: ImageNet, batch 16 on each GPU, 1,000,000 steps. `--config=...:smoke` shrinks the
+network for a quick run on a laptop.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """``arg`` is "" or "smoke"."""
+    config = common.get_config()
+    config.partition.num_tokens = 128
+    config.model.feature_channels = 16
+    return common.smoke(config) if arg == "smoke" else config

@@ -1,0 +1,36 @@
+"""Losses of the tokenizer. Images are in [-1, 1]; every loss is a float32 scalar."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from gpstoken_jax.perceptual.lpips import lpips
+
+Scalar = Float[Array, ""]
+Images = Float[Array, "b h w 3"]
+
+
+def reconstruction_loss(
+    images: Images, reconstructions: Images, frozen: Mapping[str, Any], config: ConfigDict
+) -> tuple[Scalar, dict[str, Scalar]]:
+    """Weighted sum of mean squared error and LPIPS.
+
+    Args:
+      images: the targets.
+      reconstructions: what the model made of them.
+      frozen: weights of the loss networks; ``"lpips"`` is needed if its weight is not 0.
+      config: the loss section of a config.
+
+    Returns:
+      The loss and its terms by name, unweighted.
+    """
+    terms = {"mse": jnp.square(reconstructions.astype(jnp.float32) - images).mean()}
+    loss = config.mse_weight * terms["mse"]
+    if config.lpips_weight:
+        n = config.lpips_images or images.shape[0]
+        terms["lpips"] = lpips(frozen["lpips"], reconstructions[:n], images[:n]).mean()
+        loss += config.lpips_weight * terms["lpips"]
+    return loss, terms

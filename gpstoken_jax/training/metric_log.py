@@ -1,0 +1,57 @@
+"""Metrics as JSON lines for scripts and as TensorBoard events for people."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from gpstoken_jax.run_directory import RunDirectory
+
+
+class MetricLog:
+    """Appends to a run's metrics.jsonl and TensorBoard events.
+
+    A run that resumes at an earlier step than it had logged continues there: later lines, which it
+    will write again, are dropped.
+    """
+
+    def __init__(self, run: RunDirectory, *, step: int):
+        _drop_lines_after(run.metrics, step)
+        self._lines = run.metrics.open("a")
+        self._events = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs one value a name."""
+        values = {name: float(value) for name, value in values.items()}
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Logs a uint8 picture [H, W, 3] to TensorBoard."""
+        self._events.add_image(name, image, step, dataformats="HWC")
+        self._events.flush()
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    os.replace(temporary, path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")  # the half-written line of a killed process

@@ -1,0 +1,48 @@
+"""A look at held-out images in the middle of a run."""
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+
+from gpstoken_jax import data, visualize
+from gpstoken_jax.model import GPSToken
+from gpstoken_jax.partition import partition_images
+from gpstoken_jax.training.state import TrainState
+
+
+class Preview:
+    """Reconstructs the first few held-out images; they are read at the first call."""
+
+    def __init__(self, model: GPSToken, config: ConfigDict):
+        self._config = config
+        self._images = None
+
+        @jax.jit
+        def reconstruct(params, images):
+            geometry, boxes = partition_images(images, **config.partition)
+            tokens = model.apply(params, images, geometry, boxes, method="encode")
+            return tokens, model.apply(params, tokens, method="decode")
+
+        self._reconstruct = reconstruct
+
+    def __call__(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"]:
+        """One row an image: original, its refined Gaussians, the EMA weights' reconstruction."""
+        if self._images is None:
+            self._images = self._read()
+        params = jax.tree.map(lambda x: x.addressable_data(0), state.ema_params)
+        tokens, reconstructions = jax.device_get(self._reconstruct(params, self._images))
+        return visualize.image_grid(
+            [
+                [image, visualize.draw_gaussians(image, geometry), reconstruction]
+                for image, geometry, reconstruction in zip(
+                    self._images, tokens[..., :5], reconstructions, strict=True
+                )
+            ]
+        )
+
+    def _read(self) -> np.ndarray:
+        source = data.open_source(self._config.data, self._config.data.eval_split)
+        count = min(self._config.log.images, len(source))
+        batches = data.eval_batches(source, self._config.data, self._config.model.image_size, count)
+        return next(iter(batches))["image"]

@@ -1,0 +1,56 @@
+"""What a training run carries from step to step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from gpstoken_jax.model import GPSToken, init_params
+
+Params = Any
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes; the same on every device.
+
+    Attributes:
+      step: number of steps done.
+      params: parameters of the model.
+      ema_params: their moving average, which evaluation uses.
+      opt_state: state of the optimizer.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    ema_params: Params
+    opt_state: optax.OptState
+
+
+def create_state(
+    model: GPSToken, optimizer: optax.GradientTransformation, key: PRNGKeyArray
+) -> TrainState:
+    """A fresh state."""
+
+    @jax.jit
+    def create(key: PRNGKeyArray) -> TrainState:
+        params = init_params(model, key)
+        ema_params = jax.tree.map(jnp.copy, params)
+        return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
+
+    return create(key)
+
+
+def to_trees(state: TrainState) -> dict[str, Any]:
+    """The trees of a checkpoint; evaluation reads one of the first two alone."""
+    optimizer = {"step": state.step, "opt_state": state.opt_state}
+    return {"params": state.params, "ema_params": state.ema_params, "optimizer": optimizer}
+
+
+def from_trees(trees: Mapping[str, Any]) -> TrainState:
+    """The inverse of ``to_trees``."""
+    return TrainState(params=trees["params"], ema_params=trees["ema_params"], **trees["optimizer"])
