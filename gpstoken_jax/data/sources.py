@@ -93,7 +93,12 @@ class TfdsSource:
         return Example(decoded.pixels, label, self._name_of(record, index))
 
     def name(self, index: int) -> str:
-        return self._name_of(self._read(index) if self.name_key else {}, index)
+        """The name of record `index`; by its number when the record itself cannot be read."""
+        try:
+            record = self._read(index)
+        except images.UnreadableImageError:
+            return self._number_name(index)
+        return self._name_of(record, index)
 
     def _read(self, index: int) -> dict[str, Any]:
         try:
@@ -103,9 +108,12 @@ class TfdsSource:
 
     def _name_of(self, record: dict[str, Any], index: int) -> str:
         if self.name_key is None:
-            return f"{self.split}-{index:08d}"
+            return self._number_name(index)
         value = record[self.name_key]
         return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+    def _number_name(self, index: int) -> str:
+        return f"{self.split}-{index:08d}"
 
 
 def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:

@@ -1,5 +1,6 @@
 """Opening folders and TFDS data sets, and writing the latter, all without TensorFlow."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -156,6 +157,28 @@ def test_batches_from_a_prepared_set(prepared):
     (batch,) = data.eval_batches(source, types.SimpleNamespace(**reading), 16, 4)
     assert batch["name"] == ["train/cat/a.png", "train/cat/b.png", "train/dog/c.png", ""]
     np.testing.assert_array_equal(batch["image"][1, 0, 0], [-1, 1, -1])
+
+
+def test_a_damaged_record_is_skipped_and_named(prepared):
+    source = data.open_source(config(tfds_dir=str(prepared)), "train")
+
+    class Damaged:
+        def __len__(self):
+            return len(source.records)
+
+        def __getitem__(self, index):
+            if index == 1:
+                raise RuntimeError("DATA_LOSS: chunk 1")
+            return source.records[index]
+
+    damaged = dataclasses.replace(source, records=Damaged())
+    reading = types.SimpleNamespace(num_threads=1, num_workers=0, prefetch=1)
+    batches = data.eval_batches(damaged, reading, 16, 3)
+    (batch,) = batches
+    assert batch["mask"].tolist() == [True, False, True]
+    assert batches.unreadable.reasons == {
+        "train-00000001": "record cannot be read: DATA_LOSS: chunk 1"
+    }
 
 
 def test_demo_photos_are_split_by_scene():
