@@ -1,10 +1,13 @@
-"""Rectangles of pixels and the two ways to cut them in half.
+"""Rectangles of pixels and the ways to cut them in half.
 
-A region is (left, top, right, bottom) in whole pixels, both ends included, as the published code
-has it.
+A region is (left, top, right, bottom) in whole pixels, both ends included.
 """
 
+from dataclasses import dataclass
 from functools import cache
+
+import numpy as np
+from jaxtyping import Bool, Int
 
 Region = tuple[int, int, int, int]
 Pair = tuple[Region, Region]
@@ -24,8 +27,9 @@ def extent(region: Region) -> tuple[int, int]:
 def cuts(region: Region, min_size: int) -> list[Pair]:
     """Ways to cut a region in half: none, one (across the longer side), or two for a square.
 
-    A region can be cut while one of its sides spans more than `min_size` + 1 pixels. Of a
-    square's two ways, top | bottom comes first: it is the one that wins a tie.
+    A region can be cut while one of its sides has more than `min_size` + 1 pixels. Of a square's
+    two ways, top | bottom comes first: it is the one that wins a tie. Of an odd side the first half
+    is the smaller one.
     """
     across, down = extent(region)
     if max(across, down) <= min_size:
@@ -40,14 +44,14 @@ def cuts(region: Region, min_size: int) -> list[Pair]:
 
 def _top_bottom(region: Region) -> Pair:
     left, top, right, bottom = region
-    middle = (top + bottom - 1) // 2
-    return (left, top, right, middle), (left, middle + 1, right, bottom)
+    middle = (top + bottom + 1) // 2
+    return (left, top, right, middle - 1), (left, middle, right, bottom)
 
 
 def _left_right(region: Region) -> Pair:
     left, top, right, bottom = region
-    middle = (left + right - 1) // 2
-    return (left, top, middle, bottom), (middle + 1, top, right, bottom)
+    middle = (left + right + 1) // 2
+    return (left, top, middle - 1, bottom), (middle, top, right, bottom)
 
 
 @cache
@@ -59,4 +63,40 @@ def max_regions(height: int, width: int, min_size: int) -> int:
     ways = cuts(whole(height, width), min_size)
     if not ways:
         return 1
-    return sum(max_regions(y + 1, x + 1, min_size) for x, y in map(extent, ways[0]))
+    return sum(max_regions(down + 1, across + 1, min_size) for across, down in map(extent, ways[0]))
+
+
+@dataclass(frozen=True)
+class RegionTable:
+    """Every region that cutting an image of one size can lead to; the first is the whole image."""
+
+    regions: Int[np.ndarray, "r 4"]
+    cuttable: Bool[np.ndarray, "r"]
+    halves: Int[np.ndarray, "r ways=2 2"]
+    """Rows of the halves of each way to cut a region (twice the same way where there is one)."""
+
+    def by_shape(self) -> dict[tuple[int, int], Int[np.ndarray, "n"]]:
+        """Rows of the regions of each (height, width) that can be cut further, less the first."""
+        rows = np.flatnonzero(self.cuttable)[1:]
+        across, down = np.moveaxis(self.regions[rows, 2:] - self.regions[rows, :2], -1, 0)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row, shape in zip(rows, zip(down + 1, across + 1, strict=True), strict=True):
+            groups.setdefault((int(shape[0]), int(shape[1])), []).append(row)
+        return {shape: np.array(rows) for shape, rows in groups.items()}
+
+
+@cache
+def region_table(height: int, width: int, min_size: int) -> RegionTable:
+    """All regions of an image of this size: 169 for 64 x 64, 2729 for 256 x 256 (min_size 8)."""
+    row_of = {whole(height, width): 0}
+    queue, halves = list(row_of), []
+    for region in queue:  # which grows on the way
+        ways = cuts(region, min_size)
+        for half in (half for way in ways for half in way):
+            if half not in row_of:
+                row_of[half] = len(queue)
+                queue.append(half)
+        halves.append([[row_of[half] for half in way] for way in ways])
+    cuttable = np.array([bool(ways) for ways in halves])
+    both = [(ways[0], ways[-1]) if ways else ((0, 0), (0, 0)) for ways in halves]
+    return RegionTable(np.array(queue), cuttable, np.array(both, np.int32))
