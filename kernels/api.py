@@ -57,12 +57,13 @@ def splat(
     function = _implementation(name, features.dtype)
     lead = features.shape[:-2]
     batch = math.prod(lead)
-    flat_geometry = well_posed(geometry.astype(jnp.float32)).reshape(batch, -1, 5)
-    flat_features = features.reshape(batch, *features.shape[-2:])
-    if 0 in (batch, *flat_features.shape[1:]):
+    if features.size == 0:
         # Nothing is drawn. A sum over no tokens would lose the tie to the inputs that gradients
         # need.
         return jnp.zeros((*lead, *size, features.shape[-1]), features.dtype)
+    geometry = well_posed(geometry.astype(jnp.float32))
+    flat_geometry = geometry.reshape(batch, *geometry.shape[-2:])
+    flat_features = features.reshape(batch, *features.shape[-2:])
     image = function(flat_geometry, flat_features, size, support)
     return image.reshape(*lead, *size, features.shape[-1]).astype(features.dtype)
 

@@ -68,15 +68,20 @@ def _tiling(size: tuple[int, int]) -> Tiling:
     return Tiling(*size, min(TILE, size[0]), min(TILE, size[1]))
 
 
+def _group_size(items: int, pixels: int) -> int:
+    """How many tiles or token blocks to do at once."""
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(1, min(items, WORKSPACE // (pixels * BLOCK)))
+
+
 def _groups(items: int, pixels: int) -> np.ndarray:
     """Item numbers [steps, items a step]; -1 where the last step has nothing left to do.
 
     A step's row goes through an optimization barrier: fused with what reads it, XLA's CPU compiler
     (JAX 0.12) takes an integer slice for a float one and refuses some shapes.
     """
-    group = 1
-    if jax.default_backend() != "cpu":
-        group = max(1, min(items, WORKSPACE // (pixels * BLOCK)))
+    group = _group_size(items, pixels)
     steps = -(-items // group)
     numbers = np.full(steps * group, -1, np.int32)
     numbers[:items] = np.arange(items)
