@@ -97,6 +97,14 @@ def test_seed_decides_everything(closing):
     assert labels(run(5)) != labels(run(6))
 
 
+def test_seed_decides_crops_too(closing):
+    def first(seed):
+        settings = config(crop="random_resized")
+        return next(closing(data.train_batches(Photos(1), settings, 8, 4, seed)))["image"]
+
+    assert not np.array_equal(first(0), first(1))  # one image: the order cannot differ
+
+
 @pytest.mark.parametrize("crop", ["center", "random", "random_resized"])
 @pytest.mark.parametrize("steps", [0, 1, 7])
 def test_resume_gives_the_same_bits(crop, steps, closing):
