@@ -1,6 +1,6 @@
 """Time the partition against a plain OpenCV/NumPy form of the published algorithm, in one process.
 
-    python tests/bench_partition.py [--images 8] [--rounds 5]
+    python -m tests.bench_partition [--images 8] [--rounds 5]
 
 Prints milliseconds an image (the best of several rounds, the forms taking turns) on photos that
 scikit-image and scikit-learn ship. Needs opencv-python-headless for the comparison, which the
@@ -34,7 +34,8 @@ def opencv_complexity(grey: np.ndarray, weight: float = 2.5) -> float:
     ]
     counts, _ = np.histogram(np.sqrt(along[0] ** 2 + along[1] ** 2), bins=512, range=(-5.5, 5.5))
     p = counts / (counts.sum() + 1e-5)
-    return -(np.sum(p * np.log2(p + 1e-10)) ** weight) * grey.size
+    entropy = -np.sum(p * np.log2(p + 1e-10))
+    return entropy**weight * grey.size
 
 
 def opencv_partition(grey: np.ndarray, num_tokens: int) -> np.ndarray:
