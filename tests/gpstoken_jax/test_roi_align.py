@@ -100,7 +100,7 @@ def test_axis_weights_sum_to_one_inside_and_to_zero_for_nothing():
 
 
 def test_memory_of_the_dense_form_is_bounded(monkeypatch):
-    monkeypatch.setattr("gpstoken_jax.roi_align._DENSE_ELEMENTS", 40_000)
+    monkeypatch.setattr("gpstoken_jax.roi_align.dense._MOST_ELEMENTS", 40_000)
     features, boxes, _ = golden_case()
     jaxpr = str(
         jax.make_jaxpr(lambda f, b: roi_align(f, b, 8, implementation="dense"))(features, boxes)
