@@ -40,7 +40,8 @@ def complexities(patches: Float[Array, "n h w"], weight: float) -> Float[Array, 
     n, h, w = patches.shape
     gx, gy = _gradients(jnp.swapaxes(patches, 0, 1))
     bins = (jnp.sqrt(gx * gx + gy * gy) * np.float32(_BINS_PER_UNIT)).astype(jnp.int32)
-    bins = jnp.minimum(bins.reshape(SIDE, n, SIDE), BINS - 1)
+    # Whatever the values (NaN too), no index may leave the histogram: nothing checks it below.
+    bins = jnp.clip(bins.reshape(SIDE, n, SIDE), 0, BINS - 1)
     bins = (bins + BINS * jnp.arange(n, dtype=jnp.int32)[:, None]).ravel()
     counts = jnp.zeros(n * BINS, jnp.int32).at[bins].add(1, mode="promise_in_bounds")
     terms = jnp.asarray(entropy_terms(), jnp.float32).at[counts].get(mode="promise_in_bounds")

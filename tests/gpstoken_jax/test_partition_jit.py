@@ -115,6 +115,17 @@ def test_inside_grad_and_pmap():
     np.testing.assert_array_equal(geometry[0], jitted(8)(grey)[0])
 
 
+def test_an_unusable_image_does_not_touch_its_neighbours():
+    grey = photo_crops(64, 3)
+    bad = grey.copy()
+    bad[1, ::3] = np.nan
+    bad[1, 1::3] = 1e30
+    _, boxes = jitted(16)(bad)
+    _, expected = jitted(16)(grey)
+    np.testing.assert_array_equal(boxes[::2], expected[::2])
+    assert np.isfinite(boxes).all()
+
+
 def test_one_token_is_the_whole_image():
     geometry, boxes = jitted(1)(jnp.zeros((2, 32, 48)))
     np.testing.assert_array_equal(boxes, [[[-1, -1, 1, 1]]] * 2)
