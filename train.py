@@ -18,7 +18,7 @@ from gpstoken_jax import cli, data
 from gpstoken_jax.checkpoint import Checkpoints
 from gpstoken_jax.model import GPSToken
 from gpstoken_jax.perceptual.weights import load_lpips
-from gpstoken_jax.run_directory import RunDirectory, open_run
+from gpstoken_jax.run_directory import open_run
 from gpstoken_jax.training.chronometer import Chronometer, format_seconds
 from gpstoken_jax.training.metric_log import MetricLog
 from gpstoken_jax.training.optimizer import create_optimizer
@@ -38,7 +38,9 @@ def main() -> None:
     cli.apply_flags(config.data, DATA.value)
     run = open_run(WORKDIR.value, config)
     devices = jax.local_device_count()
-    print(f"{devices} {jax.default_backend()} device(s), JAX {jax.__version__}; results: {run.root}")
+    print(
+        f"{devices} {jax.default_backend()} device(s), JAX {jax.__version__}; results: {run.root}"
+    )
 
     # ---- Data: endless batches with a position that is part of the checkpoint -------------------
     batches = open_batches(config)
@@ -58,7 +60,7 @@ def main() -> None:
         chronometer.train_seconds = progress["train_seconds"]
         print(f"resuming after step {first_step}")
     else:
-        print(parameter_overview.get_parameter_overview(state.params, max_lines=20))
+        print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
 
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
     log = MetricLog(run, step=first_step)
@@ -67,13 +69,14 @@ def main() -> None:
     for step in range(first_step + 1, config.train.steps + 1):
         images = shard(next(batches)["image"], devices)
         state, metrics = train_step(state, images, frozen)
-        last = step == config.train.steps
-        if step == first_step + 1:
+        first, last = step == first_step + 1, step == config.train.steps
+        if first:
             jax.block_until_ready(metrics)
             print(f"first step after {format_seconds(time.perf_counter() - started)}", flush=True)
             chronometer.start(step)
         if step % config.log.every_steps == 0 or last:
-            report(log, step, metrics, chronometer, batches)
+            times = {} if first else chronometer.tick(step)
+            report(log, step, config.train.steps, metrics, times, batches.unreadable.count)
         if step % config.log.images_every_steps == 0 or last:
             log.image(step, "held out: original, Gaussians, reconstruction", preview(state))
         if step % config.checkpoint.every_steps == 0 or last:
@@ -109,7 +112,7 @@ def open_batches(config: ConfigDict) -> data.TrainBatches:
 
 
 def report(
-    log: MetricLog, step: int, metrics: dict, chronometer: Chronometer, batches: data.TrainBatches
+    log: MetricLog, step: int, steps: int, metrics: dict, times: dict, unreadable: int
 ) -> None:
     """Logs a step and prints its progress line.
 
@@ -117,14 +120,12 @@ def report(
       FloatingPointError: if the loss is not finite.
     """
     metrics = {name: float(value) for name, value in metrics.items()}
-    times = chronometer.tick(step)
-    log.scalars(step, {**metrics, **times, "unreadable_images": batches.unreadable.count})
-    terms = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    print(
-        f"step {step}/{chronometer.total_steps}  {terms}  "
-        f"{times['images_per_second']:.1f} images/s  ETA {format_seconds(times['eta_seconds'])}",
-        flush=True,
-    )
+    log.scalars(step, {**metrics, **times, "unreadable_images": unreadable})
+    line = f"step {step}/{steps}  " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
+    if times:
+        eta = format_seconds(times["eta_seconds"])
+        line += f"  {times['images_per_second']:.1f} images/s  ETA {eta}"
+    print(line, flush=True)
     if not math.isfinite(metrics["loss"]):
         raise FloatingPointError(f"the loss of step {step} is {metrics['loss']}")
 

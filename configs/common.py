@@ -90,8 +90,14 @@ def data() -> ConfigDict:
             "tfds_dir": placeholder(str),  # where TFDS data sets are kept
             "train_split": "train",
             "eval_split": "val",
+            "val_fraction": 0.1,  # held out of a folder that has no val/ of its own
             "crop": "center",  # or "random", "random_resized"
+            "crop_scale": (0.3, 1.0),  # share of the image's area, for "random_resized"
             "flip": True,
+            "cache_mb": 1024,  # memory for images already brought to size
+            "num_threads": 0,  # 0 is one a core
+            "num_workers": 0,  # processes; 0 reads in threads of this one
+            "prefetch": 4,  # batches read ahead
         }
     )
 
@@ -103,7 +109,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.model.decoder.update(channels=8, blocks_per_level=1, norm_groups=4)
     config.partition.update(num_tokens=8)
     config.loss.lpips_weight = 0.0
-    config.train.update(batch_size=4, steps=6)
-    config.checkpoint.every_steps = 3
-    config.log.update(every_steps=1, images_every_steps=3, images=2)
+    config.train.update(batch_size=4, steps=12)
+    config.checkpoint.every_steps = 4
+    config.log.update(every_steps=1, images_every_steps=6, images=2)
     return config

@@ -1,4 +1,4 @@
-"""What the programs have in common: data flags, the compilation cache, errors without tracebacks."""
+"""What the programs share: data flags, the compilation cache, errors without tracebacks."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from ml_collections.config_dict import placeholder
 from gpstoken_jax.checkpoint import CheckpointError
 
 # Mistakes of input, not of code: their message is all that a user needs.
-USER_ERRORS = (CheckpointError, ValueError, FileNotFoundError, PermissionError, NotADirectoryError)
+USER_ERRORS = (CheckpointError, ValueError, OSError, FloatingPointError)
 
 
 def define_data_flags():

@@ -83,7 +83,7 @@ class Evaluator:
 
     def _batch(self, images: Float[np.ndarray, "b h w 3"]) -> dict:
         """Everything of a batch, [B, ...] on the host; a batch fills up all devices."""
-        padded = np.concatenate([images, images[: -len(images) % self._devices]])
+        padded = np.pad(images, [(0, -len(images) % self._devices), *[(0, 0)] * 3], mode="edge")
         baseline = self._shard(bicubic_baseline(padded, self.values_per_image))
         sharded = self._shard(padded)
         outputs = self._reconstruct(self._params, sharded)

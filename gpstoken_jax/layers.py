@@ -28,9 +28,7 @@ def group_norm(groups: int, dtype: Dtype, name: str) -> nn.GroupNorm:
     The variance is the mean of squared deviations: the one-pass form ``E[x^2] - E[x]^2`` cancels in
     float32 where a map is nearly constant, which flat images are.
     """
-    return nn.GroupNorm(
-        groups, epsilon=NORM_EPS, use_fast_variance=False, dtype=dtype, name=name
-    )
+    return nn.GroupNorm(groups, epsilon=NORM_EPS, use_fast_variance=False, dtype=dtype, name=name)
 
 
 class ResnetBlock(nn.Module):
@@ -111,5 +109,3 @@ def merge_tiles(
 def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
     """Doubles height and width by repeating pixels."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
-
-

@@ -18,7 +18,7 @@ class GPSToken(nn.Module):
     """The tokenizer. ``config`` is the ``model`` section of a config file (see configs/).
 
     The number of tokens L is that of the geometry given, never of the config: one set of weights
-    serves any L. Images are in [-1, 1]; geometry and boxes are what ``partition.partition`` returns.
+    serves any L. Images are in [-1, 1]; geometry and boxes are what ``partition`` returns.
     """
 
     config: ConfigDict
@@ -55,9 +55,7 @@ class GPSToken(nn.Module):
         """Splats tokens into a feature map of ``config.render_size`` pixels a side."""
         _check_tokens(tokens, self.config.feature_channels)
         size = (self.config.render_size, self.config.render_size)
-        return kernels.splat(
-            tokens[..., :5], tokens[..., 5:], size, support=self.config.support
-        )
+        return kernels.splat(tokens[..., :5], tokens[..., 5:], size, support=self.config.support)
 
     def decode(self, tokens: Float[Array, "b l 5+c"]) -> Float[Array, "b h w 3"]:
         """Renders tokens and decodes the map; values may leave [-1, 1] slightly."""

@@ -1,9 +1,9 @@
 """A run's directory: config, checkpoints, metrics; written by train.py, read by every program.
 
-    config.json     the whole config
-    checkpoints/    one directory a step
-    metrics.jsonl   one JSON object a logged step
-    tensorboard/    the same as scalars, and pictures
+config.json     the whole config
+checkpoints/    one directory a step
+metrics.jsonl   one JSON object a logged step
+tensorboard/    the same as scalars, and pictures
 """
 
 import json
@@ -91,9 +91,7 @@ def read_config(run: RunDirectory) -> ConfigDict:
         values = json.loads(run.config.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{run.root} has no readable config.json: {error}") from error
-    config = ConfigDict(values)
-    config.model.decoder.multipliers = tuple(config.model.decoder.multipliers)
-    return config
+    return ConfigDict(_with_tuples(values))
 
 
 def load_tokenizer(
@@ -116,6 +114,13 @@ def load_tokenizer(
     step = checkpoint.latest_step(run.checkpoints) if step is None else step
     params = checkpoint.load_tree(run.checkpoints, weights, template, step)
     return Tokenizer(model, params, config, step)
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has no tuples; configs have nothing else."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> None:

@@ -168,9 +168,7 @@ def _layer(path: tuple[str, ...], key: str, kind: str) -> list[Parameter]:
     ]
 
 
-def _stacked(
-    path: tuple[str, ...], blocks: list[str], key: str, kind: str, axis: int
-) -> Parameter:
+def _stacked(path: tuple[str, ...], blocks: list[str], key: str, kind: str, axis: int) -> Parameter:
     return Parameter(path, tuple(f"{block}.{key}" for block in blocks), kind, axis)
 
 
@@ -196,9 +194,7 @@ def _check_keys(tensors: Tensors, expected: Iterable[str]) -> None:
         extra
     )
     if problems:
-        raise WeightsError(
-            "the weights are not those of this config; " + "; ".join(problems)
-        )
+        raise WeightsError("the weights are not those of this config; " + "; ".join(problems))
 
 
 def _few(keys: list[str], most: int = 8) -> str:

@@ -14,7 +14,7 @@ def ema_decay(call: Int[Array, ""], config: ConfigDict) -> Float[Array, ""]:
     """Weight of the old average in update number ``call`` (from 0), as ema_pytorch 0.6 has it.
 
     Copies until ``update_after``, then decays with ``1 - (1 + n) ** -power``, n being the calls
-    since, up to ``decay``; acts on every ``update_every``-th call. 0 is a copy, 1 leaves the average.
+    since, up to ``decay``; acts on every ``update_every``-th call. 0 copies, 1 changes nothing.
     """
     since = jnp.maximum(call - config.update_after, 0).astype(jnp.float32)
     decay = jnp.clip(1 - (1 + since) ** -config.power, 0.0, config.decay)

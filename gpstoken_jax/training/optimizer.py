@@ -11,9 +11,7 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
       ValueError: for an unknown ``config.decay``.
     """
     if config.decay not in ("constant", "cosine"):
-        raise ValueError(
-            f"optimizer.decay must be 'constant' or 'cosine', not {config.decay!r}"
-        )
+        raise ValueError(f"optimizer.decay must be 'constant' or 'cosine', not {config.decay!r}")
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.decay == "constant":
         after = optax.constant_schedule(peak)

@@ -6,8 +6,8 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data, visualize
+from gpstoken_jax.layout import partition_images
 from gpstoken_jax.model import GPSToken
-from gpstoken_jax.partition import partition_images
 from gpstoken_jax.training.state import TrainState
 
 

@@ -9,9 +9,9 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from gpstoken_jax.layout import partition_images
 from gpstoken_jax.losses import reconstruction_loss
 from gpstoken_jax.model import GPSToken
-from gpstoken_jax.partition import partition_images
 from gpstoken_jax.training.ema import ema_decay, update_ema
 from gpstoken_jax.training.optimizer import create_optimizer
 from gpstoken_jax.training.state import TrainState

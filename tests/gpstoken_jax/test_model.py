@@ -89,7 +89,9 @@ def test_call_is_decode_of_encode(model, params, photos, golden):
     np.testing.assert_allclose(_nchw(whole), golden["case_n1/decoded@b0"], atol=2e-4)
 
 
-def test_gradients_are_the_published_ones(model, params, photos, golden, tensors, config, golden_dir):
+def test_gradients_are_the_published_ones(
+    model, params, photos, golden, tensors, config, golden_dir
+):
     images = photos["case_n1"]
 
     @jax.jit
@@ -108,7 +110,9 @@ def test_gradients_are_the_published_ones(model, params, photos, golden, tensors
             expected = golden[f"case_n1/grad/{name}"]
             error = np.abs(by_key[name] - expected).max() / np.abs(expected).max()
             assert error < 1e-3, f"{name}: {error}"
-    norms = dict(zip(_published_order(tensors, golden_dir), golden["case_n1/grad/norms"], strict=True))
+    norms = dict(
+        zip(_published_order(tensors, golden_dir), golden["case_n1/grad/norms"], strict=True)
+    )
     for name, norm in norms.items():
         if not np.isnan(norm):
             np.testing.assert_allclose(np.linalg.norm(by_key[name]), norm, 2e-3, 1e-7, err_msg=name)

@@ -36,9 +36,7 @@ def test_constant_maps_give_the_bias_and_finite_gradients(golden):
     x = jnp.full((1, 8, 8, 64), 0.5)
     norm = TileNorm(32)
     out = _apply(norm, x, golden)
-    np.testing.assert_allclose(
-        out.transpose(0, 3, 1, 2), golden["normnp/out_const"], atol=1e-6
-    )
+    np.testing.assert_allclose(out.transpose(0, 3, 1, 2), golden["normnp/out_const"], atol=1e-6)
     assert np.isfinite(jax.grad(lambda x: _apply(norm, x, golden).sum())(x)).all()
 
 
