@@ -1,10 +1,12 @@
 """The partition as part of a compiled program: for training steps, and for accelerators.
 
 The regions that can ever occur in an image of one size are few and known beforehand. Their
-complexities are one table, computed for a batch of images with large matrix products, regions of
-one shape together; choosing what to cut is then a loop over the table. `partition`, in NumPy, is
-the reference: it evaluates only the regions that it comes across, in float64 where the published
-code does.
+complexities make a table, filled for a batch of images with large matrix products, regions of one
+shape together; choosing what to cut is then a loop over the table. An accelerator fills the whole
+table at once. A CPU fills it depth by depth, and of the larger depths only what the choice can
+reach: most of the table is small regions in places that are never cut that far.
+
+`partition`, in NumPy, is the reference, in float64 where the published code is.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gpstoken_jax.complexity import complexities
 from gpstoken_jax.geometry import regions_to_boxes, regions_to_geometry
@@ -54,34 +56,91 @@ def partition_jit(
         raise ValueError(
             f"partition_jit: bias must be {grey.shape} or {(1, height, width)}, got {bias.shape}"
         )
-    table = region_table(height, width, min_size)
-    values = _all_complexities(table, lax.stop_gradient(grey), weight, bias)
-    chosen = jax.vmap(partial(_greedy_rows, table, num_tokens))(values)
-    geometry = jnp.asarray(regions_to_geometry(table.regions, height, width))
-    boxes = jnp.asarray(regions_to_boxes(table.regions, height, width))
+    if num_tokens == 1:
+        chosen = jnp.zeros((len(grey), 1), jnp.int32)
+    else:
+        choose = partial(_chosen_rows, region_table(height, width, min_size), num_tokens, weight)
+        chosen = lax.platform_dependent(
+            lax.stop_gradient((grey, bias)),
+            cpu=partial(choose, lazy=True, chunk=_CPU_CHUNK),
+            default=partial(choose, lazy=False, chunk=_CHUNK),
+        )
+    regions = region_table(height, width, min_size).regions
+    geometry = jnp.asarray(regions_to_geometry(regions, height, width))
+    boxes = jnp.asarray(regions_to_boxes(regions, height, width))
     return geometry[chosen], boxes[chosen]
 
 
-def _all_complexities(
-    table: RegionTable, grey: Array, weight: float, bias: Array | None
-) -> Float[Array, "b r"]:
-    """Complexity of each region that can be cut but the first; 0 for the rest, never asked for."""
-    grey = grey.astype(jnp.float32)
+def _chosen_rows(
+    table: RegionTable,
+    num_tokens: int,
+    weight: float,
+    images: tuple[Array, Array | None],
+    *,
+    lazy: bool,
+    chunk: int,
+) -> Int[Array, "b l"]:
+    """Rows of `table` that are each image's regions, evaluating what is needed depth by depth.
+
+    What is cut down to some depth does not depend on deeper regions, but that having those to cut
+    leaves fewer cuts for it. So the halves that can matter are those of the regions that would be
+    cut if nothing deeper could be.
+    """
+    grey, bias = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), images)
+    bias = None if bias is None else jnp.broadcast_to(bias, grey.shape)
+    greedy = jax.vmap(partial(_greedy, table, num_tokens), in_axes=(None, 0))
     values = jnp.zeros((len(grey), len(table.regions)), jnp.float32)
-    if bias is not None:
-        bias = lax.stop_gradient(jnp.broadcast_to(bias, grey.shape)).astype(jnp.float32)
-    for shape, rows in table.by_shape().items():
-        corners = _corners(len(grey), table.regions[rows])
-        one_shape = partial(_complexities_at, shape, weight)
-        score = lax.platform_dependent(
-            corners,
-            grey,
-            bias,
-            cpu=partial(_in_chunks, one_shape, _CPU_CHUNK),
-            default=partial(_in_chunks, one_shape, _CHUNK),
-        )
-        values = values.at[:, rows].set(score.reshape(len(grey), len(rows)))
-    return values
+    for depth in range(1, table.depth.max() + 1):
+        rows = np.flatnonzero((table.depth == depth) & table.cuttable)
+        needed = jnp.ones(values.shape, bool)
+        if lazy and len(rows) > num_tokens:
+            made, gone = greedy(table.cuttable & (table.depth < depth), values)
+            needed = jax.vmap(partial(_halves_of, table))(made, gone)
+        for shape, some in table.by_shape(rows).items():
+            score = partial(_complexities_at, shape, weight, grey, bias)
+            corners = _corners(len(grey), table.regions[some])
+            found = _where(needed[:, some].ravel(), score, corners, chunk)
+            values = values.at[:, some].set(found.reshape(len(grey), -1))
+    made, gone = greedy(table.cuttable, values)
+    alive = jnp.argsort(gone, axis=1, stable=True)[:, :num_tokens]
+    return jnp.take_along_axis(made, alive, axis=1)
+
+
+def _greedy(
+    table: RegionTable, num_tokens: int, cuttable: Bool[Array, "r"], values: Float[Array, "r"]
+) -> tuple[Int[Array, "n"], Bool[Array, "n"]]:
+    """Cut the most complex region until there are `num_tokens` or nothing is left to cut.
+
+    Returns the rows of all regions made, in the order of making, and which of them were cut.
+    """
+    halves, cuttable = jnp.asarray(table.halves), jnp.asarray(cuttable)
+    made = jnp.zeros(2 * num_tokens - 1, jnp.int32)
+    priority = jnp.full(made.shape, -jnp.inf).at[0].set(0)
+    gone = jnp.zeros(made.shape, bool)
+
+    def cut(step, state):
+        made, priority, gone = state
+        here = jnp.argmax(priority)  # the oldest of equals
+        ways = halves[made[here]]
+        simplest = values[ways].min(axis=-1)
+        pair = jnp.where(simplest[1] < simplest[0], ways[1], ways[0])
+        possible = priority[here] > -jnp.inf
+        offers = jnp.where(cuttable[pair] & possible, values[pair], -jnp.inf)
+        end = (2 * step + 1,)
+        made = lax.dynamic_update_slice(made, pair, end)
+        priority = lax.dynamic_update_slice(priority.at[here].set(-jnp.inf), offers, end)
+        return made, priority, gone.at[here].set(gone[here] | possible)
+
+    made, _, gone = lax.fori_loop(0, num_tokens - 1, cut, (made, priority, gone))
+    return made, gone
+
+
+def _halves_of(
+    table: RegionTable, made: Int[Array, "n"], cut: Bool[Array, "n"]
+) -> Bool[Array, "r"]:
+    """Which rows are a half, in either way, of a region that was cut."""
+    halves = jnp.asarray(table.halves)[made].reshape(len(made), -1)
+    return jnp.zeros(len(table.regions), bool).at[halves].max(cut[:, None])
 
 
 def _corners(images: int, regions: np.ndarray) -> Int[np.ndarray, "n 3"]:
@@ -91,19 +150,27 @@ def _corners(images: int, regions: np.ndarray) -> Int[np.ndarray, "n 3"]:
     return np.stack([image, top, left], axis=-1).astype(np.int32)
 
 
-def _in_chunks(
-    score: Callable[..., Float[Array, "n"]], most: int, corners: Array, *images: Array | None
+def _where(
+    needed: Bool[Array, "n"],
+    score: Callable[[Array], Array],
+    corners: Int[np.ndarray, "n 3"],
+    chunk: int,
 ) -> Float[Array, "n"]:
-    """`score` of all corners, at most `most` at a time, in chunks of equal size."""
-    chunks = -(-len(corners) // most)
-    size = -(-len(corners) // chunks)
-    filled = jnp.pad(corners, ((0, chunks * size - len(corners)), (0, 0)))
-    values = lax.map(lambda some: score(some, *images), filled.reshape(chunks, size, 3))
-    return values.ravel()[: len(corners)]
+    """`score` of the corners that are needed, some at a time; 0 for the others."""
+    total = len(corners)
+    chunk = min(chunk, total)
+    (order,) = jnp.nonzero(needed, size=-(-total // chunk) * chunk, fill_value=total)
+    corners = jnp.asarray(corners)
+
+    def evaluate(i, values):
+        some = lax.dynamic_slice(order, (i * chunk,), (chunk,))
+        return values.at[some].set(score(corners.at[some].get(mode="clip")), mode="drop")
+
+    return lax.fori_loop(0, -(-needed.sum() // chunk), evaluate, jnp.zeros(total))
 
 
 def _complexities_at(
-    shape: tuple[int, int], weight: float, corners: Array, grey: Array, bias: Array | None
+    shape: tuple[int, int], weight: float, grey: Array, bias: Array | None, corners: Array
 ) -> Float[Array, "n"]:
     values = complexities(_patches(grey, corners, shape), weight)
     return values if bias is None else values + _patches(bias, corners, shape).sum(axis=(1, 2))
@@ -113,28 +180,3 @@ def _patches(
     images: Float[Array, "b h w"], corners: Int[Array, "n 3"], shape: tuple[int, int]
 ) -> Float[Array, "n p q"]:
     return jax.vmap(lambda corner: lax.dynamic_slice(images, corner, (1, *shape))[0])(corners)
-
-
-def _greedy_rows(table: RegionTable, num_tokens: int, values: Float[Array, "r"]) -> Int[Array, "l"]:
-    """Rows of the regions left when the most complex has been cut until there are `num_tokens`."""
-    if num_tokens == 1:
-        return jnp.zeros(1, jnp.int32)
-    halves, cuttable = jnp.asarray(table.halves), jnp.asarray(table.cuttable)
-    made = jnp.zeros(2 * num_tokens - 1, jnp.int32)  # rows, in the order of making
-    priority = jnp.full(made.shape, -jnp.inf).at[0].set(0)  # of what can still be cut
-    gone = jnp.zeros(made.shape, bool)
-
-    def cut(step, state):
-        made, priority, gone = state
-        here = jnp.argmax(priority)  # the oldest of equals
-        ways = halves[made[here]]
-        simplest = values[ways].min(axis=-1)
-        pair = jnp.where(simplest[1] < simplest[0], ways[1], ways[0])
-        offers = jnp.where(cuttable[pair], values[pair], -jnp.inf)
-        end = (2 * step + 1,)
-        made = lax.dynamic_update_slice(made, pair, end)
-        priority = lax.dynamic_update_slice(priority.at[here].set(-jnp.inf), offers, end)
-        return made, priority, gone.at[here].set(True)
-
-    made, _, gone = lax.fori_loop(0, num_tokens - 1, cut, (made, priority, gone))
-    return made[jnp.argsort(gone, stable=True)[:num_tokens]]

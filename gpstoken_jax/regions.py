@@ -71,17 +71,18 @@ class RegionTable:
     """Every region that cutting an image of one size can lead to; the first is the whole image."""
 
     regions: Int[np.ndarray, "r 4"]
+    depth: Int[np.ndarray, "r"]
+    """How many cuts lead to a region."""
     cuttable: Bool[np.ndarray, "r"]
     halves: Int[np.ndarray, "r ways=2 2"]
     """Rows of the halves of each way to cut a region (twice the same way where there is one)."""
 
-    def by_shape(self) -> dict[tuple[int, int], Int[np.ndarray, "n"]]:
-        """Rows of the regions of each (height, width) that can be cut further, less the first."""
-        rows = np.flatnonzero(self.cuttable)[1:]
-        across, down = np.moveaxis(self.regions[rows, 2:] - self.regions[rows, :2], -1, 0)
+    def by_shape(self, rows: Int[np.ndarray, "n"]) -> dict[tuple[int, int], Int[np.ndarray, "m"]]:
+        """The given rows grouped by their regions' (height, width)."""
         groups: dict[tuple[int, int], list[int]] = {}
-        for row, shape in zip(rows, zip(down + 1, across + 1, strict=True), strict=True):
-            groups.setdefault((int(shape[0]), int(shape[1])), []).append(row)
+        for row in rows:
+            across, down = extent(tuple(self.regions[row].tolist()))
+            groups.setdefault((down + 1, across + 1), []).append(row)
         return {shape: np.array(rows) for shape, rows in groups.items()}
 
 
@@ -89,14 +90,15 @@ class RegionTable:
 def region_table(height: int, width: int, min_size: int) -> RegionTable:
     """All regions of an image of this size: 169 for 64 x 64, 2729 for 256 x 256 (min_size 8)."""
     row_of = {whole(height, width): 0}
-    queue, halves = list(row_of), []
-    for region in queue:  # which grows on the way
+    queue, depth, halves = list(row_of), [0], []
+    for row, region in enumerate(queue):  # which grows on the way
         ways = cuts(region, min_size)
         for half in (half for way in ways for half in way):
             if half not in row_of:
                 row_of[half] = len(queue)
                 queue.append(half)
+                depth.append(depth[row] + 1)
         halves.append([[row_of[half] for half in way] for way in ways])
     cuttable = np.array([bool(ways) for ways in halves])
     both = [(ways[0], ways[-1]) if ways else ((0, 0), (0, 0)) for ways in halves]
-    return RegionTable(np.array(queue), cuttable, np.array(both, np.int32))
+    return RegionTable(np.array(queue), np.array(depth), cuttable, np.array(both, np.int32))

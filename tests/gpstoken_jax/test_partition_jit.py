@@ -11,7 +11,8 @@ from sklearn.datasets import load_sample_images
 
 from gpstoken_jax.complexity import complexities, region_complexity
 from gpstoken_jax.partition import partition
-from gpstoken_jax.partition_jit import partition_jit
+from gpstoken_jax.partition_jit import _chosen_rows, partition_jit
+from gpstoken_jax.regions import region_table
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "partition.npz")
 
@@ -124,6 +125,18 @@ def test_an_unusable_image_does_not_touch_its_neighbours():
     _, expected = jitted(16)(grey)
     np.testing.assert_array_equal(boxes[::2], expected[::2])
     assert np.isfinite(boxes).all()
+
+
+@pytest.mark.parametrize("chunk", [7, 4096])
+def test_the_accelerators_form_chooses_the_same_rows(chunk):
+    table, grey = region_table(128, 96, 8), photo_crops(128, 3)[:, :, :96]
+    choose = jax.jit(
+        lambda grey, lazy, chunk: _chosen_rows(
+            table, 24, 2.5, (grey, None), lazy=lazy, chunk=chunk
+        ),
+        static_argnums=(1, 2),
+    )
+    np.testing.assert_array_equal(choose(grey, False, chunk), choose(grey, True, 64))
 
 
 def test_one_token_is_the_whole_image():
