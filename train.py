@@ -24,7 +24,7 @@ from gpstoken_jax.training.metric_log import MetricLog
 from gpstoken_jax.training.optimizer import create_optimizer
 from gpstoken_jax.training.preview import Preview
 from gpstoken_jax.training.state import create_state, from_trees, to_trees
-from gpstoken_jax.training.step import make_train_step, shard
+from gpstoken_jax.training.step import make_train_step, replicate, shard
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
 DATA = cli.define_data_flags()
@@ -63,6 +63,7 @@ def main() -> None:
         print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
 
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
+    state, frozen = replicate((state, frozen))
     log = MetricLog(run, step=first_step)
     preview = Preview(model, config)
     train_step = make_train_step(model, config)

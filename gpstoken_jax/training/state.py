@@ -36,13 +36,13 @@ def create_state(
 ) -> TrainState:
     """A fresh state."""
 
-    @jax.jit
     def create(key: PRNGKeyArray) -> TrainState:
         params = init_params(model, key)
         ema_params = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
 
-    return create(key)
+    # It runs once: optimised on a CPU, it takes half a minute to compile; like this, two seconds.
+    return jax.jit(create, compiler_options={"xla_backend_optimization_level": "0"})(key)
 
 
 def to_trees(state: TrainState) -> dict[str, Any]:
