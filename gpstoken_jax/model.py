@@ -51,15 +51,26 @@ class GPSToken(nn.Module):
         _check_encode_shapes(images, geometry, boxes)
         return self.encoder(images, geometry, boxes)
 
-    def render(self, tokens: Float[Array, "b l 5+c"]) -> Float[Array, "b s s c"]:
-        """Splats tokens into a feature map of ``config.render_size`` pixels a side."""
+    def render(
+        self, tokens: Float[Array, "b l 5+c"], tiles: tuple[int, int] = (1, 1)
+    ) -> Float[Array, "b h w c"]:
+        """Splats tokens into a feature map of ``config.render_size`` pixels a side and tile.
+
+        tiles: (rows, columns) of tiles whose tokens were merged, see ``tiles.merge_tokens``.
+        """
         _check_tokens(tokens, self.config.feature_channels)
-        size = (self.config.render_size, self.config.render_size)
+        size = tuple(count * self.config.render_size for count in tiles)
         return kernels.splat(tokens[..., :5], tokens[..., 5:], size, support=self.config.support)
 
-    def decode(self, tokens: Float[Array, "b l 5+c"]) -> Float[Array, "b h w 3"]:
-        """Renders tokens and decodes the map; values may leave [-1, 1] slightly."""
-        return self.decoder(self.render(tokens))
+    def decode(
+        self, tokens: Float[Array, "b l 5+c"], tiles: tuple[int, int] = (1, 1)
+    ) -> Float[Array, "b h w 3"]:
+        """Renders tokens and decodes the map; values may leave [-1, 1] slightly.
+
+        tiles: as of ``render``. Merged tokens become one map, decoded at once with the statistics
+        of each tile (see ``tile_norm``).
+        """
+        return self.decoder(self.render(tokens, tiles), tiles)
 
 
 def _check_encode_shapes(images, geometry, boxes) -> None:

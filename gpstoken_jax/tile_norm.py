@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gpstoken_jax.layers import NORM_EPS, merge_tiles, split_tiles
+from gpstoken_jax.layers import NORM_EPS
 
 # Interpolated standard deviations stay above this share of the smallest tile's. Bicubic
 # interpolation overshoots: between very different tiles it reaches zero and below, where the
@@ -46,28 +46,29 @@ class TileNorm(nn.Module):
             mean, std = _resize(mean, *x.shape[1:3]), _resize(std, *x.shape[1:3])
             self.sow("diagnostics", "floored_std", (std < floor).mean())
             std = jnp.maximum(std, floor)
+        mean, std = (s.repeat(x.shape[-1] // self.groups, axis=-1) for s in (mean, std))
         return ((x - mean) * (scale / (std + NORM_EPS)) + bias).astype(self.dtype)
 
 
 def _tile_statistics(
     x: Float[Array, "b h w c"], tiles: tuple[int, int], groups: int
-) -> tuple[Float[Array, "b rows cols c"], Float[Array, "b rows cols c"]]:
-    """Mean and biased std of each channel's group, repeated over the channels of the group.
+) -> tuple[Float[Array, "b rows cols g"], Float[Array, "b rows cols g"]]:
+    """Mean and biased std of each group of channels in each tile.
 
     Pixels are summed first, channel by channel: the order that reads the map once, in order.
     """
+    (b, h, w, c), (rows, cols) = x.shape, tiles
+    tiled = x.reshape(b, rows, h // rows, cols, w // cols, c)
 
-    def group_mean(values: Float[Array, "n h w c"]) -> Float[Array, "n 1 1 c"]:
-        by_channel = values.mean(axis=(1, 2))
-        by_group = by_channel.reshape(len(values), groups, -1).mean(axis=-1)
-        return by_group.repeat(x.shape[-1] // groups, axis=-1)[:, None, None]
+    def group_mean(values: Float[Array, "b rows h cols w c"]) -> Float[Array, "b rows cols g"]:
+        return values.mean(axis=(2, 4)).reshape(b, rows, cols, groups, -1).mean(axis=-1)
 
-    tiled = split_tiles(x, tiles)
     mean = group_mean(tiled)
-    var = group_mean(jnp.square(tiled - mean))
+    by_channel = mean.repeat(c // groups, axis=-1)[:, :, None, :, None]
+    var = group_mean(jnp.square(tiled - by_channel))
     # A constant group has no derivative of its std: take zero, not NaN.
     std = jnp.where(var > 0, jnp.sqrt(jnp.where(var > 0, var, 1.0)), 0.0)
-    return merge_tiles(mean, tiles), merge_tiles(std, tiles)
+    return mean, std
 
 
 def _resize(grid: Float[Array, "b n m c"], height: int, width: int) -> Float[Array, "b h w c"]:

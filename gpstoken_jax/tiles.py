@@ -1,0 +1,97 @@
+"""Images larger than the model's: tokens of their tiles, brought together and apart again.
+
+An image of (rows, columns) tiles is encoded tile by tile. Tiles and their tokens stand in one order
+everywhere: image by image, then row by row, then column by column (`layers.split_tiles`).
+"""
+
+from typing import TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+AnyArray = TypeVar("AnyArray", np.ndarray, Array)
+
+
+def tile_grid(height: int, width: int, tile_size: int) -> tuple[int, int]:
+    """How many (rows, columns) of square tiles an image has.
+
+    Raises:
+      ValueError: if the sides are not multiples of `tile_size`; names the nearest size that is.
+    """
+    rows, cols = height // tile_size, width // tile_size
+    if height % tile_size or width % tile_size or rows < 1 or cols < 1:
+        near = max(1, round(height / tile_size)), max(1, round(width / tile_size))
+        raise ValueError(
+            f"an image of {height} x {width} is not made of whole {tile_size} x {tile_size} tiles; "
+            f"resize it to {near[0] * tile_size} x {near[1] * tile_size}, for example"
+        )
+    return rows, cols
+
+
+def merge_tokens(
+    tokens: Float[Array, "b*rows*cols l d"], tiles: tuple[int, int]
+) -> Float[Array, "b rows*cols*l d"]:
+    """The tokens of all tiles of an image as one set, in coordinates of the whole image.
+
+    sigma becomes sigma / n and mu the centre's place in the image, -1 + (2 j + mu + 1) / n for tile
+    j of n, along each axis (the published code's formulas; with several images it puts tokens into
+    wrong tiles, this does not). Only the five geometry values change, so bare geometry merges too.
+
+    Args:
+      tokens: tile by tile in the order of `layers.split_tiles`; d is 5 or more.
+      tiles: (rows, columns) of an image.
+
+    Raises:
+      ValueError: if there are not whole images.
+    """
+    rows, cols = tiles
+    per_image = _by_tile(tokens, tiles)
+    row, col = jnp.arange(rows)[:, None, None], jnp.arange(cols)[:, None]
+    sigma_x, sigma_y, rho, mu_x, mu_y = jnp.moveaxis(per_image[..., :5], -1, 0)
+    geometry = [
+        sigma_x / cols,
+        sigma_y / rows,
+        rho,
+        -1 + (2 * col + mu_x + 1) / cols,
+        -1 + (2 * row + mu_y + 1) / rows,
+    ]
+    merged = jnp.concatenate([jnp.stack(geometry, -1), per_image[..., 5:]], -1)
+    return merged.reshape(len(merged), -1, tokens.shape[-1])
+
+
+def split_tokens(
+    tokens: Float[Array, "b rows*cols*l d"], tiles: tuple[int, int]
+) -> Float[Array, "b*rows*cols l d"]:
+    """The inverse of `merge_tokens`, in coordinates of each tile; by order, not by place.
+
+    Raises:
+      ValueError: if the tokens of an image do not divide into that many tiles.
+    """
+    rows, cols = tiles
+    b, count, d = tokens.shape
+    if count % (rows * cols):
+        raise ValueError(f"{count} tokens an image do not divide into {rows} x {cols} tiles")
+    per_image = tokens.reshape(b, rows, cols, -1, d)
+    row, col = jnp.arange(rows)[:, None, None], jnp.arange(cols)[:, None]
+    sigma_x, sigma_y, rho, mu_x, mu_y = jnp.moveaxis(per_image[..., :5], -1, 0)
+    geometry = [
+        sigma_x * cols,
+        sigma_y * rows,
+        rho,
+        (mu_x + 1) * cols - 2 * col - 1,
+        (mu_y + 1) * rows - 2 * row - 1,
+    ]
+    split = jnp.concatenate([jnp.stack(geometry, -1), per_image[..., 5:]], -1)
+    return split.reshape(b * rows * cols, -1, d)
+
+
+def _by_tile(
+    tokens: Float[Array, "n l d"], tiles: tuple[int, int]
+) -> Float[Array, "b rows cols l d"]:
+    rows, cols = tiles
+    if len(tokens) % (rows * cols):
+        raise ValueError(
+            f"the tokens of {len(tokens)} tiles are no images of {rows} x {cols} tiles"
+        )
+    return tokens.reshape(-1, rows, cols, *tokens.shape[1:])
