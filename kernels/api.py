@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from kernels import reference, xla
+from kernels import pallas, reference, self_check, triton, xla
 from kernels.gaussian import well_posed
 
 # In the order of preference.
-IMPLEMENTATIONS = {"xla": xla, "reference": reference}
+IMPLEMENTATIONS = {"pallas": pallas, "triton": triton, "xla": xla, "reference": reference}
+CHECKED = ("pallas", "triton")  # compared with xla on first use, see `kernels.self_check`
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def splat(
       NotImplementedError: the named implementation cannot serve here; the message says why.
     """
     size, support = _check(geometry, features, size, support)
-    name = implementation or _default(jax.default_backend(), str(features.dtype))
+    name = implementation or _default(_platform(), str(features.dtype))
     function = _implementation(name, features.dtype)
     lead = features.shape[:-2]
     batch = math.prod(lead)
@@ -70,8 +71,21 @@ def splat(
 
 def available() -> dict[str, str | None]:
     """Every implementation's name, with None if it can serve on this device, else why it cannot."""
-    platform = jax.default_backend()
-    return {name: m.unsupported(platform, jnp.float32) for name, m in IMPLEMENTATIONS.items()}
+    return {name: _reason(name, _platform(), jnp.float32) for name in IMPLEMENTATIONS}
+
+
+def _platform() -> str:
+    device = jax.config.jax_default_device
+    return getattr(device, "platform", device) or jax.default_backend()
+
+
+def _reason(name: str, platform: str, features_dtype) -> str | None:
+    """Why an implementation cannot serve, or None."""
+    module = IMPLEMENTATIONS[name]
+    reason = module.unsupported(platform, features_dtype)
+    if reason is None and name in CHECKED:
+        reason = self_check.fault(module, name, platform, features_dtype)
+    return reason
 
 
 def _check(geometry, features, size, support) -> tuple[tuple[int, int], float]:
@@ -93,17 +107,16 @@ def _check(geometry, features, size, support) -> tuple[tuple[int, int], float]:
 def _implementation(name: str, features_dtype):
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"unknown implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}")
-    module = IMPLEMENTATIONS[name]
-    reason = module.unsupported(jax.default_backend(), features_dtype)
+    reason = _reason(name, _platform(), features_dtype)
     if reason is not None:
         raise NotImplementedError(f"implementation {name!r} cannot serve here: {reason}")
-    return module.splat
+    return IMPLEMENTATIONS[name].splat
 
 
 @functools.cache
 def _default(platform: str, features_dtype: str) -> str:
-    for name, module in IMPLEMENTATIONS.items():
-        if module.unsupported(platform, jnp.dtype(features_dtype)) is None:
+    for name in IMPLEMENTATIONS:
+        if _reason(name, platform, jnp.dtype(features_dtype)) is None:
             _log.info("kernels.splat: %s on %s for %s features", name, platform, features_dtype)
             return name
     raise NotImplementedError(f"no implementation of splat serves {features_dtype} on {platform}")

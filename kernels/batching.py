@@ -26,4 +26,10 @@ def fold_vmap(function: Callable[..., Array | tuple[Array, ...]]) -> Callable:
         unfold = lambda a: a.reshape(axis_size, batch, *a.shape[1:])  # noqa: E731
         return jax.tree.map(unfold, outputs), jax.tree.map(lambda _: True, outputs)
 
-    return folded
+    def tied(*arguments):
+        # Under shard_map a kernel's output does not know that it varies over the mesh as the inputs
+        # do. Their sum with a zero that varies does; compiled, nothing is left of it.
+        zero = sum(jnp.zeros_like(a, shape=(), dtype=jnp.float32) for a in arguments)
+        return jax.tree.map(lambda output: output + zero.astype(output.dtype), folded(*arguments))
+
+    return tied

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from kernels.gaussian import geometry_gradient
 from kernels.tiling import (
     Tiling,
     block_boxes,
@@ -97,3 +98,16 @@ def in_first_order(order: Int[Array, "b l"], array: Float[Array, "b p ..."]) -> 
 def splits(programs: int, steps: int, wanted: int = 1024) -> int:
     """How many programs should share one block's tiles, so that a few blocks still fill a GPU."""
     return max(1, min(steps, wanted // max(programs, 1)))
+
+
+def gradients(geometry, features, order, d_features, moments) -> tuple[Array, Array]:
+    """Gradients from the partial sums of all splits and chunks.
+
+    d_features [S, B * chunks, padded L, chunk], moments [S, B * chunks, 5, padded L].
+    """
+    batch, _, channels = features.shape
+    d_features = unchunked(d_features.sum(axis=0), batch, channels)
+    moments = moments.sum(axis=0).reshape(batch, -1, *moments.shape[2:]).sum(axis=1)
+    moments = in_first_order(order, moments.swapaxes(1, 2))
+    d_geometry = geometry_gradient(geometry, tuple(jnp.moveaxis(moments, -1, 0)))
+    return d_geometry, in_first_order(order, d_features).astype(features.dtype)

@@ -13,7 +13,6 @@ Needs JAX >= 0.11 and compute capability >= 8.0. `kernels/pallas_bodies.py` has 
 """
 
 import functools
-import importlib.metadata
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,6 @@ from jaxtyping import Float
 
 from kernels import blocks
 from kernels.batching import fold_vmap
-from kernels.gaussian import geometry_gradient
 from kernels.tiling import Tiling
 
 FORWARD_TILE, FORWARD_BLOCK = (8, 8), 32
@@ -32,11 +30,15 @@ MINIMUM_JAX = (0, 11)
 INTERPRET = False  # tests set it to run the kernels on a CPU in Mosaic's interpreter
 
 
+def in_this_jax() -> bool:
+    """Whether the installed JAX has the Mosaic GPU kernels that this needs."""
+    return tuple(map(int, jax.__version__.split(".")[:2])) >= MINIMUM_JAX
+
+
 def unsupported(platform: str, features_dtype) -> str | None:
     """Why this implementation cannot serve, or None."""
-    version = importlib.metadata.version("jax")
-    if tuple(map(int, version.split(".")[:2])) < MINIMUM_JAX:
-        return f"Pallas's Mosaic GPU kernels need JAX >= 0.11 (Python >= 3.12), this is {version}"
+    if not in_this_jax():
+        return f"it needs JAX >= 0.11 (Python >= 3.12), this is {jax.__version__}"
     if jnp.dtype(features_dtype) not in (jnp.float32, jnp.bfloat16):
         return f"features must be float32 or bfloat16, not {features_dtype}"
     if INTERPRET:
@@ -120,17 +122,4 @@ def _backward(geometry, features, cotangent, *, support):
         splits=blocks.splits(len(tokens.features) * tokens.boxes.shape[1], tiling.tiles),
         interpret=INTERPRET,
     )
-    return gradients(geometry, features, tokens.order, d_features, moments)
-
-
-def gradients(geometry, features, order, d_features, moments):
-    """Gradients from the partial sums of all splits and chunks.
-
-    d_features [S, B * chunks, padded L, chunk], moments [S, B * chunks, 5, padded L].
-    """
-    batch, _, channels = features.shape
-    d_features = blocks.unchunked(d_features.sum(axis=0), batch, channels)
-    moments = moments.sum(axis=0).reshape(batch, -1, *moments.shape[2:]).sum(axis=1)
-    moments = blocks.in_first_order(order, moments.swapaxes(1, 2))
-    d_geometry = geometry_gradient(geometry, tuple(jnp.moveaxis(moments, -1, 0)))
-    return d_geometry, blocks.in_first_order(order, d_features).astype(features.dtype)
+    return blocks.gradients(geometry, features, tokens.order, d_features, moments)

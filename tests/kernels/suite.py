@@ -118,6 +118,8 @@ class SplatSuite:
     # The published implementation
 
     def test_equals_published_values_and_gradients(self, subtests):
+        if not self.golden:
+            pytest.skip("these cases are too large for an interpreter")
         for case in self.golden:
             with subtests.test(case=case):
                 self.check_golden(case)
@@ -253,19 +255,23 @@ class SplatSuite:
         assert relative(d_features.astype(np.float32), exact.d_features) < 5e-3
         assert relative(d_geometry, exact.d_geometry) < 5e-3
 
-    def test_checkpoint_pmap_and_shard_map_give_the_same_gradient(self):
+    def test_checkpoint_gives_the_same_gradient(self):
+        size = (6, 7)
+        tokens = random_tokens(11, 10, 3, size=size)
+        loss = lambda g, f: (self.splat(g, f, size) ** 2).sum()  # noqa: E731
+        plain = jax.jit(jax.grad(loss, (0, 1)))(*tokens)
+        remade = jax.jit(jax.grad(jax.checkpoint(loss), (0, 1)))(*tokens)
+        for a, b in zip(plain, remade, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+    def test_pmap_and_shard_map_give_the_same_gradient(self):
         size = (6, 7)
         tokens = tuple(a[None] for a in random_tokens(11, 10, 3, size=size))
-        loss = lambda g, f: (self.splat(g, f, size) ** 2).sum()  # noqa: E731
-        gradient = jax.grad(loss, (0, 1))
+        gradient = jax.grad(lambda g, f: (self.splat(g, f, size) ** 2).sum(), (0, 1))
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
         spec = jax.sharding.PartitionSpec("data")
-        transformed = [
-            jax.jit(jax.grad(jax.checkpoint(loss), (0, 1))),
-            jax.pmap(gradient, devices=jax.devices()[:1]),
-            jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec)),
-        ]
+        sharded = jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec)
         plain = jax.jit(gradient)(*tokens)
-        for function in transformed:
+        for function in (jax.pmap(gradient, devices=jax.devices()[:1]), jax.jit(sharded)):
             for a, b in zip(plain, function(*tokens), strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
