@@ -1,0 +1,192 @@
+"""Time `splat` in every implementation that serves here, and set it beside the best and the floor.
+
+    python -m kernels.bench [--shape NAME ...] [--implementation NAME ...] [--runs 20]
+        [--json FILE] [--markdown FILE]
+
+Times are medians of many runs, each ended by waiting for the result; memory is what the compiled
+program needs besides its arguments and results. Shapes whose dense form would need more than
+`--dense-gigabytes` leave out the reference.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+
+import kernels
+from kernels import floor
+from kernels.specs import SPECS, Spec
+
+# Float32 arrays of the size of the weights that the dense form's gradient keeps (as measured).
+DENSE_ARRAYS = 12
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; ratios over 1 mean faster than the reference or the best XLA form."""
+
+    shape: str
+    direction: str
+    implementation: str
+    milliseconds: float
+    runs: int
+    temporary_bytes: int
+    argument_and_result_bytes: int
+    times_faster_than_reference: float | None = None
+    times_faster_than_best_xla: float | None = None
+    times_the_floor: float | None = None
+
+
+def functions(size: tuple[int, int], implementation: str) -> dict[str, Callable]:
+    """What is timed: the map, and the map with the gradients of both inputs."""
+
+    def forward(geometry, features, cotangent):
+        return kernels.splat(geometry, features, size, implementation=implementation)
+
+    def both(geometry, features, cotangent):
+        draw = lambda g, f: forward(g, f, cotangent)  # noqa: E731
+        image, pullback = jax.vjp(draw, geometry, features)
+        return image, *pullback(cotangent)
+
+    return {"forward": forward, "forward+backward": both}
+
+
+def median_seconds(function: Callable, arguments, runs: int, budget: float) -> tuple[float, int]:
+    """Median wall time of up to `runs` calls (at least three) within about `budget` seconds."""
+    jax.block_until_ready(function(*arguments))
+    times: list[float] = []
+    while len(times) < runs and (len(times) < 3 or sum(times) < budget):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), len(times)
+
+
+def measure(name: str, spec: Spec, implementation: str, runs: int, budget: float) -> list[Row]:
+    """Both directions of one shape in one implementation."""
+    rows, arguments = [], spec.arguments()
+    for direction, function in functions(spec.size, implementation).items():
+        compiled = jax.jit(function).lower(*arguments).compile()
+        seconds, done = median_seconds(compiled, arguments, runs, budget)
+        memory = compiled.memory_analysis()
+        ends = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        sizes = memory.temp_size_in_bytes, ends
+        rows.append(Row(name, direction, implementation, seconds * 1e3, done, *sizes))
+    return rows
+
+
+def with_ratios(rows: list[Row]) -> list[Row]:
+    """Fill in how each row compares with the reference, the best XLA form and the floor."""
+    times = {(r.shape, r.direction, r.implementation): r.milliseconds for r in rows}
+
+    def ratios(row: Row) -> Row:
+        key = row.shape, row.direction
+        dense = times.get((*key, "reference"))
+        plain = [t for t in (dense, times.get((*key, "xla"))) if t is not None]
+        rates = floor.RATES.get(jax.devices()[0].device_kind)
+        least = rates and floor.seconds(SPECS[row.shape], rates, row.direction) * 1e3
+        return Row(
+            **asdict(row)
+            | {
+                "times_the_floor": least and row.milliseconds / least,
+                "times_faster_than_reference": dense and dense / row.milliseconds,
+                "times_faster_than_best_xla": min(plain) / row.milliseconds if plain else None,
+            }
+        )
+
+    return [ratios(row) for row in rows]
+
+
+def context() -> dict:
+    """Device, versions and commit that the figures belong to."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind if device.platform != "cpu" else _processor(),
+        "platform": device.platform,
+        "jax": jax.__version__,
+        "commit": commit or "unknown",
+        "implementations": kernels.available(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "cpu"
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else "cpu"
+
+
+def markdown(rows: list[Row], where: dict) -> str:
+    """The table for people."""
+    head = [
+        f"{where['device']} ({where['platform']}), JAX {where['jax']}, commit {where['commit']}",
+        "",
+        "| shape | direction | implementation | median ms | temporary MB | of input + output "
+        "| vs reference | vs best XLA | times floor |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    ratio = lambda r: "" if r is None else f"{r:.1f}x"  # noqa: E731
+    lines = [
+        f"| {r.shape} | {r.direction} | {r.implementation} | {r.milliseconds:.2f} "
+        f"| {r.temporary_bytes / 1e6:.1f} "
+        f"| {r.temporary_bytes / r.argument_and_result_bytes:.0%} "
+        f"| {ratio(r.times_faster_than_reference)} | {ratio(r.times_faster_than_best_xla)} "
+        f"| {ratio(r.times_the_floor)} |"
+        for r in rows
+    ]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def fits(spec: Spec, implementation: str, gigabytes: float) -> bool:
+    """Whether to run: the dense form's memory is tokens x pixels."""
+    weights = 4 * spec.batch * spec.side**2 * spec.tokens
+    return implementation != "reference" or DENSE_ARRAYS * weights < gigabytes * 1e9
+
+
+def main() -> None:
+    serving = [name for name, reason in kernels.available().items() if reason is None]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", nargs="+", choices=SPECS, default=list(SPECS))
+    parser.add_argument("--implementation", nargs="+", choices=serving, default=serving)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=10.0, help="per measurement, about")
+    parser.add_argument("--dense-gigabytes", type=float, default=8.0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    for name in arguments.shape:
+        for implementation in arguments.implementation:
+            if not fits(SPECS[name], implementation, arguments.dense_gigabytes):
+                print(f"{name}: {implementation} left out, it would need too much memory")
+                continue
+            done = measure(name, SPECS[name], implementation, arguments.runs, arguments.seconds)
+            rows += done
+            for row in done:
+                what = f"{name} {implementation} {row.direction}"
+                print(f"{what}: {row.milliseconds:.2f} ms", flush=True)
+    rows, where = with_ratios(rows), context()
+    print(markdown(rows, where))
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(rows, where))
+    if arguments.json:
+        record = where | {"rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
