@@ -18,7 +18,8 @@ from kernels import blocks
 from kernels.batching import fold_vmap
 from kernels.tiling import Tiling
 
-TILE, BLOCK = (8, 8), 32
+FORWARD_TILE, BACKWARD_TILE = (8, 8), (8, 4)  # a larger one makes the backward spill registers
+BLOCK = 32
 # jax-triton 0.4.1 has a dead-code rule of the wrong arity for JAX >= 0.12: tracing it fails.
 LAST_FOR_OLD_JAX = (0, 4, 1)
 PTX_VERSION = 88  # newer assembly, which Triton 3.9 writes, is refused by CUDA 13.0's assembler
@@ -105,7 +106,7 @@ def _forward(geometry, features, *, size, support):
     from kernels import triton_bodies
 
     batch, _, channels = features.shape
-    tiling = Tiling(*size, *TILE)
+    tiling = Tiling(*size, *FORWARD_TILE)
     tokens = blocks.token_blocks(geometry, features, BLOCK, support)
     items, _, chunk = tokens.features.shape
     pixels = launch(
@@ -128,7 +129,7 @@ def _backward(geometry, features, cotangent, *, support):
     from kernels import triton_bodies
 
     batch, _, channels = features.shape
-    tiling = Tiling(*cotangent.shape[1:3], *TILE)
+    tiling = Tiling(*cotangent.shape[1:3], *BACKWARD_TILE)
     tokens = blocks.token_blocks(geometry, features, BLOCK, support)
     items, length, chunk = tokens.features.shape
     pixels = tiling.split(cotangent.astype(features.dtype)).reshape(batch, -1, channels)
