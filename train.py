@@ -56,7 +56,8 @@ def main() -> None:
     if restored := checkpoints.restore_latest(to_trees(state)):
         first_step, trees, progress = restored
         state = from_trees(trees)
-        batches.set_state(progress["data"])
+        if progress["data"]:  # converted weights come without a place in the data
+            batches.set_state(progress["data"])
         chronometer.train_seconds = progress["train_seconds"]
         print(f"resuming after step {first_step}")
     else:

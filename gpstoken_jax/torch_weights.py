@@ -4,17 +4,20 @@
 transformer blocks, which tensors) of the release's state dict it is, and how the axes move.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from gpstoken_jax.model import GPSToken, init_params
+
 Tensors = Mapping[str, np.ndarray]
 
-# In every published checkpoint, used by nothing: projections of a time embedding that is not there.
-UNUSED_KEYS = ("temb_proj.weight", "temb_proj.bias")
+_TEMB_WIDTH = 512  # of the release's residual blocks, where nobody asks for another
 
 # A Flax axis order from a PyTorch one, by kind of parameter; all but the last are their own inverse
 # together with the entry of _TO_TORCH.
@@ -55,20 +58,26 @@ class WeightsError(ValueError):
     """Weights and config do not fit; the message names the keys."""
 
 
+class TensorSpec(NamedTuple):
+    """Shape and dtype of a tensor, as much of it as a check needs."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
 def from_torch(tensors: Tensors, config: ConfigDict) -> dict:
     """Builds Flax parameters from a state dict of the release.
 
     Args:
-      tensors: PyTorch key -> array.
+      tensors: PyTorch key -> array; keys that the release itself never uses may be there or not.
       config: the model section of a config, e.g. of configs/gpstoken_m128.py.
 
     Raises:
-      WeightsError: for a missing, extra or wrongly shaped tensor; names every such key.
+      WeightsError: for a missing or extra tensor or one of a wrong shape or dtype; names them.
     """
-    table = parameter_table(config)
-    _check_keys(tensors, (key for entry in table for key in entry.keys))
+    check_tensors(tensors, config)
     return traverse_util.unflatten_dict(
-        {("params", *entry.path): _gather(entry, tensors) for entry in table}
+        {("params", *entry.path): _gather(entry, tensors) for entry in parameter_table(config)}
     )
 
 
@@ -78,11 +87,64 @@ def to_torch(params: Mapping, config: ConfigDict) -> dict[str, np.ndarray]:
     tensors = {}
     for entry in parameter_table(config):
         tensors |= _scatter(entry, np.asarray(flat[entry.path]))
+    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+    return tensors | {key: np.zeros(*spec) for key, spec in unused_specs(config).items()}
+
+
+def used_specs(config: ConfigDict) -> dict[str, TensorSpec]:
+    """Every tensor of the release's state dict that the model uses, by key."""
+    model = GPSToken(config)
+    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))["params"]
+    flat, tensors = traverse_util.flatten_dict(shapes), {}
+    for entry in parameter_table(config):
+        leaf = flat[entry.path]
+        tensors |= _scatter(entry, np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape))
+    return {key: TensorSpec(tensor.shape, tensor.dtype) for key, tensor in tensors.items()}
+
+
+def unused_specs(config: ConfigDict) -> dict[str, TensorSpec]:
+    """What is in every published checkpoint and used by nothing.
+
+    Projections, in the blocks of the encoder's stem, of a time embedding that is not there.
+    """
+    specs, channels = {}, config.encoder.channels
     for i in range(config.encoder.stem_blocks):
         name = f"preprocess_img.{i + 1}.temb_proj"
-        tensors[f"{name}.weight"] = np.zeros((config.encoder.channels, 512), np.float32)
-        tensors[f"{name}.bias"] = np.zeros(config.encoder.channels, np.float32)
-    return tensors
+        specs[f"{name}.weight"] = TensorSpec((channels, _TEMB_WIDTH), np.dtype(np.float32))
+        specs[f"{name}.bias"] = TensorSpec((channels,), np.dtype(np.float32))
+    return specs
+
+
+def check_tensors(tensors: Mapping[str, Any], config: ConfigDict) -> None:
+    """Compares names, shapes and dtypes with those of the model that ``config`` describes.
+
+    Args:
+      tensors: PyTorch key -> array, or anything else with ``shape`` and ``dtype``.
+      config: the model section of a config.
+
+    Raises:
+      WeightsError: if anything differs; lists what is missing, extra, or of a wrong shape or dtype.
+    """
+    used = used_specs(config)
+    expected = used | {k: spec for k, spec in unused_specs(config).items() if k in tensors}
+    common = [key for key in expected if key in tensors]
+    problems = {
+        "missing": [key for key in used if key not in tensors],
+        "extra": sorted(key for key in tensors if key not in expected),
+        "of a wrong shape": [
+            f"{key} is {_shape(tensors[key].shape)}, not {_shape(expected[key].shape)}"
+            for key in common
+            if tuple(tensors[key].shape) != expected[key].shape
+        ],
+        "of a wrong dtype": [
+            f"{key} is {tensors[key].dtype}, not {expected[key].dtype}"
+            for key in common
+            if str(tensors[key].dtype) != str(expected[key].dtype)
+        ],
+    }
+    found = [f"  {len(v)} {kind}: {_few(v)}" for kind, v in problems.items() if v]
+    if found:
+        raise WeightsError("\n".join(["the weights are not those of this config:", *found]))
 
 
 def parameter_table(config: ConfigDict) -> list[Parameter]:
@@ -179,24 +241,15 @@ def _gather(entry: Parameter, tensors: Tensors) -> np.ndarray:
 
 
 def _scatter(entry: Parameter, value: np.ndarray) -> dict[str, np.ndarray]:
+    """A parameter's tensors by key; views of it."""
     parts = [value] if entry.axis is None else list(np.moveaxis(value, entry.axis, 0))
-    return {
-        key: np.ascontiguousarray(_TO_TORCH[entry.kind](part))
-        for key, part in zip(entry.keys, parts, strict=True)
-    }
+    return {key: _TO_TORCH[entry.kind](part) for key, part in zip(entry.keys, parts, strict=True)}
 
 
-def _check_keys(tensors: Tensors, expected: Iterable[str]) -> None:
-    expected = set(expected)
-    missing = sorted(expected - set(tensors))
-    extra = sorted(k for k in set(tensors) - expected if not k.endswith(UNUSED_KEYS))
-    problems = [f"missing: {_few(missing)}"] * bool(missing) + [f"extra: {_few(extra)}"] * bool(
-        extra
-    )
-    if problems:
-        raise WeightsError("the weights are not those of this config; " + "; ".join(problems))
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a scalar"
 
 
-def _few(keys: list[str], most: int = 8) -> str:
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+def _few(items: list[str], most: int = 8) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

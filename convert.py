@@ -1,0 +1,76 @@
+"""Converts published PyTorch weights for use here, and back.
+
+    python convert.py --input=FILE --config=configs/gpstoken_m128.py --output=runs/m128
+    python convert.py --input=runs/m128 --to=torch --output=FILE
+
+FILE is a safetensors file; the folder of a training checkpoint is read too. See docs/weights.md.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from gpstoken_jax import cli
+from gpstoken_jax.conversion import Conversion, export_weights, import_weights
+
+INPUT = flags.DEFINE_string(
+    "input", None, "A safetensors file or folder; with --to=torch a run's directory.", required=True
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "The run's directory to make; with --to=torch the file.", required=True
+)
+TO = flags.DEFINE_enum("to", "jax", ["jax", "torch"], "Which way.")
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Of the model; not for --to=torch.")
+WEIGHTS = flags.DEFINE_enum(
+    "weights",
+    None,
+    ["both", "ema", "model"],
+    "Averaged weights, last ones, or (only --to=jax) both; by default both, and ema for torch.",
+)
+STEP = flags.DEFINE_integer("step", None, "For --to=torch: which checkpoint, by default the last.")
+
+
+def main() -> None:
+    if TO.value == "jax":
+        summarise(to_jax())
+        print(f"evaluate: python eval.py --checkpoint={OUTPUT.value} --data.folder=DIR")
+    else:
+        summarise(to_torch())
+        print(f"load it: safetensors.torch.load_file({str(OUTPUT.value)!r})")
+
+
+def to_jax() -> Conversion:
+    """Weights to a run's directory."""
+    if CONFIG.value is None:
+        raise ValueError("--config is missing: which model are the weights of?")
+    if STEP.value is not None:
+        raise ValueError("--step is for --to=torch")
+    return import_weights(INPUT.value, CONFIG.value, OUTPUT.value, weights=WEIGHTS.value or "both")
+
+
+def to_torch() -> Conversion:
+    """A run's directory to weights."""
+    if WEIGHTS.value == "both":
+        raise ValueError("--to=torch writes one copy: --weights=ema or --weights=model")
+    weights = "params" if WEIGHTS.value == "model" else "ema_params"
+    return export_weights(INPUT.value, OUTPUT.value, step=STEP.value, weights=weights)
+
+
+def summarise(done: Conversion) -> None:
+    """Prints what was read, used, left out and written."""
+    for name in done.read:
+        print(f"read:       {name}")
+    if done.source_step is not None:
+        print(f"trained:    {done.source_step:,} steps, by the name of the folder")
+    print(f"used:       {done.used} tensors, each once")
+    for key, reason in done.unused.items():
+        print(f"unused:     {key} ({reason})")
+    for path in done.other_files:
+        print(f"not read:   {path} (another network)")
+    print(
+        f"parameters: {done.num_parameters:,}, every one filled ({done.num_unused:,} more unused)"
+    )
+    print(f"written:    {done.written}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,172 @@
+"""Published weights become a run's directory, and a run's directory becomes published weights."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from safetensors.numpy import save_file
+
+from gpstoken_jax.checkpoint import CheckpointError, Checkpoints
+from gpstoken_jax.release_weights import Copy, ReleaseWeights, find_weights
+from gpstoken_jax.run_directory import RunDirectory, load_tokenizer, write_config
+from gpstoken_jax.torch_weights import (
+    WeightsError,
+    check_tensors,
+    from_torch,
+    to_torch,
+    unused_specs,
+    used_specs,
+)
+from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.state import TrainState, to_trees
+
+Choice = Literal["both", "ema", "model"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes:
+      read: which copies of the network were read, in words.
+      used: how many tensors of a copy became parameters.
+      unused: names of the tensors that were left out, each with the reason.
+      other_files: files of other networks, which were not read.
+      num_parameters: values that the model has.
+      num_unused: values that a published file holds beside them.
+      written: what was written.
+      source_step: training step of the weights, as far as the release's folder name tells.
+    """
+
+    read: tuple[str, ...]
+    used: int
+    unused: Mapping[str, str]
+    other_files: tuple[Path, ...]
+    num_parameters: int
+    num_unused: int
+    written: Path
+    source_step: int | None = None
+
+
+def import_weights(
+    source: str | Path, config: ConfigDict, root: str | Path, *, weights: Choice = "both"
+) -> Conversion:
+    """Makes a run's directory, as training leaves it, of published weights.
+
+    Every program loads it. Training can go on from it: at step 0, with a fresh optimizer.
+
+    Args:
+      source: a safetensors file, or a folder of a training checkpoint.
+      config: the whole config of the model that the weights are of.
+      root: the directory to make.
+      weights: which copies become ``params`` and ``ema_params``: each its own (``"both"``; one
+        that is missing is taken from the other), or all from one of them.
+
+    Raises:
+      WeightsError: if the weights are not those of the config, or the chosen ones are not there.
+      CheckpointError: if the directory has checkpoints already.
+    """
+    run = RunDirectory(Path(root))
+    if run.checkpoints.is_dir() and any(run.checkpoints.iterdir()):
+        raise CheckpointError(f"{run.root} has checkpoints already: give another --output")
+    found = find_weights(source, roots(config.model))
+    params_from, ema_from = _choose(found, weights)
+    for copy in {params_from.name: params_from, ema_from.name: ema_from}.values():
+        _check(copy, config.model)
+    params = from_torch(params_from.load(), config.model)
+    ema_params = params if ema_from is params_from else from_torch(ema_from.load(), config.model)
+    _save(run, config, params, ema_params)
+    return Conversion(
+        read=tuple(dict.fromkeys([params_from.name, ema_from.name])),
+        used=len(used_specs(config.model)),
+        unused=_unused(found, (params_from, ema_from), config.model),
+        other_files=found.other_files,
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        num_unused=_num_unused(config.model),
+        written=run.root,
+        source_step=found.step,
+    )
+
+
+def export_weights(
+    root: str | Path, path: str | Path, *, step: int | None = None, weights: str = "ema_params"
+) -> Conversion:
+    """Writes a run's weights as a safetensors file with the release's names.
+
+    Args:
+      root: the run's directory.
+      path: the file to write, whole or not at all.
+      step: which checkpoint; the newest if None.
+      weights: ``"ema_params"`` or ``"params"``.
+
+    Raises:
+      CheckpointError: if the run cannot be read.
+    """
+    tokenizer = load_tokenizer(root, step=step, weights=weights)
+    config, path = tokenizer.config, Path(path)
+    tensors = to_torch(jax.device_get(tokenizer.params), config.model)
+    # Loaders of PyTorch weights ask for this field; the others say where the file comes from.
+    metadata = {"format": "pt", "gpstoken_jax_step": str(tokenizer.step), "weights": weights}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata)
+    os.replace(temporary, path)
+    return Conversion(
+        read=(f"{root}, step {tokenizer.step}, {weights}",),
+        used=len(used_specs(config.model)),
+        unused=dict.fromkeys(unused_specs(config.model), "used by nothing; written as zeros"),
+        other_files=(),
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(tokenizer.params)),
+        num_unused=_num_unused(config.model),
+        written=path,
+    )
+
+
+def roots(config: ConfigDict) -> set[str]:
+    """First parts of the names in the release's state dict."""
+    return {key.split(".")[0] for key in used_specs(config)}
+
+
+def _choose(found: ReleaseWeights, weights: Choice) -> tuple[Copy, Copy]:
+    if weights == "both":
+        return found.model or found.averaged, found.averaged or found.model
+    chosen = {"ema": found.averaged, "model": found.model}[weights]
+    if chosen is None:
+        there = (found.model or found.averaged).name
+        raise WeightsError(f"there are no weights of the kind {weights!r}, only {there}")
+    return chosen, chosen
+
+
+def _check(copy: Copy, config: ConfigDict) -> None:
+    try:
+        check_tensors(copy.tensors, config)
+    except WeightsError as error:
+        raise WeightsError(f"{copy.name}: {error}") from error
+
+
+def _unused(found: ReleaseWeights, read: tuple[Copy, Copy], config: ConfigDict) -> dict[str, str]:
+    unused = dict(found.left)
+    for copy in {copy.name: copy for copy in read}.values():
+        for key in unused_specs(config):
+            if key in copy.tensors:
+                unused[copy.prefix + key] = "in every published checkpoint, used by nothing"
+    return unused
+
+
+def _num_unused(config: ConfigDict) -> int:
+    return sum(math.prod(spec.shape) for spec in unused_specs(config).values())
+
+
+def _save(run: RunDirectory, config: ConfigDict, params: Any, ema_params: Any) -> None:
+    optimizer = create_optimizer(config.optimizer, config.train.steps)
+    state = TrainState(np.zeros((), np.int32), params, ema_params, optimizer.init(params))
+    checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
+    checkpoints.save(0, to_trees(state), {"data": None, "train_seconds": 0.0})
+    checkpoints.close()
+    write_config(run, config)
