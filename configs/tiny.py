@@ -13,18 +13,20 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.get_config()
     config.model.update(image_size=64, render_size=16, feature_channels=16)
     config.model.encoder.update(
-        channels=32, stem_blocks=1, norm_groups=8, width=128, depth=4, num_heads=4
+        channels=32, stem_blocks=1, norm_groups=8, width=128, depth=6, num_heads=4
     )
-    config.model.decoder.update(channels=32, blocks_per_level=1, norm_groups=8)
+    config.model.decoder.update(
+        channels=32, multipliers=(1, 1, 2), blocks_per_level=1, norm_groups=8
+    )
     config.partition.update(num_tokens=32)
     config.data.update(crop="random_resized")
-    config.loss.update(lpips_weight=0.1, lpips_images=2)
+    config.loss.update(lpips_weight=0.02, lpips_images=1)
     config.optimizer.update(
-        learning_rate=1e-3, b1=0.9, b2=0.99, warmup_steps=100, decay="cosine", clip_norm=1.0
+        learning_rate=2e-3, b1=0.9, b2=0.99, warmup_steps=100, decay="cosine", clip_norm=1.0
     )
     config.ema.update(decay=0.995, update_every=1)
-    config.train.update(batch_size=16, steps=2000)
-    config.checkpoint.every_steps = 500
+    config.train.update(batch_size=16, steps=900)
+    config.checkpoint.every_steps = 300
     config.log.every_steps = 50
-    config.log.images_every_steps = 500
+    config.log.images_every_steps = 300
     return common.smoke(config) if arg == "smoke" else config
