@@ -61,7 +61,8 @@ def main() -> None:
         chronometer.train_seconds = progress["train_seconds"]
         print(f"resuming after step {first_step}")
     else:
-        print(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+        for name, part in state.params["params"].items():
+            print(f"{name}: {parameter_overview.count_parameters(part):,} parameters")
 
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
     state, frozen = replicate((state, frozen))
