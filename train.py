@@ -78,6 +78,7 @@ def main() -> None:
             print(f"first step after {format_seconds(time.perf_counter() - started)}", flush=True)
             chronometer.start(step)
         if step % config.log.every_steps == 0 or last:
+            metrics = jax.device_get(metrics)  # waits for the device, so that times are its own
             times = {} if first else chronometer.tick(step)
             report(log, step, config.train.steps, metrics, times, batches.unreadable.count)
         if step % config.log.images_every_steps == 0 or last:
