@@ -57,27 +57,39 @@ def functions(size: tuple[int, int], implementation: str) -> dict[str, Callable]
     return {"forward": forward, "forward+backward": both}
 
 
-def median_seconds(function: Callable, arguments, runs: int, budget: float) -> tuple[float, int]:
-    """Median wall time of up to `runs` calls (at least three) within about `budget` seconds."""
-    jax.block_until_ready(function(*arguments))
-    times: list[float] = []
-    while len(times) < runs and (len(times) < 3 or sum(times) < budget):
-        start = time.perf_counter()
+def medians(compiled: dict, arguments, runs: int, budget: float) -> tuple[dict, int]:
+    """Median seconds of each program over up to `runs` rounds (at least three), about `budget` s.
+
+    The programs take turns, so that other work on the machine disturbs them alike.
+    """
+    for function in compiled.values():
         jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), len(times)
+    times: dict = {name: [] for name in compiled}
+    rounds, begun = 0, time.perf_counter()
+    while rounds < 3 or (rounds < runs and time.perf_counter() - begun < budget):
+        for name, function in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            times[name].append(time.perf_counter() - start)
+        rounds += 1
+    return {name: statistics.median(t) for name, t in times.items()}, rounds
 
 
-def measure(name: str, spec: Spec, implementation: str, runs: int, budget: float) -> list[Row]:
-    """Both directions of one shape in one implementation."""
-    rows, arguments = [], spec.arguments()
-    for direction, function in functions(spec.size, implementation).items():
-        compiled = jax.jit(function).lower(*arguments).compile()
-        seconds, done = median_seconds(compiled, arguments, runs, budget)
-        memory = compiled.memory_analysis()
+def measure(name: str, spec: Spec, implementations, runs: int, budget: float) -> list[Row]:
+    """Both directions of one shape in several implementations."""
+    arguments = spec.arguments()
+    compiled = {
+        (direction, implementation): jax.jit(function).lower(*arguments).compile()
+        for implementation in implementations
+        for direction, function in functions(spec.size, implementation).items()
+    }
+    seconds, rounds = medians(compiled, arguments, runs, budget)
+    rows = []
+    for key, program in compiled.items():
+        memory = program.memory_analysis()
         ends = memory.argument_size_in_bytes + memory.output_size_in_bytes
         sizes = memory.temp_size_in_bytes, ends
-        rows.append(Row(name, direction, implementation, seconds * 1e3, done, *sizes))
+        rows.append(Row(name, *key, seconds[key] * 1e3, rounds, *sizes))
     return rows
 
 
@@ -163,22 +175,17 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", choices=SPECS, default=list(SPECS))
     parser.add_argument("--implementation", nargs="+", choices=serving, default=serving)
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=10.0, help="per measurement, about")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per shape, about")
     parser.add_argument("--dense-gigabytes", type=float, default=8.0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
     rows: list[Row] = []
     for name in arguments.shape:
-        for implementation in arguments.implementation:
-            if not fits(SPECS[name], implementation, arguments.dense_gigabytes):
-                print(f"{name}: {implementation} left out, it would need too much memory")
-                continue
-            done = measure(name, SPECS[name], implementation, arguments.runs, arguments.seconds)
-            rows += done
-            for row in done:
-                what = f"{name} {implementation} {row.direction}"
-                print(f"{what}: {row.milliseconds:.2f} ms", flush=True)
+        spec, wanted = SPECS[name], arguments.implementation
+        chosen = [i for i in wanted if fits(spec, i, arguments.dense_gigabytes)]
+        rows += measure(name, spec, chosen, arguments.runs, arguments.seconds)
+        print(f"{name}: {', '.join(chosen)}", flush=True)
     rows, where = with_ratios(rows), context()
     print(markdown(rows, where))
     if arguments.markdown:

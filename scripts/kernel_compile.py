@@ -123,7 +123,8 @@ def table(usages: list[Usage]) -> str:
     return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
 
 
-def _compile(device: Device, function, *shapes) -> None:
+def _compile(device: Device, function, *shapes) -> str:
+    """Compile for the device; the reports of ptxas on what it assembled."""
     import jax
     from jax._src import xla_bridge
     from jax.experimental import topologies
@@ -142,9 +143,15 @@ def _compile(device: Device, function, *shapes) -> None:
     )
     axis = jax.sharding.AxisType.Auto
     abstract = jax.sharding.AbstractMesh((1,), ("x",), (axis,), abstract_device=kind)
-    with jax.sharding.use_abstract_mesh(abstract), jax.default_device(target):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        jax.sharding.use_abstract_mesh(abstract),
+        jax.default_device(target),
+    ):
+        os.environ["MOSAIC_GPU_DUMP_TO"] = folder
         traced = jax.jit(function).trace(*arguments)
         traced.lower(lowering_platforms=("cuda",)).compile()
+        return "\n".join(p.read_text() for p in Path(folder).glob("*.ptxas"))
 
 
 def _directions(channels: int, dtype: str):
@@ -166,6 +173,33 @@ def _directions(channels: int, dtype: str):
     yield "backward", backward, (geometry, features, image)
 
 
+def compile_transformed() -> None:
+    """Compile the gradient under JAX's transformations, with odd sizes; an error is a fault."""
+    import jax
+    import jax.numpy as jnp
+
+    from kernels import pallas
+
+    loss = lambda g, f: (pallas.splat(g, f, (20, 23), 3.0) ** 2).sum()  # noqa: E731
+    gradient = jax.grad(loss, (0, 1))
+
+    def sharded(geometry, features):
+        mesh, spec = jax.sharding.get_abstract_mesh(), jax.sharding.PartitionSpec("x")
+        mapped = jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec)
+        return mapped(geometry, features)
+
+    shapes = (
+        jax.ShapeDtypeStruct((2, 70, 5), jnp.float32),
+        jax.ShapeDtypeStruct((2, 70, 40), "float32"),
+    )
+    more = [jax.ShapeDtypeStruct((3, *s.shape), s.dtype) for s in shapes]
+    device = DEVICES["sm_90a"]
+    _compile(device, jax.grad(jax.checkpoint(loss), (0, 1)), *shapes)
+    _compile(device, sharded, *shapes)
+    _compile(device, jax.vmap(gradient), *more)
+    print("compiled under checkpoint, shard_map and vmap, C = 40, a map of 20 x 23")
+
+
 def compile_all() -> list[Usage]:
     """Compile every kernel for every target."""
     usages = []
@@ -173,11 +207,7 @@ def compile_all() -> list[Usage]:
         for dtype in ("float32", "bfloat16"):
             for channels in CHANNELS:
                 for direction, function, shapes in _directions(channels, dtype):
-                    with tempfile.TemporaryDirectory() as folder:
-                        os.environ["MOSAIC_GPU_DUMP_TO"] = folder
-                        _compile(device, function, *shapes)
-                        reports = [p.read_text() for p in Path(folder).glob("*.ptxas")]
-                    usage = parse_ptxas("\n".join(reports))
+                    usage = parse_ptxas(_compile(device, function, *shapes))
                     usages.append(Usage(target, direction, channels, dtype, *usage))
                     print(table(usages[-1:]).splitlines()[-1], flush=True)
     return usages
@@ -191,6 +221,7 @@ def main() -> int:
     # Before JAX is imported: run nothing on a GPU, and keep ptxas's reports.
     os.environ |= {"JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1"}
     usages = compile_all()
+    compile_transformed()
     print(table(usages))
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(u) for u in usages], indent=1) + "\n")
