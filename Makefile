@@ -9,7 +9,7 @@ DEMO := runs/demo
 # Packages as pip collects them, counted on one line.
 COUNT := awk '/^(Collecting|Requirement already)/ {n++; printf "\r  %d packages", n; fflush()} END {print ""}'
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format kernel-compile bench clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -32,8 +32,14 @@ format: $(VENV)/.dev  ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+kernel-compile: $(VENV)-kernel-compile/.done  ## compile the GPU kernels for H100 and A100, without one
+	@$(VENV)-kernel-compile/bin/python scripts/kernel_compile.py
+
+bench: $(VENV)/.run  ## time every implementation of splat on this machine
+	@$(BIN)/python -m kernels.bench
+
 clean:  ## remove the environment and the demo's results
-	rm -rf $(VENV) $(DEMO) data/demo
+	rm -rf $(VENV) $(VENV)-kernel-compile $(DEMO) data/demo
 
 $(VENV)/.python: .python-version
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -51,4 +57,13 @@ $(VENV)/.run: requirements.txt $(VENV)/.python
 $(VENV)/.dev: requirements-dev.txt requirements.txt $(VENV)/.python
 	@echo "installing requirements-dev.txt"
 	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt | $(COUNT)
+	@touch $@
+
+$(VENV)-kernel-compile/.done: requirements-kernel-compile.txt .python-version
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "compiling the kernels needs Python >= 3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)-kernel-compile
+	@echo "installing requirements-kernel-compile.txt"
+	@$(VENV)-kernel-compile/bin/python -m pip install --disable-pip-version-check --no-deps \
+	  -r requirements-kernel-compile.txt | $(COUNT)
 	@touch $@
