@@ -25,8 +25,8 @@ def get_config(arg: str = "") -> ConfigDict:
         learning_rate=2e-3, b1=0.9, b2=0.99, warmup_steps=100, decay="cosine", clip_norm=1.0
     )
     config.ema.update(decay=0.995, update_every=1)
-    config.train.update(batch_size=16, steps=900)
-    config.checkpoint.every_steps = 300
+    config.train.update(batch_size=16, steps=1000)
+    config.checkpoint.every_steps = 500
     config.log.every_steps = 50
-    config.log.images_every_steps = 300
+    config.log.images_every_steps = 500
     return common.smoke(config) if arg == "smoke" else config
