@@ -1,10 +1,12 @@
 """A user's say in where tokens go: boxes or a grey picture become a bias of the partition.
 
-The partition cuts the region of the largest complexity, an amount per pixel (how varied the edges
-are) times the area. A bias adds to that amount. Its unit here is the largest amount that any
-texture can have: where the strength is 1, a flat wall is cut as finely as the busiest texture
-could ever be; at 0.3 about as finely as a photo's typical texture; at 4 the focus takes nearly all
-tokens, until its regions are too small to cut. A negative strength keeps tokens away.
+The partition cuts the region of the largest complexity: an amount per pixel, by how varied its
+edges are, times the area. A bias adds to that amount. The unit of strength is the largest amount
+that any texture can have. Real texture has less: of 1,536 regions of 16 x 16 pixels in six photos,
+half are below 0.03, one in twenty above 0.25, none above 0.42. So a strength of 0.1 treats a flat
+wall like ordinary texture, at 0.25 it is cut as finely as the busiest places, and at 1 the focus
+gets tokens before anything else, until its regions are too small to cut. A negative strength keeps
+tokens away.
 """
 
 import math

@@ -8,6 +8,7 @@ Everything can be traced. Memory is bounded: no more tiles are encoded, or decod
 than there are images, and merged maps are decoded one image at a time.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -108,6 +109,19 @@ def decode_images(
 
     apart = _by_parts(decode, split_tokens(tokens, tiles), len(tokens))
     return Decoded(merge_tiles(apart, tiles), none)
+
+
+def floored_std_warning(shares: Mapping[str, float]) -> str | None:
+    """What a program says of ``Decoded.floored_std`` by image name; None if there is nothing."""
+    affected = {name: share for name, share in shares.items() if share > 0}
+    if not affected:
+        return None
+    worst = max(affected, key=affected.get)
+    return (
+        f"in {len(affected)} image(s) the standard deviation interpolated between tiles came "
+        f"near zero and was held above it: at most {affected[worst]:.2%} of a norm's values, in "
+        f"{worst}. Tiles decoded apart need no such interpolation (--high_resolution=tiles)"
+    )
 
 
 def _decode_merged(

@@ -14,22 +14,56 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from gpstoken_jax.metrics import METRIC_DEFINITIONS
-from gpstoken_jax.visualize import draw_error, draw_gaussians, to_uint8, token_colours
+from gpstoken_jax.visualize import (
+    draw_density,
+    draw_error,
+    draw_features,
+    draw_gaussians,
+    draw_outline,
+    to_uint8,
+    token_colours,
+)
 
 MAX_ERROR = 0.25
+MAP_NOTE = (
+    "The density is how many tokens there are around a place, bright where there are many. The "
+    "feature map is what the tokens draw and the decoder reads; its colours are its three "
+    "principal components, taken anew in each photo."
+)
+FOCUS_NOTE = (
+    "A focus, outlined in the drawings, asks for tokens in a part of the image. The figures "
+    "without it show what the same weights and as many tokens make of the photo if left alone."
+)
 
 _CSS = Path(__file__).with_name("report.css")
-_HEADINGS = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "mse": "MSE"}  # shown in this order
-_UNITS = {"psnr": " dB"}
-_DECIMALS = {"psnr": 2, "mse": 5}
+_HEADINGS = {  # shown in this order
+    "psnr": "PSNR",
+    "psnr_inside": "PSNR in the focus",
+    "psnr_outside": "PSNR outside it",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "mse": "MSE",
+}
+_UNITS = dict.fromkeys(("psnr", "psnr_inside", "psnr_outside"), " dB")
+_DECIMALS = {"psnr": 2, "psnr_inside": 2, "psnr_outside": 2, "mse": 5}
 _LOWER_IS_BETTER = {"lpips", "mse"}
 _PIXELS_VISIBLE_BELOW = 160
 
 Picture = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its caption; `exact` ones are stored without loss, `metrics` stand below."""
+
+    caption: str
+    picture: Picture
+    exact: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,6 +74,7 @@ class ReportRow:
     original, reconstruction, baseline: stored without loss
     initial, refined, error: drawings
     metrics, baseline_metrics: per-image values by metric name, see `METRIC_DEFINITIONS`
+    more: further figures, below the others
     """
 
     name: str
@@ -51,6 +86,7 @@ class ReportRow:
     error: Picture
     metrics: Mapping[str, float]
     baseline_metrics: Mapping[str, float]
+    more: tuple[Figure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +94,7 @@ class ReportSummary:
     """What stands above the photos.
 
     title: a line; lead: a sentence or two below it
+    notes: paragraphs on how to read what the rows have besides
     definitions: what each metric is, by its name
     methods: mean metrics by method name; the model first, then what it is compared with
     protocol: what was measured and how, in the order shown: crop, size, colour range, rounding,
@@ -68,6 +105,7 @@ class ReportSummary:
     methods: Mapping[str, Mapping[str, float]]
     protocol: Mapping[str, object]
     lead: str = ""
+    notes: tuple[str, ...] = ()
     definitions: Mapping[str, str] = field(default_factory=lambda: METRIC_DEFINITIONS)
 
 
@@ -80,24 +118,70 @@ def make_row(
     refined: Float[np.ndarray, "l 5"],
     metrics: Mapping[str, float],
     baseline_metrics: Mapping[str, float],
+    *,
+    inside: Bool[np.ndarray, "h w"] | None = None,
+    more: Iterable[Figure] = (),
 ) -> ReportRow:
     """Draw everything the report shows of one photo.
 
     image, reconstruction, baseline: in [-1, 1]. initial, refined: geometry of the same tokens,
-    before and after the encoder; a token has one colour in both drawings.
+    before and after the encoder; a token has one colour in both drawings. inside: a focus, to be
+    outlined in the drawings. more: further figures, see `map_figures` and `unfocused_figures`
+        (and `MAP_NOTE` and `FOCUS_NOTE`, which explain them to the reader).
     """
-    colours = token_colours(initial)
+    drawn_initial, drawn_refined = _draw_both(image, initial, refined, inside)
     return ReportRow(
         name=name,
         original=to_uint8(image),
-        initial=draw_gaussians(image, initial, colours=colours),
-        refined=draw_gaussians(image, refined, colours=colours),
+        initial=drawn_initial,
+        refined=drawn_refined,
         reconstruction=to_uint8(reconstruction),
         baseline=to_uint8(baseline),
         error=draw_error(image, reconstruction, max_error=MAX_ERROR),
         metrics=metrics,
         baseline_metrics=baseline_metrics,
+        more=tuple(more),
     )
+
+
+def map_figures(
+    refined: Float[np.ndarray, "l 5"], feature_map: Float[np.ndarray, "m n c"]
+) -> list[Figure]:
+    """Where the tokens are, and the feature map that they draw in false colours."""
+    height, width = feature_map.shape[:2]
+    return [
+        Figure("Token density", draw_density(refined, (4 * height, 4 * width))),
+        Figure("Feature map", draw_features(feature_map[None])[0], exact=True),
+    ]
+
+
+def unfocused_figures(
+    image: Float[np.ndarray, "h w 3"],
+    reconstruction: Float[np.ndarray, "h w 3"],
+    initial: Float[np.ndarray, "l 5"],
+    refined: Float[np.ndarray, "l 5"],
+    metrics: Mapping[str, float],
+    inside: Bool[np.ndarray, "h w"],
+) -> list[Figure]:
+    """What the photo would be without the user's focus, beside the row's own figures."""
+    drawings = _draw_both(image, initial, refined, inside)
+    return [
+        Figure("Initial Gaussians without the focus", drawings[0]),
+        Figure("Refined Gaussians without the focus", drawings[1]),
+        Figure("Reconstruction without the focus", to_uint8(reconstruction), True, metrics),
+    ]
+
+
+def _draw_both(
+    image: Float[np.ndarray, "h w 3"],
+    initial: Float[np.ndarray, "l 5"],
+    refined: Float[np.ndarray, "l 5"],
+    inside: Bool[np.ndarray, "h w"] | None,
+) -> tuple[Picture, Picture]:
+    """The Gaussians before and after the encoder, a token in one colour."""
+    colours = token_colours(initial)
+    drawn = (draw_gaussians(image, geometry, colours=colours) for geometry in (initial, refined))
+    return tuple(drawn if inside is None else (draw_outline(one, inside) for one in drawn))
 
 
 def write_report(path: str | Path, summary: ReportSummary, rows: Iterable[ReportRow]) -> Path:
@@ -240,6 +324,7 @@ def _legend(summary: ReportSummary) -> str:
         "between original and reconstruction, mean over colours: "
         f'<span class="range">0 <span class="scale" style="background: {_error_gradient()}">'
         f"</span> {MAX_ERROR:.0%}</span> of the colour range or more.</p>\n"
+        + "".join(f'<p class="lead">{escape(note)}</p>\n' for note in summary.notes)
         + _definitions(metrics, "wide")
     )
 
@@ -252,36 +337,31 @@ def _error_gradient() -> str:
 
 def _photo(row: ReportRow, baseline_name: str) -> str:
     change = _change("psnr", row.metrics, (baseline_name, row.baseline_metrics))
-    figures = "".join(
-        _figure(row.name, caption, picture, exact, metrics)
-        for caption, picture, exact, metrics in (
-            ("Original", row.original, True, {}),
-            ("Initial Gaussians", row.initial, False, {}),
-            ("Refined Gaussians", row.refined, False, {}),
-            ("Reconstruction", row.reconstruction, True, row.metrics),
-            (baseline_name, row.baseline, True, row.baseline_metrics),
-            ("Error", row.error, True, {}),
-        )
+    figures = (
+        Figure("Original", row.original, exact=True),
+        Figure("Initial Gaussians", row.initial),
+        Figure("Refined Gaussians", row.refined),
+        Figure("Reconstruction", row.reconstruction, True, row.metrics),
+        Figure(baseline_name, row.baseline, True, row.baseline_metrics),
+        Figure("Error", row.error, exact=True),
+        *row.more,
     )
+    pictures = "".join(_figure(row.name, figure) for figure in figures)
     return (
         f'<article class="photo">\n<header><h3>{escape(row.name)}</h3>'
-        f'<span>{change}</span></header>\n<div class="pictures">\n{figures}</div>\n</article>\n'
+        f'<span>{change}</span></header>\n<div class="pictures">\n{pictures}</div>\n</article>\n'
     )
 
 
-def _figure(
-    name: str, caption: str, picture: Picture, exact: bool, metrics: Mapping[str, float]
-) -> str:
+def _figure(name: str, figure: Figure) -> str:
     numbers = " · ".join(
-        f"{_heading(n)} {_format(n, metrics[n], unit=True)}"
-        for n in _in_order(metrics)
+        f"{_heading(n)} {_format(n, figure.metrics[n], unit=True)}"
+        for n in _in_order(figure.metrics)
         if n != "mse"
     )
     below = f'<span class="numbers">{numbers}</span>' if numbers else ""
-    return (
-        f"<figure>{_image(picture, f'{caption}: {name}', exact)}"
-        f"<figcaption>{escape(caption)}{below}</figcaption></figure>\n"
-    )
+    image = _image(figure.picture, f"{figure.caption}: {name}", figure.exact)
+    return f"<figure>{image}<figcaption>{escape(figure.caption)}{below}</figcaption></figure>\n"
 
 
 def _image(picture: Picture, description: str, exact: bool) -> str:

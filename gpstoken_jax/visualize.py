@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 _SUPERSAMPLING = 3
 _DENSITY_SPREAD = 1.5  # widens tokens so that an even grid of them comes out nearly flat
@@ -181,14 +181,38 @@ def draw_error(
     return _colour_map("inferno", error / max_error)
 
 
+def draw_outline(
+    image: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"],
+    inside: Bool[np.ndarray, "m n"],
+    *,
+    line_width: int = 2,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A line, white beside black, around the pixels of a mask, just inside it.
+
+    image: a uint8 picture or a float image in [-1, 1]; may be larger than the mask, which is then
+        enlarged to it.
+    """
+    picture = _as_picture(image).copy()
+    mask = Image.fromarray(np.asarray(inside, np.uint8) * 255)
+    mask = mask.resize((picture.shape[1], picture.shape[0]), Image.Resampling.NEAREST)
+    mask = np.pad(np.asarray(mask) > 0, 1)  # a line along the picture's edge too
+    for colour, width in ((0, 2 * line_width), (255, line_width)):
+        inner = Image.fromarray(mask).convert("L").filter(ImageFilter.MinFilter(2 * width + 1))
+        edge = mask & ~(np.asarray(inner) > 0)
+        picture[edge[1:-1, 1:-1]] = colour
+    return picture
+
+
 def image_grid(
     rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]]],
     *,
     gap: int = 4,
+    titles: Sequence[str] = (),
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Rows of pictures as one picture on white; smaller ones are enlarged to the largest.
 
     rows: uint8 pictures or float images in [-1, 1], mixed as one likes; rows may differ in length.
+    titles: one a column, written above the first row.
     Raises ValueError when there are no pictures.
     """
     rows = [[_as_picture(picture) for picture in row] for row in rows]
@@ -203,7 +227,23 @@ def image_grid(
         for j, picture in enumerate(row):
             top, left = i * (height + gap), j * (width + gap)
             grid[top : top + height, left : left + width] = _fit(picture, height, width)
-    return grid
+    return np.concatenate([_title_strip(titles, width, gap, shape[1]), grid]) if titles else grid
+
+
+def _title_strip(titles: Sequence[str], width: int, gap: int, total: int) -> np.ndarray:
+    """Titles centred above columns, as large as fits the longest of them."""
+    size = max(8, min(20, width // 12))
+    font = ImageFont.load_default(size)
+    longest = max(font.getlength(title) for title in titles)
+    if longest > width:
+        font = ImageFont.load_default(max(6, int(size * width / longest)))
+    strip = Image.new("RGB", (total, 2 * size), (_BACKGROUND,) * 3)
+    draw = ImageDraw.Draw(strip)
+    for i, title in enumerate(titles):
+        draw.text(
+            (i * (width + gap) + width / 2, size), title, fill=(40, 40, 40), font=font, anchor="mm"
+        )
+    return np.asarray(strip)
 
 
 def _as_picture(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from configs import common, gpstoken_m128, tiny
-from gpstoken_jax.high_resolution import decode_images, encode_images
+from gpstoken_jax.high_resolution import decode_images, encode_images, floored_std_warning
 from gpstoken_jax.layers import merge_tiles
 from gpstoken_jax.model import GPSToken, init_params
 from gpstoken_jax.tiles import merge_tokens, split_tokens
@@ -101,6 +101,9 @@ def test_very_different_tiles_are_reported_and_finite(decode):
     decoded, floored = decode["merged"](tokens=tokens)
     assert np.isfinite(decoded).all()
     assert floored[0] > 0 and floored[1] == 0
+    said = floored_std_warning({"wild.png": float(floored[0]), "tame.png": 0.0})
+    assert "in 1 image(s)" in said and "in wild.png" in said
+    assert floored_std_warning({"tame.png": 0.0}) is None
     assert (decode["tiles"](tokens=tokens).floored_std == 0).all()
 
 

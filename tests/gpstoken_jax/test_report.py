@@ -1,6 +1,7 @@
 """The report stands alone, shows exactly what it was given, and appears whole or not at all."""
 
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -9,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpstoken_jax.report import ReportSummary, make_row, write_report
+from gpstoken_jax.report import (
+    FOCUS_NOTE,
+    MAP_NOTE,
+    ReportSummary,
+    make_row,
+    map_figures,
+    unfocused_figures,
+    write_report,
+)
 from gpstoken_jax.visualize import draw_error, draw_gaussians, to_uint8, token_colours
 
 MODEL = {"lpips": 0.25, "psnr": 23.456, "ssim": 0.7004}
@@ -110,6 +119,36 @@ def test_captions_and_descriptions(tmp_path, photo):
     assert [image["alt"] for image in page.images] == [f"{kind}: a.png" for kind in kinds]
     assert "Reconstruction PSNR 23.46 dB · SSIM 0.700 · LPIPS 0.250" in page.text
     assert "Bicubic PSNR 21.20 dB · SSIM 0.700 · LPIPS 0.200" in page.text
+
+
+def test_a_focus_and_maps_add_figures(tmp_path, photo):
+    image, reconstruction, _, initial, refined = photo
+    inside = np.zeros(image.shape[:2], bool)
+    inside[:8, :8] = True
+    local = {"psnr": 20.0, "psnr_inside": 18.0, "psnr_outside": 25.5}
+    more = unfocused_figures(image, reconstruction, initial, refined, local, inside)
+    feature_map = np.random.default_rng(0).normal(size=(6, 8, 4))
+    row = make_row(
+        "a.png",
+        *photo,
+        MODEL,
+        BASELINE,
+        inside=inside,
+        more=more + map_figures(refined, feature_map),
+    )
+    summary = dataclasses.replace(SUMMARY, notes=(MAP_NOTE, FOCUS_NOTE))
+    page = _read(write_report(tmp_path / "r.html", summary, [row]))
+    kinds = [image["alt"].removesuffix(": a.png") for image in page.images[6:]]
+    assert kinds == [figure.caption for figure in row.more]
+    assert kinds[3:] == ["Token density", "Feature map"]
+    text = "PSNR 20.00 dB · PSNR in the focus 18.00 dB · PSNR outside it 25.50 dB"
+    assert f"Reconstruction without the focus {text}" in page.text
+    assert FOCUS_NOTE in page.text and MAP_NOTE in page.text
+    plain = _row("a.png", photo)
+    for outlined, before in ((row.initial, plain.initial), (row.refined, plain.refined)):
+        changed = (outlined != before).any(-1)
+        assert changed[: outlined.shape[0] // 3, : outlined.shape[1] // 4].any()
+        assert not changed[outlined.shape[0] // 3 :].any()
 
 
 def test_small_pictures_show_their_pixels(tmp_path, photo):

@@ -9,6 +9,7 @@ from gpstoken_jax.visualize import (
     draw_error,
     draw_features,
     draw_gaussians,
+    draw_outline,
     gaussian_contours,
     image_grid,
     to_uint8,
@@ -161,3 +162,24 @@ def test_a_grid_keeps_order_and_enlarges_small_pictures():
 def test_a_grid_of_nothing_is_refused(rows):
     with pytest.raises(ValueError, match="at least one picture"):
         image_grid(rows)
+
+
+def test_titles_stand_above_their_columns():
+    pictures = [np.zeros((40, 120, 3), np.uint8)] * 2
+    plain = image_grid([pictures])
+    titled = image_grid([pictures], titles=["left", "a title much too long for one column"])
+    above = titled[: len(titled) - len(plain)]
+    np.testing.assert_array_equal(titled[len(above) :], plain)
+    for column in (above[:, :120], above[:, 124:]):
+        assert column.min() < 100 and (column[0] == 255).all()
+        assert (column[:, [0, -1]] == 255).all()
+
+
+def test_an_outline_follows_the_inside_of_a_mask():
+    inside = np.zeros((16, 16), bool)
+    inside[4:12, 8:] = True  # up to the right edge
+    picture = draw_outline(np.zeros((32, 32, 3), np.float32), inside, line_width=1)
+    changed = (picture != 128).any(-1)
+    assert changed[8:24, 16:].any() and not changed[:8].any() and not changed[:, :16].any()
+    assert (picture[8, 16:] == 255).all() and (picture[8:24, -1] == 255).all()
+    assert (picture[9, 18:-2] == 0).all() and not changed[11:21, 19:29].any()
