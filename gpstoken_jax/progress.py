@@ -1,0 +1,28 @@
+"""Progress lines of programs that go through many images."""
+
+import time
+from dataclasses import dataclass, field
+
+from gpstoken_jax.training.chronometer import format_seconds
+
+EVERY_SECONDS = 5.0
+
+
+@dataclass
+class Progress:
+    """Prints how many of ``total`` images are done, at what speed, and when the rest will be."""
+
+    total: int
+    done: int = 0
+    _start: float = field(default_factory=time.perf_counter, repr=False)
+    _last: float = field(default=0.0, repr=False)
+
+    def advance(self, images: int) -> None:
+        """Counts images; prints a line every few seconds and at the end."""
+        self.done += images
+        now = time.perf_counter()
+        if now - self._last > EVERY_SECONDS or self.done == self.total:
+            self._last, speed = now, self.done / (now - self._start)
+            eta = format_seconds((self.total - self.done) / speed)
+            line = f"{self.done}/{self.total} images  {speed:.1f} images/s  ETA {eta}"
+            print(line, flush=True)

@@ -1,0 +1,160 @@
+"""Random access to a directory of tokens."""
+
+import bisect
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+
+from gpstoken_jax.tokens.format import TokensError, read_index, read_info
+
+_OPEN_SHARDS = 64  # files kept open
+_ROWS = ("geometry", "initial_geometry", "features", "label", "size", "position")
+
+
+@dataclass(frozen=True)
+class TokenExample:
+    """One image's tokens; float32 whatever the storage.
+
+    Attributes:
+      geometry: refined Gaussians (sigma_x, sigma_y, rho, mu_x, mu_y).
+      initial_geometry: those of the partition, in the same order.
+      features: a feature vector a Gaussian.
+      label: index into the data set's ``label_names``, -1 for none.
+      name: the image's name.
+      size: (height, width) of the original image.
+      position: of the image in the data set that was encoded.
+    """
+
+    geometry: Float[np.ndarray, "l 5"]
+    initial_geometry: Float[np.ndarray, "l 5"]
+    features: Float[np.ndarray, "l c"]
+    label: int
+    name: str
+    size: tuple[int, int]
+    position: int
+
+    @property
+    def tokens(self) -> Float[np.ndarray, "l 5+c"]:
+        """What ``GPSToken.decode`` takes."""
+        return np.concatenate([self.geometry, self.features], axis=-1)
+
+
+class TokenDataset:
+    """A sequence of ``TokenExample``; can be pickled, so that worker processes can read too.
+
+    Attributes:
+      header: the settings of the tokens: config, checkpoint, partition, num_tokens, storage, ...
+      index: everything in index.json.
+    """
+
+    def __init__(self, directory: str | Path):
+        self.directory = Path(directory)
+        index = read_index(self.directory)
+        if index is None:
+            raise TokensError(
+                f"{self.directory} has no index.json: it holds no tokens, or encode.py has not "
+                "finished (run it again with the same flags)"
+            )
+        self.index: dict[str, Any] = index
+        self.header: dict[str, Any] = index["header"]
+        self._files = list(index["shards"])
+        self._ends = list(itertools.accumulate(index["shards"].values()))
+        self._open: OrderedDict[int, tuple[Any, tuple[str, ...]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> TokenExample:
+        """Tokens of one image; reads no others.
+
+        Raises:
+          IndexError: beyond the end.
+          TokensError: if its shard is missing or damaged.
+        """
+        index = range(len(self))[index]
+        rows, names = self._read(index, index + 1)
+        return _example(rows, names, 0)
+
+    def __iter__(self) -> Iterator[TokenExample]:
+        return (self[i] for i in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    @property
+    def normalisation(self) -> tuple[Float[np.ndarray, " 5+c"], Float[np.ndarray, " 5+c"]]:
+        """Mean and std of each channel of ``(geometry - initial_geometry, features)``.
+
+        Over all tokens of all images. A generator of tokens is trained on values of mean 0 and
+        standard deviation 1.
+        """
+        parts = [self.index["statistics"][key] for key in ("geometry_delta", "features")]
+        mean, std = (np.concatenate([part[key] for part in parts]) for key in ("mean", "std"))
+        return mean.astype(np.float32), std.astype(np.float32)
+
+    def read(self, start: int, stop: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """Consecutive images as arrays: the rows of ``format`` by name, and the images' names."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        parts, names = [], []
+        while start < stop:
+            end = min(stop, self._ends[bisect.bisect_right(self._ends, start)])
+            rows, some = self._read(start, end)
+            parts.append(rows)
+            names += some
+            start = end
+        return {key: np.concatenate([part[key] for part in parts]) for key in _ROWS}, names
+
+    def _read(self, start: int, stop: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """Rows of one shard; features become float32."""
+        shard = bisect.bisect_right(self._ends, start)
+        first = self._ends[shard] - self.index["shards"][self._files[shard]]
+        file, names = self._shard(shard)
+        part = slice(start - first, stop - first)
+        rows = {key: file.get_slice(key)[part] for key in _ROWS}
+        rows["features"] = rows["features"].astype(np.float32)
+        return rows, list(names[part])
+
+    def _shard(self, shard: int) -> tuple[Any, tuple[str, ...]]:
+        """The open file of a shard and its names; the one unused longest is closed for it."""
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        path = self.directory / self._files[shard]
+        _, info = read_info(path)
+        if len(info.names) != self.index["shards"][path.name]:
+            raise TokensError(f"{path} has {len(info.names)} images, the index says otherwise")
+        try:
+            self._open[shard] = safe_open(path, framework="np"), info.names
+        except SafetensorError as error:
+            raise TokensError(f"{path} cannot be read: {error}") from error
+        if len(self._open) > _OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return self._open[shard]
+
+
+def open_tokens(directory: str | Path) -> TokenDataset:
+    """Opens a directory that encode.py wrote.
+
+    Raises:
+      TokensError: if it has no finished tokens.
+    """
+    return TokenDataset(directory)
+
+
+def _example(rows: dict[str, np.ndarray], names: list[str], i: int) -> TokenExample:
+    return TokenExample(
+        geometry=rows["geometry"][i],
+        initial_geometry=rows["initial_geometry"][i],
+        features=rows["features"][i],
+        label=int(rows["label"][i]),
+        name=names[i],
+        size=(int(rows["size"][i, 0]), int(rows["size"][i, 1])),
+        position=int(rows["position"][i]),
+    )
