@@ -68,8 +68,8 @@ HIGH_RESOLUTION = flags.DEFINE_enum(
     "high_resolution",
     None,
     WAYS,
-    "How an image of several tiles is decoded: its tokens merged, or tile by tile; the config's "
-    "way by default.",
+    "How an image of several tiles is decoded: its tokens merged (as published, or aligned to the "
+    "pixel), or tile by tile; the config's way by default.",
 )
 FOCUS = flags.DEFINE_multi_string(
     "focus",

@@ -1,14 +1,17 @@
-"""Images of any number of tiles: encoded tile by tile, decoded in one of two ways.
+"""Images of any number of tiles: encoded tile by tile, decoded in one of three ways.
 
 `merged` draws the tokens of all tiles on one large map and decodes it at once, with the statistics
-of each tile: tiles meet without seams. `tiles` decodes every tile for itself. The published S64 and
-M128 are meant for the first, L256 for the second. One tile is the ordinary case of both.
+of each tile: tiles meet without seams. `aligned` does the same, but for the tokens' places, which
+are to the pixel those that they have in their tiles. `tiles` decodes every tile for itself. The
+published code decodes S64 and M128 in the first way and L256 in the last. One tile is the ordinary
+case of all.
 
 Everything can be traced. Memory is bounded: no more tiles are encoded, or decoded apart, at a time
 than there are images, and merged maps are decoded one image at a time.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,7 +24,7 @@ from gpstoken_jax.layout import partition_images
 from gpstoken_jax.model import GPSToken, Params
 from gpstoken_jax.tiles import merge_tokens, split_tokens, tile_grid
 
-WAYS = ("merged", "tiles")
+WAYS = ("merged", "aligned", "tiles")
 
 
 class Decoded(NamedTuple):
@@ -88,27 +91,26 @@ def decode_images(
     Args:
       model: the tokenizer.
       params: its weights, ``{"params": ...}``.
-      tokens: in coordinates of the whole image. For ``way="tiles"`` the tokens of a tile stand
-        together and tiles row by row.
+      tokens: in coordinates of the whole image. But for ``"merged"`` the tokens of a tile must
+        stand together, and tiles row by row.
       tiles: (rows, columns) of tiles of an image.
-      way: ``"merged"`` or ``"tiles"``.
+      way: ``"merged"``, ``"aligned"`` or ``"tiles"``.
 
     Raises:
       ValueError: an unknown way, or tokens that do not fit the model or the tiles.
     """
     if way not in WAYS:
-        raise ValueError(f"high resolution is decoded {' or '.join(WAYS)}, not {way!r}")
+        raise ValueError(f"high resolution is decoded {', '.join(WAYS)}, not {way!r}")
     none = jnp.zeros(len(tokens))
     if tiles == (1, 1):
         return Decoded(model.apply(params, tokens, method="decode"), none)
-    if way == "merged":
-        return lax.map(lambda one: _decode_merged(model, params, one, tiles), tokens)
-
-    def decode(some):
-        return model.apply(params, some, method="decode")
-
-    apart = _by_parts(decode, split_tokens(tokens, tiles), len(tokens))
-    return Decoded(merge_tiles(apart, tiles), none)
+    if way == "tiles":
+        decode = partial(model.apply, params, method="decode")
+        apart = _by_parts(decode, split_tokens(tokens, tiles), len(tokens))
+        return Decoded(merge_tiles(apart, tiles), none)
+    if way == "aligned":
+        tokens = merge_tokens(split_tokens(tokens, tiles), tiles, map_size=model.config.render_size)
+    return lax.map(lambda one: _decode_merged(model, params, one, tiles), tokens)
 
 
 def floored_std_warning(shares: Mapping[str, float]) -> str | None:

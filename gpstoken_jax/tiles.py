@@ -30,7 +30,10 @@ def tile_grid(height: int, width: int, tile_size: int) -> tuple[int, int]:
 
 
 def merge_tokens(
-    tokens: Float[Array, "b*rows*cols l d"], tiles: tuple[int, int]
+    tokens: Float[Array, "b*rows*cols l d"],
+    tiles: tuple[int, int],
+    *,
+    map_size: int | None = None,
 ) -> Float[Array, "b rows*cols*l d"]:
     """The tokens of all tiles of an image as one set, in coordinates of the whole image.
 
@@ -38,32 +41,48 @@ def merge_tokens(
     j of n, along each axis (the published code's formulas; with several images it puts tokens into
     wrong tiles, this does not). Only the five geometry values change, so bare geometry merges too.
 
+    Since -1 and 1 are centres of pixels, not edges of tiles, those formulas stretch every tile a
+    little: drawn on a large map, tokens are up to 3/4 of a pixel from where the tile's own map has
+    them. With `map_size`, they fall on the same pixels.
+
     Args:
       tokens: tile by tile in the order of `layers.split_tiles`; d is 5 or more.
       tiles: (rows, columns) of an image.
+      map_size: side in pixels of the map that a tile would be drawn on alone.
 
     Raises:
       ValueError: if there are not whole images.
     """
     rows, cols = tiles
-    per_image = _by_tile(tokens, tiles)
+    if len(tokens) % (rows * cols):
+        raise ValueError(
+            f"the tokens of {len(tokens)} tiles are no images of {rows} x {cols} tiles"
+        )
+    per_image = tokens.reshape(-1, rows, cols, *tokens.shape[1:])
     row, col = jnp.arange(rows)[:, None, None], jnp.arange(cols)[:, None]
     sigma_x, sigma_y, rho, mu_x, mu_y = jnp.moveaxis(per_image[..., :5], -1, 0)
-    geometry = [
-        sigma_x / cols,
-        sigma_y / rows,
-        rho,
-        -1 + (2 * col + mu_x + 1) / cols,
-        -1 + (2 * row + mu_y + 1) / rows,
-    ]
-    merged = jnp.concatenate([jnp.stack(geometry, -1), per_image[..., 5:]], -1)
+    sigma_x, mu_x = _into_image(sigma_x, mu_x, col, cols, map_size)
+    sigma_y, mu_y = _into_image(sigma_y, mu_y, row, rows, map_size)
+    geometry = jnp.stack([sigma_x, sigma_y, rho, mu_x, mu_y], -1)
+    merged = jnp.concatenate([geometry, per_image[..., 5:]], -1)
     return merged.reshape(len(merged), -1, tokens.shape[-1])
+
+
+def _into_image(
+    sigma: Array, mu: Array, tile: Array, count: int, map_size: int | None
+) -> tuple[Array, Array]:
+    """Along one axis: from the coordinates of a tile, one of `count`, to those of the image."""
+    if map_size is None:
+        return sigma / count, -1 + (2 * tile + mu + 1) / count
+    pixel = tile * map_size + (mu + 1) / 2 * (map_size - 1)
+    last = count * map_size - 1
+    return sigma * (map_size - 1) / last, 2 * pixel / last - 1
 
 
 def split_tokens(
     tokens: Float[Array, "b rows*cols*l d"], tiles: tuple[int, int]
 ) -> Float[Array, "b*rows*cols l d"]:
-    """The inverse of `merge_tokens`, in coordinates of each tile; by order, not by place.
+    """The inverse of `merge_tokens` (without `map_size`), by order, not by place.
 
     Raises:
       ValueError: if the tokens of an image do not divide into that many tiles.
@@ -84,14 +103,3 @@ def split_tokens(
     ]
     split = jnp.concatenate([jnp.stack(geometry, -1), per_image[..., 5:]], -1)
     return split.reshape(b * rows * cols, -1, d)
-
-
-def _by_tile(
-    tokens: Float[Array, "n l d"], tiles: tuple[int, int]
-) -> Float[Array, "b rows cols l d"]:
-    rows, cols = tiles
-    if len(tokens) % (rows * cols):
-        raise ValueError(
-            f"the tokens of {len(tokens)} tiles are no images of {rows} x {cols} tiles"
-        )
-    return tokens.reshape(-1, rows, cols, *tokens.shape[1:])

@@ -9,7 +9,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from configs import common, gpstoken_m128, tiny
-from gpstoken_jax.high_resolution import decode_images, encode_images, floored_std_warning
+from gpstoken_jax.high_resolution import (
+    WAYS,
+    decode_images,
+    encode_images,
+    floored_std_warning,
+)
 from gpstoken_jax.layers import merge_tiles
 from gpstoken_jax.model import GPSToken, init_params
 from gpstoken_jax.tiles import merge_tokens, split_tokens
@@ -38,10 +43,7 @@ def encode(smoke):
 
 @pytest.fixture(scope="module")
 def decode(smoke):
-    return {
-        way: jax.jit(partial(decode_images, *smoke, tiles=TILES, way=way))
-        for way in ("merged", "tiles")
-    }
+    return {way: jax.jit(partial(decode_images, *smoke, tiles=TILES, way=way)) for way in WAYS}
 
 
 def _by_place(geometry):
@@ -64,7 +66,7 @@ def test_four_tiles_encode_to_the_published_tokens(golden_dir):
     np.testing.assert_allclose(tokens[0][ours], golden["np2/adjusted"][0][theirs], atol=2e-5)
 
 
-@pytest.mark.parametrize("way", ["merged", "tiles"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_batch_gives_what_its_images_give_alone(encode, decode, images, way):
     _, tokens = encode(images=images)
     decoded, floored = decode[way](tokens=tokens)
@@ -89,6 +91,17 @@ def test_tiles_apart_are_the_small_images(smoke, encode, decode, images):
     assert np.abs(merged - apart).max() > 1e-3
     np.testing.assert_allclose(
         merged, jax.jit(lambda t: model.apply(params, t, TILES, method="decode"))(tokens), atol=1e-5
+    )
+
+
+def test_aligned_is_merged_but_for_the_places(smoke, encode, decode, images):
+    _, tokens = encode(images=images)
+    render_size = smoke[0].config.render_size
+    aligned = merge_tokens(split_tokens(tokens, TILES), TILES, map_size=render_size)
+    assert 0 < np.abs(aligned - tokens)[..., :5].max() < 0.1
+    np.testing.assert_array_equal(aligned[..., 5:], tokens[..., 5:])
+    np.testing.assert_allclose(
+        decode["aligned"](tokens=tokens).images, decode["merged"](tokens=aligned).images, atol=1e-5
     )
 
 
@@ -122,7 +135,7 @@ def test_a_bias_moves_tokens_within_the_tiles(smoke, images):
 def test_mistakes_are_named(smoke, images):
     with pytest.raises(ValueError, match="32 x 80 is not made of whole 32 x 32 tiles"):
         encode_images(*smoke, images[:, :, :80], 5)
-    with pytest.raises(ValueError, match="merged or tiles, not 'both'"):
+    with pytest.raises(ValueError, match="merged, aligned, tiles, not 'both'"):
         decode_images(*smoke, jnp.zeros((1, 15, 21)), TILES, way="both")
     with pytest.raises(ValueError, match="16 tokens an image do not divide into 1 x 3"):
         decode_images(*smoke, jnp.zeros((1, 16, 21)), TILES, way="tiles")
