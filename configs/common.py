@@ -94,6 +94,7 @@ def data() -> ConfigDict:
             "crop": "center",  # or "random", "random_resized"
             "crop_scale": (0.3, 1.0),  # share of the image's area, for "random_resized"
             "flip": True,
+            "permute_colours": False,  # red, green and blue in a random order
             "cache_mb": 1024,  # memory for images already brought to size
             "num_threads": 0,  # 0 is one a core
             "num_workers": 0,  # processes; 0 reads in threads of this one

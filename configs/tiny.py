@@ -19,8 +19,8 @@ def get_config(arg: str = "") -> ConfigDict:
         channels=32, multipliers=(1, 1, 2), blocks_per_level=1, norm_groups=8
     )
     config.partition.update(num_tokens=32)
-    # Small crops too: the demo has fourteen photos, and whole they are fourteen images.
-    config.data.update(crop="random_resized", crop_scale=(0.05, 1.0))
+    # The demo has fourteen photos: small crops and other colours make more of them.
+    config.data.update(crop="random_resized", crop_scale=(0.05, 1.0), permute_colours=True)
     config.loss.update(lpips_weight=0.02, lpips_images=1)
     config.optimizer.update(
         learning_rate=2e-3, b1=0.9, b2=0.99, warmup_steps=100, decay="cosine", clip_norm=1.0

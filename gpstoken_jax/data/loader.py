@@ -70,6 +70,7 @@ class _TrainExample:
     crop: str
     crop_scale: tuple[float, float]
     flip: bool
+    permute_colours: bool
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         unreadable = []
@@ -86,7 +87,13 @@ class _TrainExample:
                     ) from error
                 index = int(rng.integers(len(self.fitted.source)))
         pixels = transforms.augment(
-            example.pixels, self.image_size, self.crop, self.crop_scale, self.flip, rng
+            example.pixels,
+            self.image_size,
+            self.crop,
+            self.crop_scale,
+            self.flip,
+            self.permute_colours,
+            rng,
         )
         return {"pixels": pixels, "label": example.label, "unreadable": unreadable}
 
@@ -298,8 +305,8 @@ def train_batches(
 
     Args:
         source: Where images come from (`open_source`).
-        data_config: ConfigDict with `crop`, `crop_scale`, `flip`, `cache_mb`, `num_threads`,
-            `num_workers`, `prefetch`.
+        data_config: ConfigDict with `crop`, `crop_scale`, `flip`, `permute_colours`, `cache_mb`,
+            `num_threads`, `num_workers`, `prefetch`.
         image_size: Side of the images, in pixels.
         batch_size: Images a batch in this process; may exceed the size of the data set.
         seed: Decides order, crops and flips; in [0, 2**32).
@@ -314,7 +321,14 @@ def train_batches(
     scale = tuple(data_config.crop_scale)
     side = transforms.working_side(image_size, data_config.crop, scale)
     fitted = FittedImages(source, side, data_config.crop, _budget(data_config))
-    make = _TrainExample(fitted, image_size, data_config.crop, scale, data_config.flip)
+    make = _TrainExample(
+        fitted,
+        image_size,
+        data_config.crop,
+        scale,
+        data_config.flip,
+        data_config.permute_colours,
+    )
     examples = (
         grain.MapDataset.range(len(source))
         .shuffle(seed=seed)

@@ -115,9 +115,11 @@ def augment(
     crop: str,
     crop_scale: tuple[float, float],
     flip: bool,
+    permute_colours: bool,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """The random part: cuts an `image_size` square out of a fitted image and may mirror it."""
+    """The random part: cuts an `image_size` square out of a fitted image, may mirror it and mix up
+    its colour channels (which makes up for colours that a small data set lacks)."""
     if crop == "random_resized":
         pixels = random_resized_crop(pixels, image_size, crop_scale, rng)
     elif crop == "random":
@@ -126,7 +128,7 @@ def augment(
         pixels = center_crop(pixels, image_size)
     if flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
-    return pixels
+    return pixels[..., rng.permutation(3)] if permute_colours else pixels
 
 
 def to_unit_range(pixels: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:

@@ -16,6 +16,7 @@ def config(**changes):
         "crop": "center",
         "crop_scale": (0.25, 1.0),
         "flip": False,
+        "permute_colours": False,
         "cache_mb": 0,
         "num_threads": 2,
         "num_workers": 0,

@@ -70,7 +70,7 @@ def test_any_size_becomes_the_image_size(crop, shape):
     pixels = np.full((*shape, 3), 77, np.uint8)
     side = transforms.working_side(32, crop, (0.25, 1.0))
     fitted = transforms.fit(pixels, side, crop)
-    cut = transforms.augment(fitted, 32, crop, (0.25, 1.0), True, np.random.default_rng(0))
+    cut = transforms.augment(fitted, 32, crop, (0.25, 1.0), True, False, np.random.default_rng(0))
     assert cut.shape == (32, 32, 3) and (cut == 77).all()
 
 
@@ -84,10 +84,11 @@ def test_flip_mirrors_half_of_the_images():
     ramp = np.broadcast_to(np.arange(8, dtype=np.uint8)[None, :, None], (8, 8, 3))
     rng = np.random.default_rng(0)
     firsts = [
-        int(transforms.augment(ramp, 8, "center", (1, 1), True, rng)[0, 0, 0]) for _ in range(400)
+        int(transforms.augment(ramp, 8, "center", (1, 1), True, False, rng)[0, 0, 0])
+        for _ in range(400)
     ]
     assert set(firsts) == {0, 7} and 150 < firsts.count(7) < 250
-    assert transforms.augment(ramp, 8, "center", (1, 1), False, rng)[0, 0, 0] == 0
+    assert transforms.augment(ramp, 8, "center", (1, 1), False, False, rng)[0, 0, 0] == 0
 
 
 def test_to_unit_range_is_exact_at_the_ends_and_monotonic():
@@ -99,3 +100,13 @@ def test_to_unit_range_is_exact_at_the_ends_and_monotonic():
 def test_unknown_crop_is_named():
     with pytest.raises(ValueError, match=r"data\.crop='middle'.*random_resized"):
         transforms.check_crop("middle")
+
+
+def test_colours_come_in_every_order():
+    pixels = np.zeros((8, 8, 3), np.uint8) + np.array([10, 20, 30], np.uint8)
+    rng = np.random.default_rng(0)
+    seen = {
+        tuple(transforms.augment(pixels, 8, "center", (1, 1), False, True, rng)[0, 0].tolist())
+        for _ in range(100)
+    }
+    assert len(seen) == 6
