@@ -51,7 +51,7 @@ def main() -> None:
         "Other texture": editing.swap_features(tokens, other_tokens, where)[0],
     }
     columns = [
-        [to_uint8(decode(edited)[0]), draw_gaussians(photos[0], edited[0, :, :5])]
+        [enlarge(decode(edited)[0]), draw_gaussians(photos[0], drawing(edited[0]), min_side=256)]
         for edited in edits.values()
     ]
     common.save(common.OUTPUT.value, list(zip(*columns, strict=True)), list(edits))
@@ -63,10 +63,21 @@ def main() -> None:
         [editing.interpolate(tokens, other_tokens, amount) for amount in amounts],
         [editing.interpolate(tokens, encode(others, *own_layout), amount) for amount in amounts],
     )
-    rows = [[to_uint8(decode(between)[0]) for between in way] for way in ways]
+    rows = [[enlarge(decode(between)[0]) for between in way] for way in ways]
     output = Path(common.OUTPUT.value)
     titles = [f"{amount:.0%}" for amount in amounts]
     common.save(output.with_stem(f"{output.stem}_interpolation"), rows, titles)
+
+
+def drawing(tokens: jax.Array) -> np.ndarray:
+    """The geometry of the tokens that draw anything."""
+    return np.asarray(tokens[(tokens[:, 5:] != 0).any(-1), :5])
+
+
+def enlarge(image: np.ndarray) -> np.ndarray:
+    """A picture of at least 256 pixels a side, its own visible."""
+    factor = -(-256 // len(image))
+    return to_uint8(image).repeat(factor, 0).repeat(factor, 1)
 
 
 def functions(tokenizer: Tokenizer):

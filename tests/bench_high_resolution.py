@@ -8,10 +8,14 @@ Random weights: memory and time do not depend on them. Peak memory is the whole 
 import argparse
 import importlib.util
 import resource
+import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpstoken_jax.high_resolution import WAYS, decode_images, encode_images
 from gpstoken_jax.model import GPSToken, init_params

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +64,15 @@ def test_the_editing_example_draws_every_edit(random_run, tmp_path):
     pictures = [edits[top : top + side, i * (side + 4) :][:, :side] for i in range(6)]
     assert all(np.abs(picture - pictures[0]).max() > 0 for picture in pictures[1:])
     assert np.asarray(Image.open(tmp_path / "edits_interpolation.png")).std() > 0
-    wrong = _run(["examples/edit.py", f"--checkpoint={random_run}", "--box=0,0,2,2"])
+    wrong = _run(["examples/edit.py", *arguments, "--box=0,0,2,2"])
     assert wrong.returncode == 1
     assert "fractions of the image" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize("example", ["focus.py", "high_resolution.py"])
+def test_examples_draw_their_picture(example, random_run, tmp_path):
+    output = tmp_path / "picture.png"
+    result = _run([f"examples/{example}", f"--checkpoint={random_run}", f"--output={output}"])
+    assert result.returncode == 0, result.stderr
+    assert " dB" in result.stdout
+    assert np.asarray(Image.open(output)).std() > 0
