@@ -58,5 +58,5 @@ def test_a_damaged_newest_falls_back(written):
 def test_another_shape_or_a_missing_tree_is_named(written):
     with pytest.raises(CheckpointError, match="params cannot be read"):
         load_tree(written, "params", {"a": jnp.zeros((5, 5)), "b": jnp.zeros(4)}, 3)
-    with pytest.raises(CheckpointError, match="there is no .*ema_params"):
+    with pytest.raises(CheckpointError, match=r"there is no .*ema_params"):
         load_tree(written, "ema_params", _trees(0)["params"], 3)
