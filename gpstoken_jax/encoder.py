@@ -184,7 +184,8 @@ def refine_geometry(
     gradient, where the release's form gives NaN.
     """
     sigma, rest = geometry[..., :2], geometry[..., 2:]
-    odds = jnp.exp(-jnp.clip(delta, -60.0, 60.0))
+    # At e^40 a value is on the boundary in float32, and the squares of the gradient still fit.
+    odds = jnp.exp(-jnp.clip(delta, -40.0, 40.0))
     sigma = _scale_odds(sigma, odds[..., :2])
     rest = 2 * _scale_odds((1 + rest) / 2, odds[..., 2:]) - 1
     return jnp.concatenate([sigma, rest], axis=-1)

@@ -73,7 +73,7 @@ def test_every_fault_is_named_at_once(tensors, config):
     assert "2 missing: " in message
     assert "to_gps.0.bias" in message and "attnblocks.1.ln2.weight" in message
     assert "1 extra: decoder.up.9.conv.weight" in message
-    assert "decoder.conv_in.weight is 3 x 3 x 16 x 32, not 32 x 16 x 3 x 3" in message
+    assert "decoder.conv_in.weight is 3 x 3 x 16 x 16, not 16 x 16 x 3 x 3" in message
     assert "preprocess_img.1.temb_proj.bias is 3, not 8" in message
     assert "1 of a wrong dtype: decoder.conv_out.bias is float16, not float32" in message
 
