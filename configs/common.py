@@ -46,7 +46,11 @@ def get_config() -> ConfigDict:
             },
             "checkpoint": {"every_steps": 5000, "keep": 3},
             "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},
-            "eval": {"batch_size": 8, "rounding": "round"},
+            "eval": {
+                "batch_size": 8,
+                "rounding": "round",  # to 8 bits; "truncate" is what the release does
+                "high_resolution": "merged",  # images of several tiles; or "aligned", "tiles"
+            },
         }
     )
 

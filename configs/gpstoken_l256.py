@@ -16,4 +16,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.get_config()
     config.partition.num_tokens = 256
     config.model.feature_channels = 32
+    config.eval.high_resolution = "tiles"
     return common.smoke(config) if arg == "smoke" else config

@@ -34,7 +34,7 @@ def partition(
       min_size: a region is cut only while one of its sides has more than `min_size` + 1 pixels.
       bias: per pixel, added to the complexity of every region that holds the pixel: asks for more
         tokens there. [H, W], or [B, H, W] for one map an image. An 8 x 8 region's own complexity
-        is 0 to 32,768.
+        is 0 to 11,585.
 
     Returns: geometry [..., L, 5] as (sigma_x, sigma_y, rho, mu_x, mu_y) and boxes [..., L, 4] as
       (x1, y1, x2, y2) in [-1, 1], float32 NumPy arrays. The same regions in the same order as the
