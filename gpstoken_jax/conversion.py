@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from gpstoken_jax.checkpoint import CheckpointError, Checkpoints
 from gpstoken_jax.release_weights import Copy, ReleaseWeights, find_weights
@@ -115,7 +115,7 @@ def export_weights(
     metadata = {"format": "pt", "gpstoken_jax_step": str(tokenizer.step), "weights": weights}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata)
+    temporary.write_bytes(save(tensors, metadata))  # save_file() makes it private to the user
     os.replace(temporary, path)
     return Conversion(
         read=(f"{root}, step {tokenizer.step}, {weights}",),

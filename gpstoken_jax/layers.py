@@ -109,3 +109,52 @@ def merge_tiles(
 def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
     """Doubles height and width by repeating pixels."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+class UpsampleConv(nn.Module):
+    """Doubles height and width by repeating pixels, then a 3x3 convolution, as one convolution.
+
+    Of the 3 x 3 pixels under the kernel only 2 x 2 differ, in one of four patterns: four kernels of
+    2 x 2 summed weights on the small map give the four pixels that each of its pixels becomes. The
+    same sums in 4/9 of the operations.
+
+    Attributes:
+      features: output channels.
+      dtype: compute dtype.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w d"]:
+        b, h, w, c = x.shape
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, c, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        # One window beyond the map on each side: output pixel 2 i + r takes window i + r.
+        windows = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            _kernels_of_repeated_pixels(kernel).astype(self.dtype),
+            window_strides=(1, 1),
+            padding=((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ).reshape(b, h + 1, w + 1, 2, 2, self.features)
+        rows = [
+            jnp.stack([windows[:, r : r + h, s : s + w, r, s] for s in (0, 1)], axis=3)
+            for r in (0, 1)
+        ]
+        doubled = jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, self.features)
+        return doubled + bias.astype(self.dtype)
+
+
+def _kernels_of_repeated_pixels(
+    kernel: Float[Array, "3 3 c d"],
+) -> Float[Array, "2 2 c 4*d"]:
+    """Sums of a 3x3 kernel's rows and columns that fall on the same pixel, for each (row, column).
+
+    The first of two repeated pixels sees its neighbour once and itself twice, the second itself
+    twice and its other neighbour once.
+    """
+    sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
+    kernels = jnp.einsum("rpy,sqx,yxcd->pqcrsd", sums, sums, kernel, precision="highest")
+    return kernels.reshape(2, 2, kernel.shape[2], -1)

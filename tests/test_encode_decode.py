@@ -23,6 +23,7 @@ from gpstoken_jax.data import eval_batches, open_source
 from gpstoken_jax.layout import partition_images
 from gpstoken_jax.run_directory import load_tokenizer
 from gpstoken_jax.tokens import TokensError, open_tokens
+from gpstoken_jax.tokens.coding import BatchDecoder, BatchEncoder
 from gpstoken_jax.torch_weights import used_specs
 
 ROOT = Path(__file__).parents[1]
@@ -217,6 +218,20 @@ def test_a_pickled_data_set_reads_the_same(encoded):
     _ = tokens[3]
     copy = pickle.loads(pickle.dumps(tokens))
     np.testing.assert_array_equal(copy[100].tokens, tokens[100].tokens)
+
+
+@pytest.mark.parametrize("count", [1, 7, 1024])
+def test_any_number_of_tokens_with_one_set_of_weights(count, run_dir):
+    """A 256 x 256 image has room for 1024; the weights do not depend on it."""
+    tokenizer = load_tokenizer(run_dir)
+    image = photos.astronaut()[None, 128:384, 128:384] / np.float32(127.5) - 1
+    made = BatchEncoder(tokenizer, count)(image)
+    tokens = np.concatenate([made["geometry"], made["features"]], axis=-1)
+    assert tokens.shape == (1, count, 21)
+    assert np.isfinite(tokens).all()
+    assert np.isfinite(BatchDecoder(tokenizer)(tokens)).all()
+    with pytest.raises(ValueError, match="num_tokens must be from 1 to 1024"):
+        BatchEncoder(tokenizer, 1025)(image)
 
 
 def test_mistakes_are_named_in_one_line(run_dir, folder, env, tmp_path):

@@ -24,7 +24,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from gpstoken_jax.tokens.statistics import Moments
 
@@ -71,7 +71,7 @@ def write_shard(
     shard = {"names": info.names, "unreadable": info.unreadable, "moments": info.moments.to_json()}
     metadata = {METADATA: json.dumps({"header": header, "shard": shard})}
     temporary = path.with_suffix(".tmp")
-    save_file(dict(tensors), temporary, metadata)
+    temporary.write_bytes(save(dict(tensors), metadata))  # save_file() makes it private to the user
     os.replace(temporary, path)
 
 
