@@ -46,14 +46,14 @@ def evaluate(folder, random_run, tmp_path_factory):
     return evaluate
 
 
-def test_merged_tiles_with_a_focus(evaluate):
+def test_aligned_tiles_with_a_focus(evaluate):
     process, measured, report = evaluate(
         "--resolution=64", "--focus=0,0,0.4,0.4,1", "--focus=0.9,0.9,0.1,0.1,0.5"
     )
     assert process.returncode == 0, process.stderr
     protocol = measured["protocol"]
     assert protocol["size"] == "64 x 64"
-    assert protocol["tiles"] == "2 x 2, merged"
+    assert protocol["tiles"] == "2 x 2, aligned"
     assert protocol["num_tokens"] == 4 * 8 and protocol["values_per_image"] == 4 * 8 * 21
     assert protocol["focus"] == "0,0,0.4,0.4,1; 0.9,0.9,0.1,0.1,0.5"
     assert set(measured["metrics"]) == {"model", "bicubic", "unfocused"}
