@@ -1,10 +1,11 @@
 """Time the partition against a plain OpenCV/NumPy form of the published algorithm, in one process.
 
-    python -m tests.bench_partition [--images 8] [--rounds 5]
+    python -m tests.bench_partition [--images 8] [--rounds 5] [--agreement DIR]
 
 Prints milliseconds an image (the best of several rounds, the forms taking turns) on photos that
-scikit-image and scikit-learn ship. Needs opencv-python-headless for the comparison, which the
-project itself does not: without it the comparison is left out and said so.
+scikit-image and scikit-learn ship. With --agreement it counts instead the images of a folder,
+centre crops, whose regions are the same in both forms. Needs opencv-python-headless for the
+comparison, which the project itself does not: without it the comparison is left out and said so.
 """
 
 import argparse
@@ -17,7 +18,10 @@ import numpy as np
 from skimage import data
 from sklearn.datasets import load_sample_images
 
+from configs import common
+from gpstoken_jax.data import eval_batches, open_source
 from gpstoken_jax.geometry import regions_to_boxes
+from gpstoken_jax.layout import partition_images, to_grey
 from gpstoken_jax.partition import partition
 from gpstoken_jax.partition_jit import partition_jit
 
@@ -72,6 +76,21 @@ def crops(side: int, count: int) -> np.ndarray:
     return np.stack(out)
 
 
+def agreement(folder: str, side: int, tokens: int) -> tuple[int, int]:
+    """Images of a folder whose set of regions is OpenCV's, and images in all."""
+    section = common.data()
+    section.folder = folder
+    compiled = jax.jit(lambda images: partition_images(images, tokens)[1])
+    same = total = 0
+    for batch in eval_batches(open_source(section, "all"), section, side, 8):
+        boxes = np.asarray(compiled(batch["image"]))
+        grey = np.asarray(to_grey(batch["image"])).clip(-1, 1)
+        for i in np.flatnonzero(batch["mask"]):
+            same += set(map(tuple, boxes[i])) == set(map(tuple, opencv_partition(grey[i], tokens)))
+            total += 1
+    return same, total
+
+
 def best_times(forms: dict, rounds: int) -> dict[str, float]:
     """Shortest time of each form in seconds; they take turns, so that noise falls on all alike."""
     times = {name: [] for name in forms}
@@ -87,11 +106,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--agreement", metavar="DIR", help="a folder of photos")
     args = parser.parse_args()
     opencv = importlib.util.find_spec("cv2") is not None
     if not opencv:
         print("skipped the OpenCV form: no module cv2 (pip install opencv-python-headless)")
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores")
+    if args.agreement and opencv:
+        for side, tokens in SETTINGS:
+            same, total = agreement(args.agreement, side, tokens)
+            print(f"{side} x {side}, {tokens} tokens: {same} of {total} images", flush=True)
+        return
     print("ms an image (times faster than OpenCV)")
     for side, tokens in SETTINGS:
         images = crops(side, args.images)
