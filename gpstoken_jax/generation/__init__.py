@@ -1,0 +1,1 @@
+"""Images from nothing: layouts first, then the tokens on them."""

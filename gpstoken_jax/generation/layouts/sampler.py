@@ -1,0 +1,55 @@
+"""Where generate.py gets its layouts from."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int, PRNGKeyArray
+
+
+class LayoutSampler(Protocol):
+    """Draws layouts of a class.
+
+    A layout hangs on its own key and label alone: not on the others of the call, on their number
+    or on their order.
+
+    Attributes:
+      label_names: names of the classes that labels count.
+      num_tokens: L.
+      image_size: side of the images whose layouts these are, in pixels.
+      description: one line for people.
+    """
+
+    label_names: tuple[str, ...]
+    num_tokens: int
+    image_size: int
+    description: str
+
+    def sample(
+        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+    ) -> Float32[np.ndarray, "b l 5"]:
+        """One layout a key.
+
+        Args:
+          keys: [B], one an image.
+          labels: [B] classes; -1 for any.
+
+        Raises:
+          ValueError: for a label that is none, or of which no layout can be drawn.
+        """
+        ...
+
+
+def check_labels(
+    labels: Int[np.ndarray, "b"] | Sequence[int], label_names: tuple[str, ...]
+) -> Int[np.ndarray, "b"]:
+    """Labels as an array.
+
+    Raises:
+      ValueError: for one outside -1 .. len(label_names) - 1.
+    """
+    labels = np.asarray(labels, np.int32).reshape(-1)
+    wrong = labels[(labels < -1) | (labels >= len(label_names))]
+    if wrong.size:
+        raise ValueError(f"label {wrong[0]} is none of -1 .. {len(label_names) - 1}")
+    return labels
