@@ -1,7 +1,7 @@
 """Defaults that every config starts from; a config file overrides what differs.
 
 Sections: model (what the network is), partition (where tokens start), data, loss, optimizer, train,
-checkpoint, log, eval. Every field can be set on the command line, e.g.
+checkpoint, log, eval; ``task`` says what is trained. Every field can be set on the command line, e.g.
 ``--config.train.batch_size=16``.
 """
 
@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     """The published training recipe, as far as it does not depend on the model's size."""
     return ConfigDict(
         {
+            "task": "tokenizer",  # what is trained, see gpstoken_jax/training/task.py
             "seed": 0,
             "model": model(),
             "partition": {

@@ -94,6 +94,11 @@ def read_config(run: RunDirectory) -> ConfigDict:
     return ConfigDict(_with_tuples(values))
 
 
+def task_name(config: ConfigDict) -> str:
+    """What a config trains; configs written before there was a choice train a tokenizer."""
+    return config.get("task", "tokenizer")
+
+
 def load_tokenizer(
     root: str | Path, *, step: int | None = None, weights: str = "ema_params"
 ) -> Tokenizer:
@@ -109,6 +114,8 @@ def load_tokenizer(
     """
     run = RunDirectory(Path(root))
     config = read_config(run)
+    if task_name(config) != "tokenizer":
+        raise CheckpointError(f"{run.root} has no tokenizer but a run of task={config.task!r}")
     model = GPSToken(config.model)
     template = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     step = checkpoint.latest_step(run.checkpoints) if step is None else step
@@ -124,7 +131,8 @@ def _with_tuples(value: Any) -> Any:
 
 
 def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> None:
-    difference = _first_difference(old.model.to_dict(), new.model.to_dict(), "model")
+    difference = _first_difference(task_name(old), task_name(new), "task")
+    difference = difference or _first_difference(old.model.to_dict(), new.model.to_dict(), "model")
     if difference:
         raise CheckpointError(
             f"{run.root} has a run of another model: {difference}. "

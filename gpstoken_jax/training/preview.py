@@ -9,6 +9,7 @@ from gpstoken_jax import data, visualize
 from gpstoken_jax.layout import partition_images
 from gpstoken_jax.model import GPSToken
 from gpstoken_jax.training.state import TrainState
+from gpstoken_jax.training.step import one_copy
 
 
 class Preview:
@@ -30,7 +31,7 @@ class Preview:
         """One row an image: original, its refined Gaussians, the EMA weights' reconstruction."""
         if self._images is None:
             self._images = self._read()
-        params = jax.tree.map(lambda x: x.addressable_data(0), state.ema_params)
+        params = one_copy(state.ema_params)
         tokens, reconstructions = jax.device_get(self._reconstruct(params, self._images))
         return visualize.image_grid(
             [

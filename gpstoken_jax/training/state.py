@@ -1,6 +1,6 @@
 """What a training run carries from step to step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jaxtyping import Array, Int, PRNGKeyArray
+from ml_collections import ConfigDict
 
-from gpstoken_jax.model import GPSToken, init_params
+from gpstoken_jax.training.ema import ema_decay, update_ema
 
 Params = Any
 
@@ -32,17 +33,33 @@ class TrainState:
 
 
 def create_state(
-    model: GPSToken, optimizer: optax.GradientTransformation, key: PRNGKeyArray
+    init_params: Callable[[PRNGKeyArray], Params],
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
 ) -> TrainState:
-    """A fresh state."""
+    """A fresh state of the parameters that ``init_params`` draws."""
 
     def create(key: PRNGKeyArray) -> TrainState:
-        params = init_params(model, key)
+        params = init_params(key)
         ema_params = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
 
     # It runs once: optimised on a CPU, it takes half a minute to compile; like this, two seconds.
     return jax.jit(create, compiler_options={"xla_backend_optimization_level": "0"})(key)
+
+
+def apply_gradients(
+    state: TrainState, grads: Params, optimizer: optax.GradientTransformation, ema: ConfigDict
+) -> TrainState:
+    """The state after one optimizer update and one EMA call."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(
+        step=state.step + 1,
+        params=params,
+        ema_params=update_ema(state.ema_params, params, ema_decay(state.step, ema)),
+        opt_state=opt_state,
+    )
 
 
 def to_trees(state: TrainState) -> dict[str, Any]:
