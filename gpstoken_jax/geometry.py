@@ -33,6 +33,33 @@ def regions_to_geometry(
     return np.stack(columns, axis=-1).astype(np.float32)
 
 
+def geometry_to_regions(
+    geometry: Float[np.ndarray, "*n 5"], height: int, width: int
+) -> Int[np.ndarray, "*n 4"]:
+    """The inverse of `regions_to_geometry`, exact for images of up to 2048 pixels a side.
+
+    Raises:
+      ValueError: for a Gaussian that no region has: rho is not 0, or an edge lies between pixels or
+        outside the image.
+    """
+    sigma_x, sigma_y, rho, mu_x, mu_y = np.moveaxis(np.asarray(geometry, np.float64), -1, 0)
+    across, down = sigma_x * 1.5 * width, sigma_y * 1.5 * height
+    middle_x, middle_y = (mu_x + 1) / 2 * (width - 1), (mu_y + 1) / 2 * (height - 1)
+    edges = [middle_x - across / 2, middle_y - down / 2, middle_x + across / 2, middle_y + down / 2]
+    edges = np.stack(edges, axis=-1)
+    regions = np.round(edges)
+    off = (np.abs(edges - regions) > 0.02) | (regions < 0) | (rho != 0)[..., None]
+    off |= regions >= np.array([width, height, width, height])
+    if not off.any():
+        return regions.astype(np.int64)
+    found = tuple(np.argwhere(off.any(-1))[0])
+    values = ", ".join(f"{value:.6g}" for value in np.asarray(geometry)[found])
+    raise ValueError(
+        f"Gaussian {', '.join(map(str, found))} is of no region of a {height} x {width} image: "
+        f"(sigma_x, sigma_y, rho, mu_x, mu_y) = ({values})"
+    )
+
+
 def regions_to_boxes(
     regions: Int[np.ndarray, "... 4"], height: int, width: int
 ) -> Float[np.ndarray, "... 4"]:
