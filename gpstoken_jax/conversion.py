@@ -12,21 +12,22 @@ import numpy as np
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
-from gpstoken_jax.checkpoint import CheckpointError, Checkpoints
+from gpstoken_jax import torch_weights
+from gpstoken_jax.checkpoint import CheckpointError, Checkpoints, latest_step, load_tree
+from gpstoken_jax.generation import sit_weights
 from gpstoken_jax.release_weights import Copy, ReleaseWeights, find_weights
-from gpstoken_jax.run_directory import RunDirectory, load_tokenizer, write_config
-from gpstoken_jax.torch_weights import (
-    WeightsError,
-    check_tensors,
-    from_torch,
-    to_torch,
-    unused_specs,
-    used_specs,
-)
+from gpstoken_jax.run_directory import RunDirectory, read_config, write_config
 from gpstoken_jax.training.optimizer import create_optimizer
 from gpstoken_jax.training.state import TrainState, to_trees
+from gpstoken_jax.weight_table import WeightsError, WeightTable
 
 Choice = Literal["both", "ema", "model"]
+
+_TABLES = {
+    "tokenizer": torch_weights.weight_table,
+    "sit": sit_weights.weight_table,
+    "layout_sit": sit_weights.weight_table,
+}
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,21 @@ def import_weights(
     run = RunDirectory(Path(root))
     if run.checkpoints.is_dir() and any(run.checkpoints.iterdir()):
         raise CheckpointError(f"{run.root} has checkpoints already: give another --output")
-    found = find_weights(source, roots(config.model))
+    table = release_table(config)
+    found = find_weights(source, table.roots)
     params_from, ema_from = _choose(found, weights)
     for copy in {params_from.name: params_from, ema_from.name: ema_from}.values():
-        _check(copy, config.model)
-    params = from_torch(params_from.load(), config.model)
-    ema_params = params if ema_from is params_from else from_torch(ema_from.load(), config.model)
+        _check(copy, table)
+    params = table.from_torch(params_from.load())
+    ema_params = params if ema_from is params_from else table.from_torch(ema_from.load())
     _save(run, config, params, ema_params)
     return Conversion(
         read=tuple(dict.fromkeys([params_from.name, ema_from.name])),
-        used=len(used_specs(config.model)),
-        unused=_unused(found, (params_from, ema_from), config.model),
+        used=len(table.used),
+        unused=_unused(found, (params_from, ema_from), table),
         other_files=found.other_files,
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
-        num_unused=_num_unused(config.model),
+        num_unused=_num_unused(table),
         written=run.root,
         source_step=found.step,
     )
@@ -108,29 +110,38 @@ def export_weights(
     Raises:
       CheckpointError: if the run cannot be read.
     """
-    tokenizer = load_tokenizer(root, step=step, weights=weights)
-    config, path = tokenizer.config, Path(path)
-    tensors = to_torch(jax.device_get(tokenizer.params), config.model)
+    run, path = RunDirectory(Path(root)), Path(path)
+    table = release_table(read_config(run))
+    step = latest_step(run.checkpoints) if step is None else step
+    params = load_tree(run.checkpoints, weights, {"params": table.shapes}, step)
+    tensors = table.to_torch(jax.device_get(params))
     # Loaders of PyTorch weights ask for this field; the others say where the file comes from.
-    metadata = {"format": "pt", "gpstoken_jax_step": str(tokenizer.step), "weights": weights}
+    metadata = {"format": "pt", "gpstoken_jax_step": str(step), "weights": weights}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(save(tensors, metadata))  # save_file() makes it private to the user
     os.replace(temporary, path)
     return Conversion(
-        read=(f"{root}, step {tokenizer.step}, {weights}",),
-        used=len(used_specs(config.model)),
-        unused=dict.fromkeys(unused_specs(config.model), "used by nothing; written as zeros"),
+        read=(f"{root}, step {step}, {weights}",),
+        used=len(table.used),
+        unused=dict.fromkeys(table.unused, "used by nothing; written as zeros"),
         other_files=(),
-        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(tokenizer.params)),
-        num_unused=_num_unused(config.model),
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        num_unused=_num_unused(table),
         written=path,
     )
 
 
-def roots(config: ConfigDict) -> set[str]:
-    """First parts of the names in the release's state dict."""
-    return {key.split(".")[0] for key in used_specs(config)}
+def release_table(config: ConfigDict) -> WeightTable:
+    """The published tensors of the network that a whole config describes.
+
+    Raises:
+      WeightsError: if nothing of the kind was published.
+    """
+    task = config.get("task", "tokenizer")
+    if task not in _TABLES:
+        raise WeightsError(f"there are no published weights for task={task!r}")
+    return _TABLES[task](config.model)
 
 
 def _choose(found: ReleaseWeights, weights: Choice) -> tuple[Copy, Copy]:
@@ -143,24 +154,24 @@ def _choose(found: ReleaseWeights, weights: Choice) -> tuple[Copy, Copy]:
     return chosen, chosen
 
 
-def _check(copy: Copy, config: ConfigDict) -> None:
+def _check(copy: Copy, table: WeightTable) -> None:
     try:
-        check_tensors(copy.tensors, config)
+        table.check(copy.tensors)
     except WeightsError as error:
         raise WeightsError(f"{copy.name}: {error}") from error
 
 
-def _unused(found: ReleaseWeights, read: tuple[Copy, Copy], config: ConfigDict) -> dict[str, str]:
+def _unused(found: ReleaseWeights, read: tuple[Copy, Copy], table: WeightTable) -> dict[str, str]:
     unused = dict(found.left)
     for copy in {copy.name: copy for copy in read}.values():
-        for key in unused_specs(config):
+        for key in table.unused:
             if key in copy.tensors:
                 unused[copy.prefix + key] = "in every published checkpoint, used by nothing"
     return unused
 
 
-def _num_unused(config: ConfigDict) -> int:
-    return sum(math.prod(spec.shape) for spec in unused_specs(config).values())
+def _num_unused(table: WeightTable) -> int:
+    return sum(math.prod(spec.shape) for spec in table.unused.values())
 
 
 def _save(run: RunDirectory, config: ConfigDict, params: Any, ema_params: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gpstoken_jax.torch_weights import TensorSpec, WeightsError
+from gpstoken_jax.weight_table import TensorSpec, WeightsError
 
 _AVERAGED = {"ema_model", "ema", "model_ema"}
 _COUNTERS = {"initted", "step"}  # of ema_pytorch

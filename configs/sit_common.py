@@ -1,0 +1,83 @@
+"""Defaults of the generator's second stage: texture for the Gaussians of a layout (docs/generation.md).
+
+Sections: model (the network), data (token shards of encode.py), transport (what it learns),
+optimizer, ema, train, checkpoint, log, eval, sample; ``statistics`` and ``label_names`` are filled
+in from the token shards.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """SiT-XL on the 128 tokens of M128, as published; training as SiT's authors do it."""
+    return ConfigDict(
+        {
+            "task": "sit",
+            "seed": 0,
+            "model": {
+                "num_tokens": 128,
+                "channels": 21,  # 5 of the geometry's difference to the initial one, then features
+                "cond_channels": 5,  # the initial geometry
+                "num_classes": 0,  # 0: as many as the tokens have
+                "width": 1152,
+                "depth": 28,
+                "num_heads": 16,
+                "mlp_ratio": 4,
+                "learn_sigma": True,  # twice the output, half of it dropped, as published
+                "remat": False,
+                "dtype": "float32",  # of the computation; parameters are always float32
+            },
+            "data": {
+                "tokens": placeholder(str),  # a directory that encode.py wrote
+                "val_fraction": 0.05,  # held out of it
+                "cache_mb": 1024,  # tokens up to this size are kept in memory
+                "flip": False,  # mirror tokens left to right (the decoder was trained on both)
+            },
+            "statistics": {"mean": (), "std": ()},  # by channel, of the tokens
+            "label_names": (),
+            "transport": {
+                "path": "linear",  # or "gvp", "vp"
+                "prediction": "velocity",  # or "noise", "score"
+                "loss_weight": "none",  # or "velocity", "likelihood"; not for velocity
+            },
+            "optimizer": {
+                "learning_rate": 1e-4,
+                "b1": 0.9,
+                "b2": 0.999,
+                "warmup_steps": 0,
+                "decay": "constant",  # or "cosine", to zero at train.steps
+                "clip_norm": 0.0,  # global gradient norm; 0 is no clipping
+            },
+            "ema": {"decay": 0.9999, "update_every": 1, "update_after": 0, "power": 2 / 3},
+            "train": {
+                "batch_size": 256,  # over all devices of all hosts
+                "steps": 1_000_000,
+                "label_dropout": 0.1,  # share of examples that become of no class
+            },
+            "checkpoint": {"every_steps": 5000, "keep": 3},
+            "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},
+            "eval": {
+                "batch_size": 64,
+                "num_times": 8,  # times (and noises) at which each held-out example is tried
+            },
+            "sample": {  # defaults of generate.py
+                "method": "sde_euler",
+                "steps": 250,
+                "guidance_scale": 1.5,
+                "guidance_interval": (0.2, 1.0),  # of the time
+            },
+            "tokenizer": placeholder(str),  # a tokenizer's run, to show samples as images
+        }
+    )
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """Shrinks every dimension, for a run of seconds that takes the same path through the code."""
+    config.model.update(num_tokens=8, num_classes=0, width=32, depth=2, num_heads=4)
+    config.train.update(batch_size=4, steps=12)
+    config.checkpoint.every_steps = 4
+    config.log.update(every_steps=1, images_every_steps=6, images=2)
+    config.eval.update(batch_size=4, num_times=2)
+    config.sample.steps = 4
+    return config

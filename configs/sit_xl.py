@@ -1,0 +1,26 @@
+"""SiT-XL on the tokens of GPSToken-M128, the published generator: 676 M parameters.
+
+python train.py --config=configs/sit_xl.py --workdir=runs/sit_xl --config.data.tokens=tokens/m128
+"""
+
+from ml_collections import ConfigDict
+
+from configs import sit_common
+
+# Of the published generator's training data, which its weights were trained with (per channel).
+_MEAN = (
+    *(-0.0211, -0.0196, 0.0107, -0.0052, -0.0044, 1.8017, 2.4036, 2.0145, 1.2402, -4.2579),
+    *(-1.2646, -3.0395, 2.2928, 3.2168, -0.1431, 0.1600, 1.3924, 3.2345, 1.6994, 0.8237, 0.3222),
+)
+_STD = (
+    *(0.0121, 0.0108, 0.2533, 0.0119, 0.0114, 2.7334, 2.6400, 2.7963, 2.9325, 2.8337),
+    *(2.8269, 3.1082, 3.1412, 2.8038, 2.6501, 2.6163, 2.4718, 2.6958, 2.8157, 2.4744, 2.8200),
+)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """``arg`` is "" or "smoke"."""
+    config = sit_common.get_config()
+    config.model.num_classes = 1000
+    config.statistics.update(mean=_MEAN, std=_STD)
+    return sit_common.smoke(config) if arg == "smoke" else config
