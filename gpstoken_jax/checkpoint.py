@@ -1,22 +1,36 @@
-"""Checkpoints: Orbax, one directory a step.
+"""Checkpoints: Orbax, one directory a step, and a checksum of every tree.
 
 A checkpoint is a few named trees (for a training run ``params``, ``ema_params``, ``optimizer``) and
-``progress``, a JSON object. Each can be read without the others.
+``progress``, a JSON object. Each can be read without the others. A directory ``STEP`` appears,
+whole, by a rename; what is still being written has another name and is swept away at next start.
+With several processes only process 0 touches the disk; the others get what it read from it.
 """
 
+import os
+import re
+import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from gpstoken_jax import processes
+
 Tree = Any
+DAMAGED = ".damaged"  # appended to the name of a directory that could not be read
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged or not of this config; the message says where and why."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """What was written is not, or not wholly, there any more."""
 
 
 class Checkpoints:
@@ -24,70 +38,177 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, *, keep: int):
         self.directory = Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._keep = keep
+        self._manager = None
+        if jax.process_index() == 0:
+            self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            max_to_keep=self._keep,
+            cleanup_tmp_directories=True,  # of saves that a killed process had begun
+            multiprocessing_options=_alone(),
         )
+        return ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, trees: Mapping[str, Tree], progress: Mapping[str, Any]) -> None:
-        """Copies now, writes in the background; a checkpoint appears only when it is complete."""
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        progress = ocp.args.JsonSave(dict(progress))
-        self._manager.save(step, args=ocp.args.Composite(**items, progress=progress))
+        """Copies now, writes in the background; a checkpoint appears only when it is complete.
+
+        Older ones beyond ``keep`` are deleted after that.
+
+        Raises:
+          CheckpointError: if this or the last one cannot be written.
+        """
+        if self._manager is None:
+            return
+        copies = jax.tree.map(_copy, dict(trees))
+        items = {name: ocp.args.StandardSave(tree) for name, tree in copies.items()}
+        items["checksums"] = ocp.args.JsonSave({name: checksum(t) for name, t in copies.items()})
+        items["progress"] = ocp.args.JsonSave(dict(progress))
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:  # Orbax and TensorStore raise many kinds.
+            raise self._not_written(error) from error
+
+    def check(self) -> None:
+        """Raises CheckpointError if writing in the background has failed."""
+        if self._manager is not None:
+            try:
+                self._manager.check_for_errors()
+            except Exception as error:
+                raise self._not_written(error) from error
 
     def restore_latest(
         self, templates: Mapping[str, Tree]
     ) -> tuple[int, dict[str, Tree], dict[str, Any]] | None:
-        """The newest checkpoint that can be read.
+        """The newest checkpoint that can be read; damaged newer ones are renamed, with a warning.
 
         Args:
           templates: for each name a tree of the expected structure, arrays or their shapes.
 
         Returns:
-          The step, the trees on this process's first device, and the progress; None if there is no
-          checkpoint at all.
+          The step, the trees on the host, and the progress, the same in all processes; None if
+          there is no checkpoint at all.
 
         Raises:
-          CheckpointError: if there are checkpoints and none can be read.
+          CheckpointError: if the newest readable one has other trees than the templates (the first
+            difference is named), or if there are checkpoints and none can be read.
         """
-        failures = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        trees = {}
+
+        def find() -> tuple[int, dict[str, Any]] | None:
+            return self._find(templates, trees)
+
+        found = processes.from_first(find)
+        if found is None:
+            return None
+        step, progress = found
+        return step, processes.broadcast(trees, dict(templates)), progress
+
+    def _find(
+        self, templates: Mapping[str, Tree], trees: dict[str, Tree]
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Step and progress of the newest readable checkpoint; its trees are put in ``trees``."""
+        damaged = []
+        for step in sorted(steps(self.directory), reverse=True):
             try:
-                return step, *self._restore(step, templates)
-            except Exception as error:  # Orbax raises many kinds for a damaged directory.
-                failures.append(f"{self.directory / str(step)} cannot be read: {error}")
-                logging.warning("%s", failures[-1])
-        if failures:
-            raise CheckpointError(f"no checkpoint can be read; the newest: {failures[0]}")
+                progress = _read_json(self.directory, step, "progress")
+                for name, template in templates.items():
+                    trees[name] = read_tree(self.directory, name, template, step)
+            except DamagedCheckpointError as error:
+                logging.warning("%s; trying the one before", error)
+                damaged.append((step, error))
+                continue
+            self._put_aside([step for step, _ in damaged])
+            return step, progress
+        if damaged:
+            raise CheckpointError(f"no checkpoint can be read; the newest: {damaged[0][1]}")
         return None
 
-    def _restore(self, step: int, templates: Mapping[str, Tree]):
-        items = {
-            name: ocp.args.StandardRestore(_on_one_device(tree)) for name, tree in templates.items()
-        }
-        items["progress"] = ocp.args.JsonRestore()
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        return {name: restored[name] for name in templates}, restored["progress"]
+    def _put_aside(self, damaged: list[int]) -> None:
+        """Renames damaged checkpoints, so that the run can write these steps again."""
+        if not damaged:
+            return
+        for step in damaged:
+            target = self.directory / f"{step}{DAMAGED}"
+            number = 1
+            while target.exists():
+                number += 1
+                target = self.directory / f"{step}{DAMAGED}{number}"
+            os.rename(self.directory / str(step), target)
+            logging.warning("the damaged checkpoint is now %s; delete it if you like", target)
+        self._manager.close()
+        self._manager = self._open()
 
     def close(self) -> None:
-        """Finishes writing and lets go of the directory."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Finishes writing and lets go of the directory.
+
+        Raises:
+          CheckpointError: if the last checkpoint could not be written.
+        """
+        if self._manager is not None:
+            try:
+                self._manager.wait_until_finished()
+                self._manager.close()
+            except Exception as error:
+                raise self._not_written(error) from error
+
+    def _not_written(self, error: Exception) -> CheckpointError:
+        done = steps(self.directory)
+        kept = f"step {max(done)} is the newest that is complete" if done else "there is none yet"
+        return CheckpointError(
+            f"a checkpoint could not be written to {self.directory}: {_reason(error)} ({kept})"
+        )
 
 
 def load_tree(directory: str | Path, name: str, template: Tree, step: int) -> Tree:
     """One tree of one checkpoint, on this process's first device.
 
     Raises:
-      CheckpointError: if it is missing or does not fit the template.
+      CheckpointError: if it is missing, damaged or does not fit the template.
     """
-    path = Path(directory).absolute() / str(step) / name
+    return jax.device_put(
+        read_tree(Path(directory).absolute(), name, template, step), jax.local_devices()[0]
+    )
+
+
+def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
+    """One tree of one checkpoint, on the host, its checksum compared.
+
+    Raises:
+      DamagedCheckpointError: if it is missing or cannot be read.
+      CheckpointError: if it has other arrays than the template; names the first.
+    """
+    path = directory / str(step) / name
+    expected = _read_checksums(directory, step)
+    if expected is not None and name not in expected:
+        raise CheckpointError(f"there is no {path}: the run's config was of another kind")
     if not path.is_dir():
-        raise CheckpointError(f"there is no {path}")
+        raise DamagedCheckpointError(f"there is no {path}")
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path, _on_one_device(template))
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read with this config: {error}") from error
+        saved = _shapes(_handler().metadata(path).tree)
+    except Exception as error:  # Orbax raises many kinds for a damaged directory.
+        raise _damaged(path, error) from error
+    if difference := first_difference(saved, _shapes(template)):
+        raise CheckpointError(f"{path} cannot be read with this config: {difference}")
+    with ocp.Checkpointer(_handler(), multiprocessing_options=_alone()) as checkpointer:
+        try:
+            wanted = ocp.args.StandardRestore(jax.tree.map(_placeholder, template))
+            tree = checkpointer.restore(path, args=wanted)
+        except Exception as error:
+            raise _damaged(path, error) from error
+    if expected is not None and expected[name] != checksum(tree):
+        raise DamagedCheckpointError(f"{path} is damaged: its checksum is another")
+    return tree
+
+
+def steps(directory: str | Path) -> list[int]:
+    """Steps that have a directory, in no order."""
+    directory = Path(directory)
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return [int(name) for name in names if name.isdigit()]
 
 
 def latest_step(directory: str | Path) -> int:
@@ -96,15 +217,89 @@ def latest_step(directory: str | Path) -> int:
     Raises:
       CheckpointError: if there is none.
     """
-    directory = Path(directory)
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    steps = [int(name) for name in names if name.isdigit()]
-    if not steps:
+    found = steps(directory)
+    if not found:
         raise CheckpointError(f"there are no checkpoints in {directory}")
-    return max(steps)
+    return max(found)
 
 
-def _on_one_device(tree: Tree) -> Tree:
-    """Shapes to restore into, on one device here whichever devices wrote the checkpoint."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def checksum(tree: Tree) -> int:
+    """CRC-32 of all bytes of a tree's arrays, in the order of their paths."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    leaves = sorted((_name(path), np.ascontiguousarray(leaf)) for path, leaf in leaves)
+    with ThreadPoolExecutor() as pool:  # zlib lets go of the interpreter
+        each = pool.map(lambda leaf: zlib.crc32(leaf[1].reshape(-1).view(np.uint8)), leaves)
+        return zlib.crc32(repr(list(each)).encode())
+
+
+def first_difference(
+    saved: Mapping[str, tuple[tuple[int, ...], str]], wanted: Mapping[str, tuple]
+) -> str | None:
+    """The first array, by name, whose shape or type differs, in words; None if all are the same."""
+    for name in sorted(saved.keys() | wanted.keys()):
+        if name not in saved:
+            return f"{name} is not in it"
+        if name not in wanted:
+            return f"{name} is in it, and the config has no such array"
+        if saved[name] != wanted[name]:
+            old, new = (f"{dtype}{list(shape)}" for shape, dtype in (saved[name], wanted[name]))
+            return f"{name} was {old} and is now {new}"
+    return None
+
+
+def _read_checksums(directory: Path, step: int) -> dict[str, int] | None:
+    """By name of a tree; None in checkpoints of earlier versions, which had none."""
+    if not (directory / str(step) / "checksums").is_dir():
+        return None
+    return _read_json(directory, step, "checksums")
+
+
+def _read_json(directory: Path, step: int, name: str) -> dict[str, Any]:
+    path = directory / str(step) / name
+    try:
+        with ocp.Checkpointer(
+            ocp.JsonCheckpointHandler(multiprocessing_options=_alone()),
+            multiprocessing_options=_alone(),
+        ) as checkpointer:
+            return checkpointer.restore(path)
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _handler() -> ocp.StandardCheckpointHandler:
+    return ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
+
+
+def _damaged(path: Path, error: Exception) -> DamagedCheckpointError:
+    return DamagedCheckpointError(f"{path} is damaged: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """The end of a long message tells most; sources and repeated context are left out."""
+    text = re.sub(r"\[(source locations|tensorstore_spec)=.*", "", " ".join(str(error).split()))
+    return text[:300] or type(error).__name__
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """This process works without waiting for the others."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {_name(path): (tuple(x.shape), np.dtype(x.dtype).name) for path, x in leaves}
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _copy(array: Any) -> np.ndarray:
+    """A copy on the host; the step may then reuse the device's memory."""
+    return np.array(array.addressable_data(0) if isinstance(array, jax.Array) else array)
+
+
+def _placeholder(array: Any) -> np.ndarray:
+    """Tells Orbax to restore into the host's memory; takes none itself."""
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)

@@ -1,0 +1,174 @@
+"""Several processes, on one host or many, that work as one: joining, agreeing, sharing.
+
+Every process runs the same program with its own share of the data. Alone, all of this costs
+nothing and does nothing.
+"""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+Tree = Any
+T = TypeVar("T")
+AUTO = "auto"
+_CHUNK = 16 * 2**20  # words of a broadcast
+
+
+class ProcessError(RuntimeError):
+    """Something went wrong in another process, or the processes do not fit together."""
+
+
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Makes this process one of several; does nothing if no coordinator is given.
+
+    Args:
+      coordinator: HOST:PORT of process 0, or ``"auto"`` under SLURM, Open MPI or Kubernetes, where
+        JAX finds out everything by itself. If None, ``JAX_COORDINATOR_ADDRESS``.
+      num_processes: how many there are; if None, ``JAX_NUM_PROCESSES``.
+      process_id: which one this is, from 0; if None, ``JAX_PROCESS_ID``.
+
+    Raises:
+      ValueError: if something is missing or out of range.
+      ProcessError: if the others cannot be reached.
+    """
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if not coordinator:
+        if num_processes is not None or process_id is not None:
+            raise ValueError("--num_processes and --process_id need --coordinator=HOST:PORT")
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # between CPUs
+    jax.config.update("jax_enable_preemption_service", False)  # training/stop_signals.py does it
+    known = {} if coordinator == AUTO else _address(coordinator, num_processes, process_id)
+    try:
+        jax.distributed.initialize(**known)
+    except Exception as error:  # RuntimeError, ValueError or what the cluster's variables cause
+        reason = " ".join(str(error).split())
+        raise ProcessError(f"cannot join the processes at {coordinator}: {reason}") from error
+
+
+def _address(coordinator: str, num_processes: int | None, process_id: int | None) -> dict[str, Any]:
+    num_processes = _number("num_processes", num_processes, "JAX_NUM_PROCESSES")
+    process_id = _number("process_id", process_id, "JAX_PROCESS_ID")
+    if not 0 <= process_id < num_processes:
+        raise ValueError(f"--process_id={process_id} is not in 0 .. {num_processes - 1}")
+    return {
+        "coordinator_address": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+
+
+def _number(name: str, value: int | None, variable: str) -> int:
+    text = os.environ.get(variable) if value is None else value
+    if text is None:
+        raise ValueError(f"--coordinator needs --{name} (or {variable}), or --coordinator=auto")
+    return int(text)
+
+
+def is_first() -> bool:
+    """Whether this is process 0: the one that prints, logs and writes checkpoints."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def only_first_prints() -> Iterator[None]:
+    """What other processes print on standard output is dropped; errors are not."""
+    if is_first():
+        yield
+    else:
+        with contextlib.redirect_stdout(io.TextIOWrapper(open(os.devnull, "wb"))):
+            yield
+
+
+def name_of_this() -> str:
+    """E.g. ``process 1: `` for messages; empty if there is only one."""
+    return f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+
+
+def wait_for_all(what: str) -> None:
+    """Returns once every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def total(count: int) -> int:
+    """The sum of a number over all processes, in each of them."""
+    if jax.process_count() == 1:
+        return count
+    return int(multihost_utils.process_allgather(np.int32(count)).sum())
+
+
+def check_same(what: str, value: Any) -> None:
+    """Compares a JSON value of every process with that of process 0.
+
+    Raises:
+      ProcessError: in those where it is another.
+    """
+    if jax.process_count() > 1 and value != from_first(lambda: value):
+        raise ProcessError(f"{what} is not the same as that of process 0: start all alike")
+
+
+def from_first(function: Callable[[], T]) -> T:
+    """What ``function`` returns in process 0, a JSON value, in all of them.
+
+    Raises:
+      ProcessError: in the others, if it raises in process 0.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, error = None, None
+    if is_first():
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+    message = {"result": result, "error": None if error is None else str(error)}
+    text = _broadcast_bytes(json.dumps(message).encode() if is_first() else b"")
+    if error is not None:
+        raise error
+    message = json.loads(text)
+    if message["error"] is not None:
+        raise ProcessError(message["error"])
+    return message["result"]
+
+
+def broadcast(tree: Tree, template: Tree) -> Tree:
+    """The tree of process 0 in all of them, to the bit.
+
+    Args:
+      tree: NumPy arrays; ignored in all but process 0.
+      template: a tree of the same structure, shapes and types, everywhere.
+    """
+    if jax.process_count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(template)
+    data = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+    data = memoryview(_broadcast_bytes(data if is_first() else b""))
+    result, start = [], 0
+    for leaf in leaves:
+        end = start + np.dtype(leaf.dtype).itemsize * int(np.prod(leaf.shape))
+        result.append(np.frombuffer(data[start:end], leaf.dtype).reshape(leaf.shape))
+        start = end
+    return jax.tree.unflatten(structure, result)
+
+
+def _broadcast_bytes(data: bytes) -> bytes:
+    """In pieces, so that devices need little memory; as integers, whose sum is exact."""
+    size = multihost_utils.broadcast_one_to_all(
+        np.uint32([len(data) >> 32, len(data) & (2**32 - 1)])
+    )
+    size = (int(size[0]) << 32) | int(size[1])
+    words = np.zeros(-(-size // 4), np.uint32)
+    if is_first():
+        words.view(np.uint8)[:size] = np.frombuffer(data, np.uint8)
+    for start in range(0, len(words), _CHUNK):
+        piece = words[start : start + _CHUNK]
+        piece[:] = multihost_utils.broadcast_one_to_all(piece.copy())
+    return words.tobytes()[:size]
