@@ -8,6 +8,7 @@ With several processes only process 0 touches the disk; the others get what it r
 
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from absl import logging
 from gpstoken_jax import processes
 
 Tree = Any
+# What Orbax logs with tracebacks, it also raises, and that is said here in one line.
+logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
 DAMAGED = ".damaged"  # appended to the name of a directory that could not be read
 
 
@@ -39,6 +42,7 @@ class Checkpoints:
     def __init__(self, directory: str | Path, *, keep: int):
         self.directory = Path(directory).absolute()
         self._keep = keep
+        self._bytes = 0  # of the last checkpoint
         self._manager = None
         if jax.process_index() == 0:
             self._manager = self._open()
@@ -64,6 +68,7 @@ class Checkpoints:
         if self._manager is None:
             return
         copies = jax.tree.map(_copy, dict(trees))
+        self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(copies))
         items = {name: ocp.args.StandardSave(tree) for name, tree in copies.items()}
         items["checksums"] = ocp.args.JsonSave({name: checksum(t) for name, t in copies.items()})
         items["progress"] = ocp.args.JsonSave(dict(progress))
@@ -156,10 +161,16 @@ class Checkpoints:
                 raise self._not_written(error) from error
 
     def _not_written(self, error: Exception) -> CheckpointError:
+        """With the free space, as TensorStore names another symptom each time the disk is full."""
         done = steps(self.directory)
-        kept = f"step {max(done)} is the newest that is complete" if done else "there is none yet"
+        kept = f"step {max(done)} is the newest complete one" if done else "there is none yet"
+        try:
+            free = f"{shutil.disk_usage(self.directory).free / 2**20:.0f} MiB"
+        except OSError:
+            free = "no space"
         return CheckpointError(
-            f"a checkpoint could not be written to {self.directory}: {_reason(error)} ({kept})"
+            f"a checkpoint of {self._bytes / 2**20:.0f} MiB could not be written to "
+            f"{self.directory}, where {free} is free ({kept}): {_reason(error)}"
         )
 
 

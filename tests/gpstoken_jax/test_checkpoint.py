@@ -122,19 +122,24 @@ def test_a_checkpoint_of_another_config_is_an_error_and_no_damage(written):
     assert sorted(p.name for p in written.iterdir()) == ["2", "3"]
 
 
-def test_what_cannot_be_written_is_an_error_and_the_older_ones_stay(written):
+def test_what_cannot_be_written_is_an_error_and_the_older_ones_stay(written, caplog):
     checkpoints = Checkpoints(written, keep=1)
     with (
-        pytest.raises(CheckpointError, match=r"not be written to .*step 3 is the newest") as raised,
+        pytest.raises(
+            CheckpointError, match=r"not be written .* MiB is free \(step 3 is"
+        ) as raised,
         limited_file_size(100),
     ):
         checkpoints.save(4, _trees(4), {"position": 40})
         checkpoints.close()
-    assert "\n" not in str(raised.value) and "too large" in str(raised.value).lower()
-    step, trees, _ = Checkpoints(written, keep=1).restore_latest(_trees(0))
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 600
+    assert not caplog.text
+    checkpoints = Checkpoints(written, keep=1)
+    step, trees, _ = checkpoints.restore_latest(_trees(0))
+    checkpoints.close()
     assert step == 3
     jax.tree.map(np.testing.assert_array_equal, trees, _trees(3))
-    assert sorted(p.name for p in written.iterdir()) == ["2", "3"]
+    assert sorted(p.name for p in written.iterdir() if p.name.isdigit()) == ["2", "3"]
 
 
 @contextlib.contextmanager
