@@ -1,8 +1,18 @@
-"""What anybody could do with the same number of stored values: a smaller copy of the image."""
+"""What anybody could do with the same storage: a smaller copy, or a JPEG or WebP file."""
+
+import io
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
+
+# Variants of a format, each tried: JPEG with colour at half the resolution, and at the full one.
+_JPEG = tuple({"format": "JPEG", "optimize": True, "subsampling": colour} for colour in (2, 0))
+_WEBP = ({"format": "WEBP", "method": 4}, {"format": "WEBP", "method": 4, "lossless": True})
+_BEST_QUALITY = 100
+_GOOD_QUALITY = 25  # below, a smaller copy at a higher quality may well be better
+_SMALLEST_SIDE = 8
 
 
 def baseline_size(height: int, width: int, num_values: int) -> tuple[int, int]:
@@ -46,3 +56,112 @@ def bicubic_baseline(
     small = baseline_size(height, width, num_values)
     copies = [_resize(_resize(image, *small), height, width) for image in images]
     return np.clip(np.stack(copies), -1, 1)
+
+
+@dataclass(frozen=True)
+class CodecResult:
+    """What a file format makes of a batch of images.
+
+    Attributes:
+      images: in [-1, 1], 8-bit values.
+      num_bytes: size of each file, header and all.
+      quality: the encoder's setting for each.
+      side: height of the stored copy over that of the image: 1, 1/2, 1/4, ...
+    """
+
+    images: Float[np.ndarray, "b h w 3"]
+    num_bytes: Int[np.ndarray, " b"]
+    quality: Int[np.ndarray, " b"]
+    side: Float[np.ndarray, " b"]
+
+
+def jpeg_baseline(images: Float[np.ndarray, "b h w 3"], bytes_per_image: int) -> CodecResult:
+    """Each image as the best JPEG file of at most `bytes_per_image` bytes, and read again.
+
+    images: in [-1, 1], rounded to 8 bits first. Optimised Huffman tables; colour at half the
+    resolution (4:2:0) or the full one (4:4:4), each at the highest quality (1 to 100) that fits:
+    the least squared error wins. Where that quality is under 25, or nothing fits, copies of a half,
+    a quarter, ... of the sides (bicubic, enlarged again after reading) compete too. Where not even
+    the smallest copy fits, about 8 pixels a side, that one is returned at its real size, which is
+    then over the budget.
+    """
+    return _codec_baseline(images, bytes_per_image, _JPEG)
+
+
+def webp_baseline(images: Float[np.ndarray, "b h w 3"], bytes_per_image: int) -> CodecResult:
+    """Each image as the best WebP file of at most `bytes_per_image` bytes, and read again.
+
+    As `jpeg_baseline`, with lossy and lossless files; the encoder's effort is 4, its default.
+    """
+    return _codec_baseline(images, bytes_per_image, _WEBP)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    decoded: np.ndarray  # uint8 [H, W, 3], at the size of the image
+    num_bytes: int
+    quality: int
+    side: float
+    fits: bool
+    error: float  # squared, mean over pixels
+
+    @property
+    def rank(self) -> tuple:
+        """Sorts the best first: what fits by error, what does not by size."""
+        return (not self.fits, self.error if self.fits else self.num_bytes)
+
+
+def _codec_baseline(images: np.ndarray, budget: int, variants: tuple[dict, ...]) -> CodecResult:
+    levels = np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255)
+    best = [_best_file(image.astype(np.uint8), budget, variants) for image in levels]
+    return CodecResult(
+        images=np.stack([attempt.decoded for attempt in best]).astype(np.float32) / 127.5 - 1,
+        num_bytes=np.array([attempt.num_bytes for attempt in best]),
+        quality=np.array([attempt.quality for attempt in best]),
+        side=np.array([attempt.side for attempt in best]),
+    )
+
+
+def _best_file(image: np.ndarray, budget: int, variants: tuple[dict, ...]) -> _Attempt:
+    """The best of the full-size files and, if those are poor, of smaller copies."""
+    best, side = None, 1.0
+    while best is None or min(image.shape[:2]) * side >= _SMALLEST_SIDE:
+        here = [_try_file(image, side, budget, codec) for codec in variants]
+        found = min(here, key=lambda attempt: attempt.rank)
+        if best is not None and best.fits and found.rank > best.rank:
+            break  # from here on smaller copies only get worse
+        best = found if best is None else min(best, found, key=lambda attempt: attempt.rank)
+        if best.fits and best.quality >= _GOOD_QUALITY and side == 1:
+            break
+        side /= 2
+    return best
+
+
+def _try_file(image: np.ndarray, side: float, budget: int, codec: dict) -> _Attempt:
+    """The file of the highest quality that fits, or of the lowest there is; by bisection."""
+    full = Image.fromarray(image)
+    size = tuple(max(1, round(length * side)) for length in full.size)
+    copy = full if side == 1 else full.resize(size, Image.Resampling.BICUBIC)
+    low, high = 1, 1 if codec.get("lossless") else _BEST_QUALITY
+    file = _encode(copy, low, codec)
+    if len(file) > budget:
+        high = low
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(larger := _encode(copy, middle, codec)) <= budget:
+            low, file = middle, larger
+        else:
+            high = middle - 1
+    decoded = Image.open(io.BytesIO(file)).convert("RGB")
+    if side != 1:
+        decoded = decoded.resize(full.size, Image.Resampling.BICUBIC)
+    decoded = np.asarray(decoded)
+    error = float(np.square(decoded.astype(np.float32) - image).mean())
+    quality = _BEST_QUALITY if codec.get("lossless") else low
+    return _Attempt(decoded, len(file), quality, side, len(file) <= budget, error)
+
+
+def _encode(image: Image.Image, quality: int, codec: dict) -> bytes:
+    file = io.BytesIO()
+    image.save(file, quality=quality, **codec)
+    return file.getvalue()

@@ -1,4 +1,6 @@
-"""The bicubic baseline stores what it says and resizes as an independent library does."""
+"""The baselines store what they say; bicubic resizes as an independent library does."""
+
+import io
 
 import numpy as np
 import pytest
@@ -7,7 +9,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from gpstoken_jax.baselines import baseline_size, bicubic_baseline
+from gpstoken_jax.baselines import (
+    baseline_size,
+    bicubic_baseline,
+    jpeg_baseline,
+    webp_baseline,
+)
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -59,3 +66,88 @@ def test_smooth_images_survive_and_values_stay_in_range():
 def test_no_pixel_fits():
     with pytest.raises(ValueError, match="3 values"):
         baseline_size(8, 8, 2)
+
+
+# JPEG and WebP.
+
+CODECS = {"JPEG": jpeg_baseline, "WEBP": webp_baseline}
+
+
+@pytest.fixture(scope="module")
+def photos():
+    crops = [data.astronaut()[:96, 150:278], data.coffee()[90:186, 200:328]]
+    return np.stack(crops) / np.float32(127.5) - 1
+
+
+def _error(images, others):
+    return np.square(images - others).mean(axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("budget", [900, 2500, 5000])
+def test_files_fit_and_use_the_budget(photos, name, budget):
+    result = CODECS[name](photos, budget)
+    assert result.images.shape == photos.shape and result.images.dtype == np.float32
+    assert (result.num_bytes <= budget).all() and (result.num_bytes > 0.75 * budget).all()
+    assert np.abs(result.images).max() <= 1
+
+
+def test_the_highest_quality_that_fits(photos):
+    """A file of the next quality, written here, is over the budget; the one reported is not."""
+    result = jpeg_baseline(photos, 3000)
+    levels = np.rint((photos + 1) * 127.5).astype(np.uint8)
+    for image, decoded, size, quality in zip(
+        levels, result.images, result.num_bytes, result.quality, strict=True
+    ):
+        files = {colour: _jpeg(image, int(quality), colour) for colour in (0, 2)}
+        (colour,) = (colour for colour, file in files.items() if len(file) == size)
+        assert size <= 3000 < len(_jpeg(image, int(quality) + 1, colour))
+        read = np.asarray(Image.open(io.BytesIO(files[colour])))
+        np.testing.assert_array_equal(np.rint((decoded + 1) * 127.5), read)
+
+
+def _jpeg(image, quality, colour):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality, optimize=True, subsampling=colour)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_more_bytes_are_better(photos, name):
+    errors = [_error(photos, CODECS[name](photos, budget).images) for budget in (700, 2000, 8000)]
+    assert (np.diff(errors, axis=0) < 0).all()
+
+
+def test_small_budgets_store_a_smaller_copy_where_it_is_better(photos):
+    result = jpeg_baseline(photos, 700)
+    assert result.side[0] == 0.5
+    file = io.BytesIO()  # what quality 1 at full size would be
+    Image.fromarray(np.rint((photos[0] + 1) * 127.5).astype(np.uint8)).save(file, "JPEG", quality=1)
+    full = np.asarray(Image.open(file), np.float32) / 127.5 - 1
+    assert _error(photos, result.images)[0] < _error(photos[:1], full[None])[0]
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_budget_that_no_file_meets_is_reported_as_it_is(photos, name):
+    result = CODECS[name](photos, 20)
+    assert (result.num_bytes > 20).all() and (result.side <= 1 / 8).all()
+    assert np.isfinite(result.images).all()
+    tiny = CODECS[name](photos[:, :3, :5], 20)
+    assert tiny.images.shape == (2, 3, 5, 3) and (tiny.side == 1).all()
+
+
+def test_a_plain_image_needs_little():
+    result = jpeg_baseline(np.full((1, 64, 64, 3), 0.2, np.float32), 5000)
+    assert result.quality == 100 and _error(result.images, np.float32(0.2)) < 1e-4
+
+
+def test_large_budgets_keep_the_colour_and_then_everything(photos):
+    """At 4:2:0 the colour would be halved whatever the quality."""
+    halved = io.BytesIO()
+    Image.fromarray(np.rint((photos[0] + 1) * 127.5).astype(np.uint8)).save(
+        halved, "JPEG", quality=100, subsampling=2
+    )
+    halved = np.asarray(Image.open(halved), np.float32) / 127.5 - 1
+    result = jpeg_baseline(photos[:1], 30000)
+    assert _error(photos[:1], result.images) < 0.5 * _error(photos[:1], halved[None])
+    np.testing.assert_allclose(webp_baseline(photos, 10**6).images, photos, atol=1e-6)
