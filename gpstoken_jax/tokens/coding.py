@@ -1,7 +1,6 @@
 """Images to tokens and tokens to images, batch by batch, on all devices of this process."""
 
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from gpstoken_jax.data import Example, ImageSource
+from gpstoken_jax.devices import spread
 from gpstoken_jax.layout import partition_images
 from gpstoken_jax.metrics import Rounding, image_metrics, to_unit_range
 from gpstoken_jax.run_directory import Tokenizer
@@ -31,7 +31,7 @@ class BatchEncoder:
                 "features": tokens[..., 5:],
             }
 
-        self._encode = _on_all_devices(encode, tokenizer.params)
+        self._encode = spread(encode, tokenizer.params)
 
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> dict[str, np.ndarray]:
         """geometry and initial_geometry [B, L, 5] and features [B, L, C], float32."""
@@ -45,7 +45,7 @@ class BatchDecoder:
         def decode(params, tokens):
             return tokenizer.model.apply(params, tokens, method="decode")
 
-        self._decode = _on_all_devices(decode, tokenizer.params)
+        self._decode = spread(decode, tokenizer.params)
 
     def __call__(self, tokens: Float[np.ndarray, "b l 5+c"]) -> Float[np.ndarray, "b h w 3"]:
         """Images, about in [-1, 1]."""
@@ -106,17 +106,3 @@ def checksum(params: Any) -> int:
     for leaf in jax.tree.leaves(params):
         crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
     return crc
-
-
-def _on_all_devices(function: Callable, params: Any) -> Callable[[np.ndarray], Any]:
-    """``function(params, batch)`` with the batch shared out; a short batch is filled up."""
-    devices = jax.local_device_count()
-    mapped = jax.pmap(function, in_axes=(None, 0))
-
-    def run(batch: np.ndarray) -> Any:
-        filler = [(0, -len(batch) % devices), *[(0, 0)] * (batch.ndim - 1)]
-        padded = np.pad(batch, filler, mode="edge") if filler[0][1] else batch
-        shards = mapped(params, padded.reshape(devices, -1, *batch.shape[1:]))
-        return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[: len(batch)], shards)
-
-    return run
