@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
             "train": {
                 "batch_size": 16,  # over all devices of all hosts
                 "steps": 1_000_000,
+                "max_skipped": 10,  # steps in a row whose loss or gradient is not finite
             },
             "checkpoint": {"every_steps": 5000, "keep": 3},
             "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},

@@ -185,6 +185,28 @@ def load_tree(directory: str | Path, name: str, template: Tree, step: int) -> Tr
     )
 
 
+def load_newest_tree(
+    directory: str | Path, name: str, template: Tree, step: int | None = None
+) -> tuple[int, Tree]:
+    """A step and one of its trees: the newest that can be read, with a warning for those newer.
+
+    Raises:
+      CheckpointError: if there is none, it does not fit the template, or ``step`` is given and
+        cannot be read.
+    """
+    if step is not None:
+        return step, load_tree(directory, name, template, step)
+    latest = latest_step(directory)
+    for step in sorted(steps(directory), reverse=True):
+        try:
+            return step, load_tree(directory, name, template, step)
+        except DamagedCheckpointError as error:
+            logging.warning("%s; trying the one before", error)
+            if step == latest:
+                newest = error
+    raise newest
+
+
 def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
     """One tree of one checkpoint, on the host, its checksum compared.
 

@@ -6,14 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from absl import app, logging
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from gpstoken_jax import processes
 from gpstoken_jax.checkpoint import CheckpointError
+from gpstoken_jax.data.loader import UnreadableDataError
 
+FLAGS = flags.FLAGS
 # Mistakes of input, not of code: their message is all that a user needs.
-USER_ERRORS = (CheckpointError, ValueError, OSError, FloatingPointError)
+USER_ERRORS = (
+    CheckpointError,
+    UnreadableDataError,
+    processes.ProcessError,
+    ValueError,
+    OSError,
+    FloatingPointError,
+)
 
 
 def define_data_flags():
@@ -25,9 +35,21 @@ def define_data_flags():
     )
 
 
-def apply_flags(section: ConfigDict, flags: ConfigDict) -> None:
+def apply_flags(section: ConfigDict, given: ConfigDict) -> None:
     """Overrides the fields of a config section that were given as flags."""
-    section.update({name: value for name, value in flags.items() if value is not None})
+    section.update({name: value for name, value in given.items() if value is not None})
+
+
+def define_process_flags() -> None:
+    """Defines ``--coordinator``, ``--num_processes`` and ``--process_id``; ``run`` heeds them."""
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, to run as one of several processes; 'auto' under SLURM, Open MPI "
+        "or Kubernetes.",
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def use_compilation_cache() -> None:
@@ -41,7 +63,10 @@ def use_compilation_cache() -> None:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Parses flags, runs ``main``; a user's mistake becomes one line and exit code 1."""
+    """Parses flags, joins the other processes if there are any, and runs ``main``.
+
+    Its result is the exit code; a user's mistake becomes one line and exit code 1.
+    """
 
     def guarded(arguments: list[str]) -> int | None:
         if len(arguments) > 1:
@@ -49,11 +74,14 @@ def run(main: Callable[[], int | None]) -> None:
         logging.set_verbosity(logging.WARNING)
         use_compilation_cache()
         try:
-            return main()
+            if "coordinator" in FLAGS:
+                processes.join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+            with processes.only_first_prints():
+                return main()
         except USER_ERRORS as error:
             if logging.level_debug():
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{processes.name_of_this()}error: {error}", file=sys.stderr, flush=True)
             return 1
 
     app.run(guarded)

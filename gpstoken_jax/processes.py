@@ -115,6 +115,17 @@ def check_same(what: str, value: Any) -> None:
         raise ProcessError(f"{what} is not the same as that of process 0: start all alike")
 
 
+def in_first(function: Callable[[], T]) -> T | None:
+    """What ``function`` returns in process 0; None in the others, which wait for it.
+
+    Raises:
+      ProcessError: in the others, if it raises in process 0.
+    """
+    results = []
+    from_first(lambda: results.append(function()))
+    return results[0] if results else None
+
+
 def from_first(function: Callable[[], T]) -> T:
     """What ``function`` returns in process 0, a JSON value, in all of them.
 

@@ -4,18 +4,24 @@ config.json     the whole config
 checkpoints/    one directory a step
 metrics.jsonl   one JSON object a logged step
 tensorboard/    the same as scalars, and pictures
+failed_steps/   the batch of a step that stopped the run, see training/non_finite.py
+lock            held by the training process
 """
 
+import fcntl
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
-from gpstoken_jax import checkpoint
+from gpstoken_jax import checkpoint, processes
 from gpstoken_jax.checkpoint import CheckpointError
 from gpstoken_jax.model import GPSToken, init_params
 
@@ -42,6 +48,10 @@ class RunDirectory:
     def tensorboard(self) -> Path:
         return self.root / "tensorboard"
 
+    @property
+    def failed_steps(self) -> Path:
+        return self.root / "failed_steps"
+
 
 @dataclass(frozen=True)
 class Tokenizer:
@@ -61,21 +71,60 @@ class Tokenizer:
 
 
 def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:
-    """Makes a run's directory, or opens it again with a config that fits.
+    """Makes a run's directory, or opens it again with a config that fits; prints what is new in it.
+
+    The config of a run that has checkpoints is not written yet: only ``write_config`` does that,
+    once they turned out to fit. With several processes, process 0 does all of it.
 
     Raises:
       CheckpointError: if the directory has a run of another model; names the first difference.
+      OSError: if it cannot be made.
     """
     run = RunDirectory(Path(root))
-    run.root.mkdir(parents=True, exist_ok=True)
-    if run.config.exists():
-        _check_same_model(run, read_config(run), config)
-    write_config(run, config)
+    processes.from_first(lambda: _open(run, config))
     return run
 
 
+def _open(run: RunDirectory, config: ConfigDict) -> None:
+    run.root.mkdir(parents=True, exist_ok=True)
+    if not checkpoint.steps(run.checkpoints):
+        write_config(run, config)
+        return
+    old = read_config(run)
+    _check_same_model(run, old, config)
+    for difference in _differences(old.to_dict(), config.to_dict(), "config"):
+        print(difference)
+
+
+def lock_run(run: RunDirectory) -> IO | None:
+    """Keeps other training processes out for as long as the returned file is open.
+
+    The lock goes with the process, however it ends. None in all processes but the first, and where
+    the file system has no locks.
+
+    Raises:
+      CheckpointError: if another process trains in this directory.
+    """
+    return processes.in_first(lambda: _lock(run))
+
+
+def _lock(run: RunDirectory) -> IO | None:
+    file = (run.root / "lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CheckpointError(
+            f"another process is training in {run.root}: wait for it, or use another --workdir"
+        ) from error
+    except OSError as error:
+        logging.warning("%s is not locked against other processes: %s", run.root, error)
+    return file
+
+
 def write_config(run: RunDirectory, config: ConfigDict) -> None:
-    """Writes config.json, whole or not at all."""
+    """Writes config.json, whole or not at all; in the first of several processes."""
+    if not processes.is_first():
+        return
     temporary = run.config.with_suffix(".tmp")
     temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     os.replace(temporary, run.config)
@@ -106,7 +155,7 @@ def load_tokenizer(
 
     Args:
       root: the run's directory.
-      step: which checkpoint; the newest if None.
+      step: which checkpoint; the newest that can be read if None.
       weights: ``"ema_params"`` or ``"params"``.
 
     Raises:
@@ -118,8 +167,7 @@ def load_tokenizer(
         raise CheckpointError(f"{run.root} has no tokenizer but a run of task={config.task!r}")
     model = GPSToken(config.model)
     template = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
-    step = checkpoint.latest_step(run.checkpoints) if step is None else step
-    params = checkpoint.load_tree(run.checkpoints, weights, template, step)
+    step, params = checkpoint.load_newest_tree(run.checkpoints, weights, template, step)
     return Tokenizer(model, params, config, step)
 
 
@@ -131,20 +179,21 @@ def _with_tuples(value: Any) -> Any:
 
 
 def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> None:
-    difference = _first_difference(task_name(old), task_name(new), "task")
-    difference = difference or _first_difference(old.model.to_dict(), new.model.to_dict(), "model")
-    if difference:
+    differences = itertools.chain(
+        _differences(task_name(old), task_name(new), "task"),
+        _differences(old.model.to_dict(), new.model.to_dict(), "model"),
+    )
+    if difference := next(differences, None):
         raise CheckpointError(
             f"{run.root} has a run of another model: {difference}. "
             "Use that config, or another --workdir."
         )
 
 
-def _first_difference(old: Any, new: Any, name: str) -> str | None:
+def _differences(old: Any, new: Any, name: str) -> Iterator[str]:
+    """Every field that is another, in words."""
     if isinstance(old, dict) and isinstance(new, dict):
-        parts = (
-            _first_difference(old.get(key), new.get(key), f"{name}.{key}")
-            for key in sorted(old.keys() | new.keys())
-        )
-        return next(filter(None, parts), None)
-    return None if old == new else f"{name} was {old} and is now {new}"
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
+    elif old != new:
+        yield f"{name} was {old} and is now {new}"

@@ -1,6 +1,7 @@
 """Metrics as JSON lines for scripts and as TensorBoard events for people."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from gpstoken_jax import processes
 from gpstoken_jax.run_directory import RunDirectory
 
 
@@ -15,30 +17,39 @@ class MetricLog:
     """Appends to a run's metrics.jsonl and TensorBoard events.
 
     A run that resumes at an earlier step than it had logged continues there: later lines, which it
-    will write again, are dropped.
+    will write again, are dropped. Of several processes only the first writes.
     """
 
     def __init__(self, run: RunDirectory, *, step: int):
+        self._lines = self._events = None
+        if not processes.is_first():
+            return
         _drop_lines_after(run.metrics, step)
         self._lines = run.metrics.open("a")
         self._events = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs one value a name."""
+        """Logs one value a name; in JSON, which has no others, null if it is not finite."""
+        if self._lines is None:
+            return
         values = {name: float(value) for name, value in values.items()}
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        line = {name: v if math.isfinite(v) else None for name, v in values.items()}
+        self._lines.write(json.dumps({"step": step, **line}) + "\n")
         self._lines.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Logs a uint8 picture [H, W, 3] to TensorBoard."""
+        if self._events is None:
+            return
         self._events.add_image(name, image, step, dataformats="HWC")
         self._events.flush()
 
     def close(self) -> None:
-        self._lines.close()
-        self._events.close()
+        if self._lines is not None:
+            self._lines.close()
+            self._events.close()
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

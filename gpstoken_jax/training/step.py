@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from gpstoken_jax.training.non_finite import skip_unless_finite
 from gpstoken_jax.training.task import Batch, Step
 
 AXIS = "data"
@@ -20,10 +21,20 @@ def on_all_devices(step: Step) -> Step:
 
     Returns:
       The same with batches [devices, b, ...]; state, frozen arrays and metrics are the same on
-      all devices. The given state's memory is reused: do not use it again.
+      all devices. If a metric is not finite, only the state's ``step`` changes; ``skipped`` among
+      the metrics says so. The given state's memory is reused: do not use it again.
     """
+
+    def step_or_skip(state: Any, batch: Batch, frozen: Any) -> tuple[Any, dict[str, Any]]:
+        new, metrics = step(state, batch, frozen)
+        return skip_unless_finite(state, new, metrics)
+
     return jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0
+        step_or_skip,
+        axis_name=AXIS,
+        in_axes=(None, 0, None),
+        out_axes=(None, None),
+        donate_argnums=0,
     )
 
 
