@@ -102,24 +102,25 @@ class _TrainExample:
 class _EvalExample:
     """Makes the evaluation example of one index; None is padding."""
 
-    fitted: FittedImages
-    image_size: int
+    source: ImageSource
+    size: tuple[int, int]
 
     def __call__(self, index: int | None) -> dict[str, Any]:
-        blank = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        blank = np.zeros((*self.size, 3), np.uint8)
         row = {"pixels": blank, "label": -1, "name": "", "size": (0, 0), "mask": False}
         if index is None:
             return row | {"unreadable": []}
         try:
-            example, size = self.fitted[index]
+            example = self.source[index]
         except images.UnreadableImageError as error:
-            name = self.fitted.source.name(index)
+            name = self.source.name(index)
             return row | {"name": name, "unreadable": [(name, str(error))]}
+        covering = transforms.resize_to_cover(example.pixels, self.size)
         return {
-            "pixels": transforms.center_crop(example.pixels, self.image_size),
+            "pixels": transforms.center_crop(covering, self.size),
             "label": example.label,
             "name": example.name,
-            "size": size,
+            "size": example.size,
             "mask": True,
             "unreadable": [],
         }
@@ -230,7 +231,7 @@ class TrainBatches:
 class EvalBatches:
     """Every image once, in order, in batches of one shape; iterating again starts anew.
 
-    Each batch is {"image": float32 [B, S, S, 3] in [-1, 1] (short side resized, centre cut),
+    Each batch is {"image": float32 [B, H, W, 3] in [-1, 1] (resized to cover, centre cut),
     "label": int32 [B], "name": list of B strings, "size": int32 [B, 2] original height and width,
     "mask": bool [B]}. Rows whose mask is False are padding (name "") or unreadable (named).
     All processes get the same number of batches.
@@ -345,23 +346,24 @@ def train_batches(
 def eval_batches(
     source: ImageSource,
     data_config: Any,
-    image_size: int,
+    image_size: int | tuple[int, int],
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
 ) -> EvalBatches:
     """Makes the evaluation batches of one process: centre crops, each image exactly once.
 
-    Args are those of `train_batches`; of the configuration only how to read ahead is used.
+    Args are those of `train_batches`, but `image_size` may also be (height, width); of the
+    configuration only how to read ahead is used.
     """
-    _check_shares(image_size, batch_size, process_index, process_count)
-    fitted = FittedImages(source, image_size, "center", budget_mb=0)
+    size = transforms.as_size(image_size)
+    _check_shares(min(size), batch_size, process_index, process_count)
     num_rows = -(-len(source) // (process_count * batch_size)) * batch_size
     own: list[int | None] = list(range(process_index, len(source), process_count))
     own += [None] * (num_rows - len(own))
     batches = (
         grain.MapDataset.range(num_rows)
-        .map(_EvalRow(own, _EvalExample(fitted, image_size)))
+        .map(_EvalRow(own, _EvalExample(source, size)))
         .batch(batch_size, batch_fn=_stack_eval)
     )
     return EvalBatches(batches, len(source), _Reading.from_config(data_config))

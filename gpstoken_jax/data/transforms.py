@@ -38,11 +38,42 @@ def resize_short_side(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
-def center_crop(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Cuts the central `side` x `side` pixels (half positions round to even, as torchvision)."""
+def center_crop(
+    pixels: UInt8[np.ndarray, "h w 3"], size: int | tuple[int, int]
+) -> UInt8[np.ndarray, "g v 3"]:
+    """Cuts the central pixels (half positions round to even, as torchvision).
+
+    `size` is the side of a square, or (height, width).
+    """
+    rows, columns = as_size(size)
     height, width = pixels.shape[:2]
-    top, left = round((height - side) / 2), round((width - side) / 2)
-    return pixels[top : top + side, left : left + side]
+    top, left = round((height - rows) / 2), round((width - columns) / 2)
+    return pixels[top : top + rows, left : left + columns]
+
+
+def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a square's side, or of itself."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def resize_to_cover(
+    pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "g v 3"]:
+    """Resizes, keeping the aspect ratio, so that the image just covers (height, width).
+
+    For a square that is `resize_short_side`; otherwise the side that is shorter in proportion fits
+    exactly, and the other one, truncated to whole pixels, is at least as long as asked for.
+    """
+    height, width = pixels.shape[:2]
+    rows, columns = size
+    if height * columns >= width * rows:
+        rows = height * columns // width
+    else:
+        columns = width * rows // height
+    if (rows, columns) == (height, width):
+        return pixels
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR))
 
 
 def random_crop(

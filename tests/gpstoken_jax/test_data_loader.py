@@ -284,6 +284,20 @@ def test_eval_is_in_order_with_size_and_centre_crop():
     np.testing.assert_allclose(first["image"][0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(8, 16), (16, 8)])
+def test_eval_cuts_rectangles(size):
+    """The whole of the side that is shorter in proportion, the middle of the other."""
+    (batch,) = data.eval_batches(Photos(2), config(), size, 2)
+    assert batch["image"].shape == (2, *size, 3) and batch["mask"].all()
+    resized, cut = {  # of 20 x 24
+        (8, 16): ((16, 13), np.s_[2:10]),
+        (16, 8): ((19, 16), np.s_[:, 6:14]),
+    }[size]
+    photo = Image.fromarray(Photos(1)[0].pixels).resize(resized, Image.Resampling.BILINEAR)
+    expected = np.asarray(photo)[cut] / 127.5 - 1
+    np.testing.assert_allclose(batch["image"][0], expected, atol=1e-6)
+
+
 def test_eval_can_be_repeated():
     batches = data.eval_batches(Photos(5), config(), 8, 2)
     assert_same(list(batches), list(batches))

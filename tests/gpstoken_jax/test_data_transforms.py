@@ -110,3 +110,23 @@ def test_colours_come_in_every_order():
         for _ in range(100)
     }
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [
+        ((60, 91), (30, 30), (30, 45)),  # a square: as the short side is resized
+        ((91, 60), (30, 30), (45, 30)),
+        ((60, 91), (32, 64), (42, 64)),  # flatter than the image: the width decides
+        ((60, 91), (64, 32), (64, 97)),
+        ((100, 200), (32, 64), (32, 64)),
+        ((7, 9), (32, 64), (49, 64)),  # enlarged
+    ],
+)
+def test_resize_to_cover_covers_and_fits_one_side(shape, size, expected):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    covering = transforms.resize_to_cover(pixels, size)
+    assert covering.shape == (*expected, 3)
+    if size[0] == size[1]:
+        np.testing.assert_array_equal(covering, transforms.resize_short_side(pixels, size[0]))
+    assert transforms.center_crop(covering, size).shape == (*size, 3)
