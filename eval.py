@@ -1,53 +1,45 @@
-"""Evaluates a trained tokenizer on images: a table, a JSON file and a report to look at.
+"""Evaluates tokenizers on images: a table, JSON and CSV files and a report to look at.
 
     python eval.py --checkpoint=runs/tiny --data.folder=DIR --output=runs/tiny/eval
+    python eval.py --checkpoints='runs/*/' --datasets=a=DIR,b=DIR --num_tokens=64,128 --output=DIR
 
-Without --data.* it takes the held-out split of the data that the run was trained on. Images larger
-than the model's: --resolution=512. Tokens where they are wanted: --focus=0.25,0.25,0.5,0.5,1.
+Without a data set it takes the held-out split of the data that a run was trained on. Images larger
+than the model's: --resolution=512 or 256x512. Tokens where they are wanted: --focus=x,y,w,h,s.
+The same command again measures only what is not there yet; see docs/evaluation.md.
+
+Exit code: 0 if all was measured, 2 if some cells of a grid failed, 1 if all did.
 """
 
-import json
-import math
-import os
-import subprocess
-import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
-from gpstoken_jax import cli, data
-from gpstoken_jax.evaluation import Evaluator, ImageResult
-from gpstoken_jax.focus import box_strength, focus_mask, parse_focuses, read_strength_map
-from gpstoken_jax.high_resolution import WAYS, floored_std_warning
-from gpstoken_jax.metrics import accumulate, compute_means
+from gpstoken_jax import cli
+from gpstoken_jax.evaluation import baselines, cells
+from gpstoken_jax.evaluation.pages import Pages, focus_effect
+from gpstoken_jax.evaluation.processes import is_first
+from gpstoken_jax.evaluation.results import CellResult
+from gpstoken_jax.evaluation.run import Run, Unplanned, say
+from gpstoken_jax.evaluation.settings import Settings
+from gpstoken_jax.evaluation.summary import describe_gain, write_summary
+from gpstoken_jax.evaluation.tokenizer_job import plan_tokenizer
+from gpstoken_jax.high_resolution import WAYS
 from gpstoken_jax.perceptual.weights import load_lpips
-from gpstoken_jax.report import (
-    FOCUS_NOTE,
-    MAP_NOTE,
-    ReportRow,
-    ReportSummary,
-    make_row,
-    map_figures,
-    unfocused_figures,
-    write_report,
-)
-from gpstoken_jax.run_directory import Tokenizer, load_tokenizer
-from gpstoken_jax.tiles import tile_grid
-from gpstoken_jax.training.chronometer import format_seconds
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
+CHECKPOINTS = flags.DEFINE_list(
+    "checkpoints", [], "Several runs' directories; patterns such as 'runs/*/' too."
 )
 STEP = flags.DEFINE_integer("step", None, "Which of its checkpoints; the newest by default.")
 WEIGHTS = flags.DEFINE_enum(
     "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
 )
 DATA = cli.define_data_flags()
+DATASETS = flags.DEFINE_list(
+    "datasets", [], "Several data sets, each NAME=DIR or DIR: folders of images, or prepared ones."
+)
 SPLIT = flags.DEFINE_string(
     "split",
     None,
@@ -58,11 +50,14 @@ EVAL = config_flags.DEFINE_config_dict(
     ConfigDict({"batch_size": placeholder(int), "rounding": placeholder(str)}),
     "Overrides of the config: images a batch; 8-bit rounding, 'round' or 'truncate'.",
 )
-NUM_TOKENS = flags.DEFINE_integer(
-    "num_tokens", None, "Tokens an image, or a tile of one; the config's by default."
+NUM_TOKENS = flags.DEFINE_list(
+    "num_tokens", [], "Tokens an image, or a tile of one; the config's by default. Several: 64,128."
 )
-RESOLUTION = flags.DEFINE_integer(
-    "resolution", None, "Side of the images, a multiple of the model's, which is the default."
+RESOLUTION = flags.DEFINE_list(
+    "resolution",
+    [],
+    "Sizes of the images: a side, or HEIGHTxWIDTH; multiples of the model's side, which is the "
+    "default. Several: 256,512,256x512.",
 )
 HIGH_RESOLUTION = flags.DEFINE_enum(
     "high_resolution",
@@ -80,259 +75,117 @@ FOCUS = flags.DEFINE_multi_string(
 BIAS_MAP = flags.DEFINE_string(
     "bias_map", None, "A grey picture of where tokens should go: black is strength 0, white 1."
 )
-OUTPUT = flags.DEFINE_string("output", None, "Where results go; CHECKPOINT/eval by default.")
-REPORT_IMAGES = flags.DEFINE_integer("report_images", 32, "Images shown in the report.")
-REPORT_MAPS = flags.DEFINE_bool("report_maps", True, "Show token density and feature maps there.")
+BASELINES = flags.DEFINE_list(
+    "baselines", list(baselines.NAMES), f"Baselines beside it, of {', '.join(baselines.NAMES)}."
+)
+BYTES_PER_VALUE = flags.DEFINE_integer(
+    "bytes_per_value", 2, "Storage of a token's value that JPEG and WebP may spend.", lower_bound=1
+)
 LPIPS = flags.DEFINE_bool("lpips", True, "Measure LPIPS.")
-PROGRESS_SECONDS = 5.0
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Where results go; CHECKPOINT/eval by default, to be named for several."
+)
+AGAIN = flags.DEFINE_bool("again", False, "Measure also what is there already.")
+REPORT_IMAGES = flags.DEFINE_integer("report_images", 32, "Images shown in a report.")
+REPORT_MAPS = flags.DEFINE_bool("report_maps", True, "Show token density and feature maps there.")
+SOME_FAILED = 2
 
 
-def main() -> None:
-    started = time.perf_counter()
-    tokenizer = load_tokenizer(CHECKPOINT.value, step=STEP.value, weights=WEIGHTS.value)
-    config = tokenizer.config
-    cli.apply_flags(config.eval, EVAL.value)
-    source = open_source(config)
-    num_tokens = NUM_TOKENS.value or config.partition.num_tokens
-    size = RESOLUTION.value or config.model.image_size
-    tiles = tile_grid(size, size, config.model.image_size)
-    way = HIGH_RESOLUTION.value or config.eval.get("high_resolution", "merged")
-    focus = read_focus((size, size))
-    print(
-        f"{CHECKPOINT.value} step {tokenizer.step}; {source.description}; "
-        f"{size} x {size} pixels; {describe_tokens(num_tokens, tiles)}"
+def main() -> int:
+    # ---- The grid: every checkpoint on every data set in every size with every number of tokens --
+    grid = cells.make_grid(
+        find_checkpoints(),
+        find_datasets(),
+        cells.parse_sizes(RESOLUTION.value),
+        cells.parse_token_counts(NUM_TOKENS.value),
     )
-
-    # ---- Every image once: metrics of all, pictures of the first few ----------------------------
-    batch_size = EVAL.value.batch_size or max(1, config.eval.batch_size // math.prod(tiles))
-    batches = data.eval_batches(source, config.data, size, batch_size)
-    evaluator = Evaluator(
-        tokenizer,
-        num_tokens,
-        lpips_weights=load_lpips() if LPIPS.value else None,
-        rounding=config.eval.rounding,
-        tiles=tiles,
-        high_resolution=way,
-        focus=focus,
+    output = find_output(grid)
+    settings = Settings(
+        step=STEP.value,
+        weights=WEIGHTS.value,
+        split=SPLIT.value,
+        batch_size=EVAL.value.batch_size,
+        rounding=EVAL.value.rounding,
+        high_resolution=HIGH_RESOLUTION.value,
+        focus=tuple(FOCUS.value),
+        bias_map=BIAS_MAP.value,
+        lpips=load_lpips() if LPIPS.value else None,
+        baselines=baselines.check_names(BASELINES.value),
+        bytes_per_value=BYTES_PER_VALUE.value,
     )
-    means, per_image, shown = measure(progress(evaluator(batches), len(source)))
-    if not per_image:
-        raise ValueError(f"none of the images could be read: {batches.unreadable.reasons}")
+    jobs = [plan(cell, settings) for cell in grid]
 
-    # ---- Results: JSON for scripts, a report and a table for people -----------------------------
-    protocol = describe_protocol(
-        tokenizer, source.description, num_tokens, tiles, way, len(per_image)
-    )
-    output = Path(OUTPUT.value or Path(CHECKPOINT.value) / "eval")
-    output.mkdir(parents=True, exist_ok=True)
-    results = {
-        "metrics": means,
-        "protocol": protocol,
-        "unreadable": batches.unreadable.reasons,
-        "seconds": round(time.perf_counter() - started, 1),
-        "images": per_image,
-    }
-    write_json(output / "metrics.json", results)
-    inside = None if focus is None else focus_mask(focus)
-    rows = (row(result, inside) for result in shown)
-    report = write_report(output / "report.html", summary(means, protocol), rows)
-    print_table(means, protocol)
-    if batches.unreadable.count:
-        print(f"skipped {batches.unreadable.count} unreadable image(s): see metrics.json")
-    if warning := floored_std_warning({one["name"]: one["floored_std"] for one in per_image}):
-        print(f"warning: {warning}")
-    print(f"metrics: {output / 'metrics.json'}\nreport:  {report}")
+    # ---- Every image of every cell once: numbers of all, pictures of some -----------------------
+    pages = Pages(REPORT_IMAGES.value, REPORT_MAPS.value)
+    run = Run(output, settings, pages, AGAIN.value, cli.USER_ERRORS)
+    results = run.measure_all(jobs)
+
+    # ---- All cells together: CSV for scripts, Markdown and a page for people --------------------
+    failed = [result for result in results if result.error]
+    if len(failed) == len(results) == 1:
+        raise ValueError(failed[0].error)
+    if is_first():
+        report(results, write_summary(output, results))
+    return 0 if not failed else 1 if len(failed) == len(results) else SOME_FAILED
 
 
-def read_focus(size: tuple[int, int]) -> np.ndarray | None:
-    """The strength at every pixel that --focus and --bias_map ask for together; None for none."""
-    if not FOCUS.value and BIAS_MAP.value is None:
-        return None
-    strength = box_strength(size, *parse_focuses(FOCUS.value))
-    if BIAS_MAP.value is not None:
-        strength = strength + read_strength_map(BIAS_MAP.value, size)
-    return strength
+def find_checkpoints() -> list[Path]:
+    """The runs of the flags."""
+    if (CHECKPOINT.value is None) == (not CHECKPOINTS.value):
+        raise ValueError("name one run as --checkpoint, or several as --checkpoints")
+    if CHECKPOINT.value is not None:
+        return [Path(CHECKPOINT.value)]
+    return cells.find_checkpoints(CHECKPOINTS.value)
 
 
-def measure(results: Iterable[ImageResult]) -> tuple[dict, list[dict], list[ImageResult]]:
-    """Mean metrics by method, what is written of each image, and the first few results."""
-    means, per_image, shown = {}, [], []
-    for result in results:
-        metrics = {"model": result.model.metrics, "bicubic": result.baseline_metrics}
-        if result.unfocused is not None:
-            metrics["unfocused"] = result.unfocused.metrics
-        for method, values in metrics.items():
-            means[method] = accumulate(means.get(method, {}), values)
-        floored = {"floored_std": result.model.floored_std}
-        per_image.append({"name": result.name, **metrics, **floored})
-        if len(shown) < REPORT_IMAGES.value:
-            shown.append(result)
-    means = {method: compute_means(values) for method, values in means.items()}
-    return means, per_image, shown
-
-
-def describe_tokens(num_tokens: int, tiles: tuple[int, int]) -> str:
-    """How many tokens an image has, in words."""
-    count = math.prod(tiles)
-    return f"{num_tokens} tokens" if count == 1 else f"{count} x {num_tokens} tokens"
-
-
-def open_source(config: ConfigDict) -> data.ImageSource:
-    """The images to evaluate: those of the flags, else those of the config."""
-    given = {name: value for name, value in DATA.value.items() if value is not None}
+def find_datasets() -> list[cells.Dataset]:
+    """The data sets of the flags; else the one that each run was trained on."""
+    given = tuple((name, value) for name, value in DATA.value.items() if value is not None)
+    if given and DATASETS.value:
+        raise ValueError("name one data set as --data.*, or several as --datasets")
     if given:
-        config.data.update({"folder": None, "tfds_name": None, "tfds_dir": None, **given})
-    split = SPLIT.value or ("all" if "folder" in given else config.data.eval_split)
-    return data.open_source(config.data, split)
+        return [cells.Dataset(Path(given[0][1]).name, given)]
+    return cells.parse_datasets(DATASETS.value) or [cells.Dataset(cells.HELD_OUT)]
 
 
-def progress(results: Iterable[ImageResult], total: int) -> Iterator[ImageResult]:
-    """Passes results on and prints a line every few seconds."""
-    start = last = time.perf_counter()
-    for count, result in enumerate(results, 1):
-        now = time.perf_counter()
-        if now - last > PROGRESS_SECONDS or count == total:
-            last, speed = now, count / (now - start)
-            eta = format_seconds((total - count) / speed)
-            print(f"{count}/{total} images  {speed:.1f} images/s  ETA {eta}", flush=True)
-        yield result
+def find_output(grid: list[cells.Cell]) -> Path:
+    """Where results go."""
+    if OUTPUT.value is not None:
+        return Path(OUTPUT.value)
+    if CHECKPOINT.value is None:
+        raise ValueError("say where the results of several checkpoints go: --output=DIR")
+    return Path(CHECKPOINT.value) / "eval"
 
 
-def describe_protocol(
-    tokenizer: Tokenizer,
-    source: str,
-    num_tokens: int,
-    tiles: tuple[int, int],
-    way: str,
-    count: int,
-) -> dict:
-    """Everything that a figure depends on."""
-    config = tokenizer.config
-    size = tiles[0] * config.model.image_size
-    num_tokens = math.prod(tiles) * num_tokens
-    values = num_tokens * (5 + config.model.feature_channels)
-    focus = [*FOCUS.value, *([BIAS_MAP.value] if BIAS_MAP.value else [])]
-    return {
-        "checkpoint": CHECKPOINT.value,
-        "step": tokenizer.step,
-        "weights": WEIGHTS.value,
-        "data": source,
-        "num_images": count,
-        "size": f"{size} x {size}",
-        "crop": "short side resized (bilinear, antialiased), then centre crop",
-        "num_tokens": num_tokens,
-        "tiles": f"{tiles[0]} x {tiles[1]}, {way}" if tiles != (1, 1) else "1 x 1",
-        "focus": "; ".join(focus) or "none",
-        "values_per_image": values,
-        "baseline": f"bicubic down to at most {values} values and up again",
-        "colour_range": "[0, 1] RGB",
-        "rounding": config.eval.rounding,
-        "dtype": config.model.dtype,
-        "lpips": "VGG16, version 0.1" if LPIPS.value else "not measured",
-        "commit": commit(),
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-    }
-
-
-def commit() -> str | None:
-    """The project's commit, None outside a git checkout; "+" marks uncommitted changes."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent)]
+def plan(cell: cells.Cell, settings: Settings):
+    """Looks at a cell; what is wrong with it is kept for its turn."""
     try:
-        head, changes = (
-            subprocess.run([*command, *rest], capture_output=True, text=True, check=True).stdout
-            for rest in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.strip() + ("+" if changes.strip() else "")
+        return plan_tokenizer(cell, settings)
+    except cli.USER_ERRORS as error:
+        return Unplanned(cell.name, str(error))
 
 
-def summary(means: dict, protocol: dict) -> ReportSummary:
-    """The head of the report."""
-    title = f"Reconstructions of {protocol['checkpoint']}, step {protocol['step']}"
-    labels = method_labels(protocol)
-    notes = (MAP_NOTE,) * REPORT_MAPS.value + (FOCUS_NOTE,) * ("unfocused" in means)
-    return ReportSummary(
-        title=title,
-        methods={labels[method]: values for method, values in means.items()},
-        protocol={key.replace("_", " "): value for key, value in protocol.items()},
-        lead=focus_effect(means) if "unfocused" in means else "",
-        notes=notes,
-    )
-
-
-def method_labels(protocol: dict) -> dict[str, str]:
-    """What a reader knows the methods by."""
-    model = f"GPSToken, {protocol['num_tokens']} tokens"
-    return {
-        "model": model,
-        "bicubic": "Bicubic, same number of values",
-        "unfocused": f"{model}, without the focus",
-    }
-
-
-def focus_effect(means: dict) -> str:
-    """What the focus changes, in a sentence."""
-    before, after = means["unfocused"], means["model"]
-    parts = (
-        f"{place} it changes PSNR from {before[name]:.2f} to {after[name]:.2f} dB"
-        for place, name in (("inside", "psnr_inside"), ("outside", "psnr_outside"))
-    )
-    return f"The focus: {', '.join(parts)}."
-
-
-def row(result: ImageResult, inside: np.ndarray | None) -> ReportRow:
-    """One photo of the report."""
-    model, before, more = result.model, result.unfocused, []
-    if before is not None:
-        more += unfocused_figures(
-            result.image,
-            before.reconstruction,
-            before.initial,
-            before.refined,
-            before.metrics,
-            inside,
-        )
-    if REPORT_MAPS.value:
-        more += map_figures(model.refined, model.feature_map)
-    return make_row(
-        result.name,
-        result.image,
-        model.reconstruction,
-        result.baseline,
-        model.initial,
-        model.refined,
-        model.metrics,
-        result.baseline_metrics,
-        inside=inside,
-        more=more,
-    )
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Writes a JSON file, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
-def print_table(means: dict, protocol: dict) -> None:
-    """The headline figures, last on the screen."""
-    columns = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
-    columns |= {"psnr_inside": "inside", "psnr_outside": "outside"}
-    names = [name for name in columns if name in means["model"]]
-    labels = method_labels(protocol)
-    width = max(map(len, labels.values())) + 1 if "unfocused" in means else 32
-    print(f"\n{'':{width}s}" + "".join(f"{columns[name]:>9s}" for name in names))
-    for key in means:
-        values = "".join(f"{means[key][name]:9.3f}" for name in names)
-        print(f"{labels[key]:{width}s}{values}")
-    gain = means["model"]["psnr"] - means["bicubic"]["psnr"]
-    print(f"{protocol['num_images']} images, {gain:+.2f} dB PSNR against the baseline")
-    if "unfocused" in means:
-        print(focus_effect(means))
-    print()
+def report(results: list[CellResult], summary) -> None:
+    """The headline figures and where the rest is, last on the screen."""
+    print(f"\n{summary.text}")
+    measured = [result for result in results if result.summary]
+    for result in measured if len(results) == 1 else ():
+        print(describe_gain(result))
+        means = result.summary["metrics"]
+        if "unfocused" in means:
+            print(focus_effect(means))
+    for result in measured:
+        of = f"{result.name}: " if len(results) > 1 else ""
+        if skipped := result.summary["num_unreadable"]:
+            print(f"{of}skipped {skipped} unreadable image(s): see metrics.json")
+        for warning in result.summary["warnings"]:
+            print(f"{of}warning: {warning}")
+    for result in results:
+        if result.error:
+            say(f"FAILED {result.name}: {result.error}")
+    if len(results) == 1:
+        print(f"metrics: {results[0].directory / 'metrics.json'}")
+    print(f"table:   {summary.markdown}\nreport:  {summary.page}")
 
 
 if __name__ == "__main__":

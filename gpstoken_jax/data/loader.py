@@ -109,14 +109,15 @@ class _EvalExample:
         blank = np.zeros((*self.size, 3), np.uint8)
         row = {"pixels": blank, "label": -1, "name": "", "size": (0, 0), "mask": False}
         if index is None:
-            return row | {"unreadable": []}
+            return row | {"position": -1, "unreadable": []}
+        row["position"] = index
         try:
             example = self.source[index]
         except images.UnreadableImageError as error:
             name = self.source.name(index)
             return row | {"name": name, "unreadable": [(name, str(error))]}
         covering = transforms.resize_to_cover(example.pixels, self.size)
-        return {
+        return row | {
             "pixels": transforms.center_crop(covering, self.size),
             "label": example.label,
             "name": example.name,
@@ -233,7 +234,8 @@ class EvalBatches:
 
     Each batch is {"image": float32 [B, H, W, 3] in [-1, 1] (resized to cover, centre cut),
     "label": int32 [B], "name": list of B strings, "size": int32 [B, 2] original height and width,
-    "mask": bool [B]}. Rows whose mask is False are padding (name "") or unreadable (named).
+    "position": int64 [B] in the source, "mask": bool [B]}.
+    Rows whose mask is False are padding (name "") or unreadable (named).
     All processes get the same number of batches.
 
     Attributes:
@@ -393,6 +395,7 @@ def _stack_eval(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return _stack_train(rows) | {
         "name": [row["name"] for row in rows],
         "size": np.array([row["size"] for row in rows], np.int32),
+        "position": np.array([row["position"] for row in rows], np.int64),
         "mask": np.array([row["mask"] for row in rows], bool),
     }
 

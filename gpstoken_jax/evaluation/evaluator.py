@@ -1,0 +1,210 @@
+"""Measures what methods make of images, batch by batch, on all devices of this process."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from gpstoken_jax.evaluation.features import ORIGINAL, FeatureNetwork
+from gpstoken_jax.focus import local_psnr
+from gpstoken_jax.metrics import Rounding, image_metrics, to_unit_range
+from gpstoken_jax.perceptual.weights import LPIPSWeights
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a method made of a batch, [devices, images, ...].
+
+    Attributes:
+      images: in [-1, 1].
+      tokens: what a tokenizer shows of its way: ``initial``, ``refined``, ``feature_map``; {} for
+        other methods.
+      values: further numbers of every image, by name; a baseline's stand beside its metrics.
+    """
+
+    images: Float[Array, "d b h w 3"]
+    tokens: Mapping[str, Array]
+    values: Mapping[str, Float[Array, "d b"]]
+
+
+class Methods(Protocol):
+    """Reconstructs a batch in several ways; the first is the one that is evaluated."""
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Reconstruction]: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of one image.
+
+    Attributes:
+      reconstruction: in [-1, 1].
+      metrics: of it; with a focus also ``psnr_inside`` and ``psnr_outside`` it.
+      tokens: ``initial`` and ``refined`` geometry [L, 5] in coordinates of the whole image and the
+        ``feature_map`` that they draw; {} for methods without tokens.
+    """
+
+    reconstruction: Float[np.ndarray, "h w 3"]
+    metrics: dict[str, float]
+    tokens: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What evaluation knows of one image, which is in [-1, 1]."""
+
+    name: str
+    image: Float[np.ndarray, "h w 3"]
+    outcomes: dict[str, Outcome]
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What evaluation knows of a batch: numbers on the host, pictures on the devices.
+
+    Attributes:
+      names, positions: of the images that were read, as and where their source has them.
+      metrics: by method, then by name, one number an image.
+      values: further numbers of the first method, one an image.
+      features: by feature set, then by method or ``ORIGINAL``, [images, dimensions].
+    """
+
+    names: list[str]
+    positions: Int[np.ndarray, " n"]
+    metrics: dict[str, dict[str, Float[np.ndarray, " n"]]]
+    values: dict[str, Float[np.ndarray, " n"]]
+    features: dict[str, dict[str, Float[np.ndarray, "n d"]]]
+    _rows: np.ndarray
+    _images: Float[np.ndarray, "d b h w 3"]
+    _reconstructions: dict[str, Reconstruction]
+
+    def image(self, i: int) -> ImageResult:
+        """Everything of one image; only now its pictures come from the devices."""
+        device, row = divmod(int(self._rows[i]), self._images.shape[1])
+
+        def pick(tree):
+            return jax.tree.map(lambda x: np.asarray(x[device, row]), tree)
+
+        outcomes = {
+            method: Outcome(
+                pick(made.images),
+                {name: float(values[i]) for name, values in self.metrics[method].items()},
+                pick(dict(made.tokens)),
+            )
+            for method, made in self._reconstructions.items()
+        }
+        return ImageResult(self.names[i], self._images[device, row], outcomes)
+
+
+class Evaluator:
+    """Reconstructs and measures batches of images.
+
+    Args:
+      methods: what reconstructs them.
+      lpips_weights: None leaves LPIPS out.
+      rounding: how a reconstruction becomes 8-bit values, see ``metrics.to_unit_range``.
+      inside: a focus [H, W], inside and outside of which PSNR is measured too.
+      network: whose features are collected, of images and reconstructions; None for none.
+    """
+
+    def __init__(
+        self,
+        methods: Methods,
+        *,
+        lpips_weights: LPIPSWeights | None,
+        rounding: Rounding,
+        inside: Bool[np.ndarray, "h w"] | None = None,
+        network: FeatureNetwork | None = None,
+    ):
+        self._methods = methods
+        self._lpips = lpips_weights
+        self._inside = inside
+        self._network = network
+        self._measure = _measure_on_devices(rounding)
+        self._extract = _extract_on_devices(network.apply, rounding) if network else None
+        self._extract_original = _extract_on_devices(network.apply, "none") if network else None
+
+    def __call__(self, batches: Iterable[dict]) -> Iterator[BatchResult]:
+        """Results of every batch, of the images whose ``mask`` is set."""
+        for batch in batches:
+            yield self._batch(batch)
+
+    def _batch(self, batch: Mapping[str, Any]) -> BatchResult:
+        rows = np.flatnonzero(batch["mask"])
+        images = shard(batch["image"])
+        made = self._methods(batch | {"image": images})
+        metrics = {
+            method: self._measure(images, one.images, self._lpips, self._inside)
+            for method, one in made.items()
+        }
+        features = self._features(images, made)
+        first, *others = made
+        for method in others:
+            metrics[method] = metrics[method] | dict(made[method].values)
+
+        def on_host(tree):
+            flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[rows], tree)
+            return jax.tree.map(np.asarray, flat)
+
+        return BatchResult(
+            names=[batch["name"][i] for i in rows],
+            positions=batch["position"][rows],
+            metrics={method: on_host(metrics[method]) for method in made},  # trees get sorted
+            values=on_host(dict(made[first].values)),
+            features=on_host(features),
+            _rows=rows,
+            _images=images,
+            _reconstructions=made,
+        )
+
+    def _features(
+        self, images: Array, made: Mapping[str, Reconstruction]
+    ) -> dict[str, dict[str, Array]]:
+        """Features of the originals and of every reconstruction, by feature set."""
+        if self._network is None:
+            return {}
+        weights = self._network.weights
+        of = {ORIGINAL: self._extract_original(images, weights)}
+        of |= {method: self._extract(one.images, weights) for method, one in made.items()}
+        sets = next(iter(of.values()))
+        return {name: {method: one[name] for method, one in of.items()} for name in sets}
+
+
+def shard(images: Float[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "d n h w 3"]:
+    """A batch as [devices, images, ...]; repeats the last image to fill up all devices."""
+    devices = jax.local_device_count()
+    padded = np.pad(images, [(0, -len(images) % devices), *[(0, 0)] * 3], mode="edge")
+    return padded.reshape(devices, -1, *padded.shape[1:])
+
+
+def on_devices(function, in_axes):
+    """``function`` on the devices of this process alone: processes have their own images."""
+    return jax.pmap(function, in_axes=in_axes, devices=jax.local_devices())
+
+
+@lru_cache
+def _measure_on_devices(rounding: Rounding):
+    """One compiled function serves all cells whose images have one size."""
+
+    def measure(images, others, weights, inside):
+        metrics = image_metrics(images, others, lpips_weights=weights, rounding=rounding)
+        if inside is not None:
+            near, far = local_psnr(images, others, inside, rounding)
+            metrics |= {"psnr_inside": near, "psnr_outside": far}
+        return metrics
+
+    return on_devices(measure, (0, 0, None, None))
+
+
+@lru_cache
+def _extract_on_devices(apply, rounding: Rounding):
+    """Features of images as a file would hold them."""
+
+    def extract(images, weights):
+        return apply(weights, 2 * to_unit_range(images, rounding) - 1)
+
+    return on_devices(extract, (0, None))

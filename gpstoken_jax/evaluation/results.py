@@ -1,0 +1,108 @@
+"""The result of a cell as a JSON file, and what is read back of it."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpstoken_jax.evaluation.features import ORIGINAL, frechet_distance
+from gpstoken_jax.evaluation.measurement import Measurement
+from gpstoken_jax.evaluation.settings import Settings
+from gpstoken_jax.high_resolution import floored_std_warning
+from gpstoken_jax.metrics import METRIC_DEFINITIONS
+
+FILE_NAME = "metrics.json"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A cell after the run.
+
+    Attributes:
+      name: of the cell.
+      label: what a table calls the evaluated method.
+      directory: where its files are.
+      summary: of ``metrics.json``, without the images; None if it failed.
+      error: why it failed.
+      reused: whether it was there already.
+    """
+
+    name: str
+    label: str
+    directory: Path
+    summary: dict[str, Any] | None = None
+    error: str | None = None
+    reused: bool = False
+
+
+def summarise(measurement: Measurement, protocol: dict, settings: Settings) -> dict[str, Any]:
+    """Means and distances by method, with the protocol and warnings."""
+    distances, warnings = frechet_distances(measurement, settings)
+    means = {
+        method: values | distances.get(method, {}) for method, values in measurement.means().items()
+    }
+    floored = dict(zip(measurement.names, measurement.values.get("floored_std", ()), strict=False))
+    if warning := floored_std_warning(floored):
+        warnings.append(warning)
+    measured = {name for values in means.values() for name in values}
+    return {
+        "metrics": means,
+        "protocol": {**protocol, "num_images": len(measurement)},
+        "definitions": {k: text for k, text in METRIC_DEFINITIONS.items() if k in measured},
+        "warnings": warnings,
+        "state_bytes": measurement.sizes(),
+    }
+
+
+def frechet_distances(
+    measurement: Measurement, settings: Settings
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Distances by method and name, and what is to be said of them."""
+    distances: dict[str, dict[str, float]] = {}
+    warnings = []
+    for feature_set, states in measurement.features.items():
+        name = settings.network.metrics[feature_set]
+        reference = states[ORIGINAL]
+        if settings.reference is not None:
+            reference = settings.reference[feature_set]
+        for method, state in states.items():
+            if method != ORIGINAL:
+                distances.setdefault(method, {})[name] = frechet_distance(reference, state)
+        dimensions = settings.network.dimensions[feature_set]
+        if len(measurement) < dimensions:
+            warnings.append(
+                f"{name}: {len(measurement)} images are fewer than the {dimensions} dimensions of "
+                "the features, so the distance says little; compare only with as many images"
+            )
+    return distances, warnings
+
+
+def write_result(path: Path, summary: dict[str, Any], images: Iterable[dict]) -> None:
+    """Writes a JSON file, whole or not at all; the images, one a line, are never all in memory."""
+    temporary = path.with_suffix(".tmp")
+    head = json.dumps(summary, indent=2).removesuffix("\n}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(head + ',\n  "images": [')
+        for i, image in enumerate(images):
+            file.write(("," if i else "") + "\n    " + json.dumps(image))
+        file.write("\n  ]\n}\n")
+    os.replace(temporary, path)
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """What ``write_result`` wrote, without the images; None if it is not there or not whole."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        return {key: value for key, value in result.items() if key != "images"}
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def first_change(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """The first part of a protocol that is not what it was, in words; None if all is the same."""
+    for key in {**new, **old}:
+        if key != "num_images" and old.get(key) != new.get(key):
+            return f"{key.replace('_', ' ')} was {old.get(key)} and is now {new.get(key)}"
+    return None
