@@ -2,6 +2,7 @@
 
     python eval.py --checkpoint=runs/tiny --data.folder=DIR --output=runs/tiny/eval
     python eval.py --checkpoints='runs/*/' --datasets=a=DIR,b=DIR --num_tokens=64,128 --output=DIR
+    python eval.py --images=DIR --references=DIR --output=DIR      # what any other method made
 
 Without a data set it takes the held-out split of the data that a run was trained on. Images larger
 than the model's: --resolution=512 or 256x512. Tokens where they are wanted: --focus=x,y,w,h,s.
@@ -18,7 +19,9 @@ from ml_collections.config_dict import placeholder
 
 from gpstoken_jax import cli
 from gpstoken_jax.evaluation import baselines, cells
+from gpstoken_jax.evaluation.job import Job
 from gpstoken_jax.evaluation.pages import Pages, focus_effect
+from gpstoken_jax.evaluation.pair_job import plan_pairs
 from gpstoken_jax.evaluation.processes import is_first
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.run import Run, Unplanned, say
@@ -31,6 +34,15 @@ from gpstoken_jax.perceptual.weights import load_lpips
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
 CHECKPOINTS = flags.DEFINE_list(
     "checkpoints", [], "Several runs' directories; patterns such as 'runs/*/' too."
+)
+IMAGES = flags.DEFINE_string(
+    "images", None, "Instead of a run: images that any program made of the --references."
+)
+REFERENCES = flags.DEFINE_string(
+    "references", None, "Their originals, of the same names; brought to --resolution if given."
+)
+VALUES = flags.DEFINE_integer(
+    "values_per_image", None, "With --images: what the method stores, for the baselines' size."
 )
 STEP = flags.DEFINE_integer("step", None, "Which of its checkpoints; the newest by default.")
 WEIGHTS = flags.DEFINE_enum(
@@ -93,13 +105,7 @@ SOME_FAILED = 2
 
 def main() -> int:
     # ---- The grid: every checkpoint on every data set in every size with every number of tokens --
-    grid = cells.make_grid(
-        find_checkpoints(),
-        find_datasets(),
-        cells.parse_sizes(RESOLUTION.value),
-        cells.parse_token_counts(NUM_TOKENS.value),
-    )
-    output = find_output(grid)
+    check_flags()
     settings = Settings(
         step=STEP.value,
         weights=WEIGHTS.value,
@@ -113,10 +119,11 @@ def main() -> int:
         baselines=baselines.check_names(BASELINES.value),
         bytes_per_value=BYTES_PER_VALUE.value,
     )
-    jobs = [plan(cell, settings) for cell in grid]
+    jobs = [plan_images(settings)] if IMAGES.value else plan_grid(settings)
 
     # ---- Every image of every cell once: numbers of all, pictures of some -----------------------
     pages = Pages(REPORT_IMAGES.value, REPORT_MAPS.value)
+    output = find_output()
     run = Run(output, settings, pages, AGAIN.value, cli.USER_ERRORS)
     results = run.measure_all(jobs)
 
@@ -129,13 +136,56 @@ def main() -> int:
     return 0 if not failed else 1 if len(failed) == len(results) else SOME_FAILED
 
 
-def find_checkpoints() -> list[Path]:
-    """The runs of the flags."""
-    if (CHECKPOINT.value is None) == (not CHECKPOINTS.value):
-        raise ValueError("name one run as --checkpoint, or several as --checkpoints")
-    if CHECKPOINT.value is not None:
-        return [Path(CHECKPOINT.value)]
-    return cells.find_checkpoints(CHECKPOINTS.value)
+def check_flags() -> None:
+    """What is evaluated is one of three things.
+
+    Raises:
+      ValueError: if it is not, or flags do not go together.
+    """
+    given = [flag.name for flag in (CHECKPOINT, CHECKPOINTS, IMAGES) if flag.value]
+    if len(given) != 1:
+        raise ValueError(
+            "name one of --checkpoint=RUN, --checkpoints='runs/*/' and --images=DIR, not "
+            + (" and ".join(given) or "none")
+        )
+    if bool(IMAGES.value) != bool(REFERENCES.value):
+        raise ValueError("--images and --references belong together")
+    if IMAGES.value and (NUM_TOKENS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value):
+        raise ValueError("--images takes no data sets, numbers of tokens or focus")
+    if OUTPUT.value is None and not CHECKPOINT.value:
+        raise ValueError("say where the results go: --output=DIR")
+
+
+def find_output() -> Path:
+    """Where results go."""
+    return Path(OUTPUT.value or Path(CHECKPOINT.value) / "eval")
+
+
+def plan_grid(settings: Settings) -> list[Job | Unplanned]:
+    """Looks at every cell; what is wrong with one is kept for its turn."""
+    grid = cells.make_grid(
+        [Path(CHECKPOINT.value)] if CHECKPOINT.value else cells.find_checkpoints(CHECKPOINTS.value),
+        find_datasets(),
+        cells.parse_sizes(RESOLUTION.value),
+        cells.parse_token_counts(NUM_TOKENS.value),
+    )
+
+    def plan(cell: cells.Cell) -> Job | Unplanned:
+        try:
+            return plan_tokenizer(cell, settings)
+        except cli.USER_ERRORS as error:
+            return Unplanned(cell.name, str(error))
+
+    return [plan(cell) for cell in grid]
+
+
+def plan_images(settings: Settings) -> Job:
+    """Looks at images that were made elsewhere."""
+    sizes = cells.parse_sizes(RESOLUTION.value)
+    if len(sizes) > 1:
+        raise ValueError("--images have one --resolution")
+    size = sizes[0] if sizes else None
+    return plan_pairs(Path(IMAGES.value), Path(REFERENCES.value), settings, size, VALUES.value)
 
 
 def find_datasets() -> list[cells.Dataset]:
@@ -146,23 +196,6 @@ def find_datasets() -> list[cells.Dataset]:
     if given:
         return [cells.Dataset(Path(given[0][1]).name, given)]
     return cells.parse_datasets(DATASETS.value) or [cells.Dataset(cells.HELD_OUT)]
-
-
-def find_output(grid: list[cells.Cell]) -> Path:
-    """Where results go."""
-    if OUTPUT.value is not None:
-        return Path(OUTPUT.value)
-    if CHECKPOINT.value is None:
-        raise ValueError("say where the results of several checkpoints go: --output=DIR")
-    return Path(CHECKPOINT.value) / "eval"
-
-
-def plan(cell: cells.Cell, settings: Settings):
-    """Looks at a cell; what is wrong with it is kept for its turn."""
-    try:
-        return plan_tokenizer(cell, settings)
-    except cli.USER_ERRORS as error:
-        return Unplanned(cell.name, str(error))
 
 
 def report(results: list[CellResult], summary) -> None:

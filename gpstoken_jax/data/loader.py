@@ -264,6 +264,15 @@ class EvalBatches:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReadAhead:
+    """How to read ahead where there is no config; see `configs/common.py`, section data."""
+
+    num_threads: int = 0
+    num_workers: int = 0
+    prefetch: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
 class _Reading:
     """How far and with how many hands to read ahead."""
 

@@ -7,7 +7,9 @@ from gpstoken_jax.baselines import bicubic_baseline
 from gpstoken_jax.evaluation.methods import Baseline
 
 NAMES = ("bicubic",)
+COMPRESSED = ("jpeg", "webp")  # hold bytes, not values
 LABELS = {"bicubic": "Bicubic, same number of values"}
+SHORT_LABELS = {"bicubic": "Bicubic"}
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:

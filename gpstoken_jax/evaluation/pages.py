@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from gpstoken_jax.evaluation.baselines import SHORT_LABELS
 from gpstoken_jax.evaluation.evaluator import ImageResult
 from gpstoken_jax.evaluation.job import Subject
 from gpstoken_jax.evaluation.methods import UNFOCUSED
@@ -19,9 +23,11 @@ from gpstoken_jax.report import (
     unfocused_figures,
     write_report,
 )
+from gpstoken_jax.report.overview import Example
 from gpstoken_jax.visualize import to_uint8
 
 PAGE_NAME = "report.html"
+EXAMPLES = "examples"
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,11 @@ class Pages:
                 before.metrics,
                 subject.inside,
             )
-        baseline, *rest = others.items() if others else [(None, None)]
+        baseline = next(iter(others), None)
+        first = others.pop(baseline, None)
         more += [
-            Figure(LABELS_SHORT.get(name, name), to_uint8(one.reconstruction), True, one.metrics)
-            for name, one in rest
+            Figure(SHORT_LABELS[name], to_uint8(one.reconstruction), True, one.metrics, True)
+            for name, one in others.items()
         ]
         if self.maps and model.tokens:
             more += map_figures(model.tokens["refined"], model.tokens["feature_map"])
@@ -61,30 +68,68 @@ class Pages:
             result.name,
             result.image,
             model.reconstruction,
-            baseline[1].reconstruction,
-            model.tokens["initial"],
-            model.tokens["refined"],
+            first.reconstruction if first else None,
+            model.tokens.get("initial"),
+            model.tokens.get("refined"),
             model.metrics,
-            baseline[1].metrics,
+            first.metrics if first else {},
+            baseline_name=SHORT_LABELS.get(baseline, ""),
             inside=subject.inside,
             more=more,
         )
 
-    def write(self, result: CellResult, subject: Subject, rows: list[ReportRow]) -> Path:
+    def write(
+        self,
+        result: CellResult,
+        subject: Subject,
+        rows: list[ReportRow],
+        examples: list[tuple[str, ReportRow]],
+    ) -> Path:
         """The report of one cell."""
-        means = result.summary["metrics"]
-        focused = UNFOCUSED in means
+        means, protocol = result.summary["metrics"], result.summary["protocol"]
+        focused, tokens = UNFOCUSED in means, "num_tokens" in protocol
         summary = ReportSummary(
             title=subject.title,
             methods={method_label(method, result): values for method, values in means.items()},
-            protocol={k.replace("_", " "): v for k, v in result.summary["protocol"].items()},
+            protocol={name.replace("_", " "): value for name, value in protocol.items()},
             lead=focus_effect(means) if focused else "",
-            notes=(MAP_NOTE,) * self.maps + (FOCUS_NOTE,) * focused,
+            notes=(MAP_NOTE,) * (self.maps and tokens) + (FOCUS_NOTE,) * focused,
+            definitions=result.summary["definitions"],
+            warnings=tuple(result.summary["warnings"]),
+            published=True,
         )
-        return write_report(result.directory / PAGE_NAME, summary, rows)
+        return write_report(result.directory / PAGE_NAME, summary, rows, examples)
 
 
-LABELS_SHORT = {"bicubic": "Bicubic", "jpeg": "JPEG", "webp": "WebP"}
+def write_examples(directory: Path, examples: list[tuple[str, ReportRow]]) -> list[dict]:
+    """Writes their originals and reconstructions as PNG files below a cell's directory.
+
+    Returns what the cell's JSON file says of them, with paths relative to it.
+    """
+    (directory / EXAMPLES).mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, (tag, row) in enumerate(examples, 1):
+        pictures = {"Original": row.original, "Reconstruction": row.reconstruction}
+        files = {text: f"{EXAMPLES}/{number}_{tag}_{text.lower()}.png" for text in pictures}
+        for text, file in files.items():
+            Image.fromarray(pictures[text]).save(directory / file)
+        written.append({"tag": tag, "name": row.name, "files": files, "metrics": dict(row.metrics)})
+    return written
+
+
+def read_examples(directory: Path, written: list[dict]) -> list[Example]:
+    """The examples that ``write_examples`` wrote, but for those whose files are gone."""
+    examples = []
+    for one in written:
+        try:
+            pictures = {
+                text: np.asarray(Image.open(directory / file))
+                for text, file in one["files"].items()
+            }
+        except OSError:
+            continue
+        examples.append(Example(one["tag"], one["name"], pictures, one["metrics"]))
+    return examples
 
 
 def focus_effect(means: dict) -> str:

@@ -32,13 +32,17 @@ def fingerprint(source: ImageSource) -> str:
     """
     crc = zlib.crc32(f"{source.description} {len(source)}".encode())
     for file in getattr(source, "files", ()):
-        try:
-            stat = file.path.stat()
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
-        except OSError as error:
-            state = str(error)
-        crc = zlib.crc32(f"{file.name} {state}".encode(), crc)
+        crc = zlib.crc32(f"{file.name} {state_of_file(file.path)}".encode(), crc)
     return f"{crc:08x}"
+
+
+def state_of_file(path: Path) -> str:
+    """Size and date; of a file that has none, the reason."""
+    try:
+        stat = path.stat()
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+    except OSError as error:
+        return str(error)
 
 
 def commit() -> str | None:

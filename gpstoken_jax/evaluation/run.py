@@ -12,9 +12,10 @@ import jax
 
 from gpstoken_jax.data.loader import Unreadable
 from gpstoken_jax.evaluation.clock import GridClock
+from gpstoken_jax.evaluation.examples import choose_examples
 from gpstoken_jax.evaluation.job import Batches, Job, Subject
 from gpstoken_jax.evaluation.measurement import Measurement
-from gpstoken_jax.evaluation.pages import PAGE_NAME, Pages
+from gpstoken_jax.evaluation.pages import PAGE_NAME, Pages, write_examples
 from gpstoken_jax.evaluation.processes import agree, gather, is_first
 from gpstoken_jax.evaluation.results import (
     FILE_NAME,
@@ -146,9 +147,21 @@ class Run:
             "seconds_per_image": round(seconds / len(measurement), 4),
         }
         result.directory.mkdir(parents=True, exist_ok=True)
-        self.pages.write(replace(result, summary=summary), subject, list(rows.values()))
+        tags = choose_examples(measurement) if self.pages.pictured else {}
+        rows |= self._draw_again(subject, [position for position in tags if position not in rows])
+        examples = [(tag, rows.pop(position)) for position, tag in tags.items()]
+        summary["examples"] = write_examples(result.directory, examples)
+        self.pages.write(replace(result, summary=summary), subject, list(rows.values()), examples)
         write_result(result.directory / FILE_NAME, summary, measurement.images())
         return summary
+
+    def _draw_again(self, subject: Subject, positions: list[int]) -> dict[int, ReportRow]:
+        """Pictures that nobody knew to be wanted when their images went by."""
+        rows = {}
+        for batch in subject.evaluator(subject.batches(positions) if positions else ()):
+            for i in range(len(batch.names)):
+                rows[positions[batch.positions[i]]] = self.pages.draw(batch.image(i), subject)
+        return rows
 
     def _try(self, function):
         """(result, None), or (None, problem) if it raised in this or any other process.

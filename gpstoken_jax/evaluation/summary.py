@@ -1,15 +1,28 @@
 """What is written of all cells together."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpstoken_jax.evaluation.pages import PAGE_NAME
+from gpstoken_jax.evaluation.baselines import SHORT_LABELS
+from gpstoken_jax.evaluation.methods import MODEL, UNFOCUSED
+from gpstoken_jax.evaluation.pages import PAGE_NAME, read_examples
 from gpstoken_jax.evaluation.results import CellResult
-from gpstoken_jax.evaluation.tables import table_rows, to_csv, to_markdown, to_text
+from gpstoken_jax.evaluation.tables import (
+    lead_columns,
+    method_label,
+    table_rows,
+    to_csv,
+    to_markdown,
+    to_text,
+)
+from gpstoken_jax.report.curves import Series
+from gpstoken_jax.report.html import write_whole
+from gpstoken_jax.report.overview import CellLink, Overview, write_overview
+from gpstoken_jax.report.published import published_markdown
 
 CSV_NAME, MARKDOWN_NAME = "results.csv", "results.md"
+_METHOD_NAMES = {MODEL: "GPSToken", UNFOCUSED: "GPSToken without the focus"}
 
 
 @dataclass(frozen=True)
@@ -32,9 +45,67 @@ def write_summary(output: Path, results: Sequence[CellResult]) -> Summary:
         markdown=output / MARKDOWN_NAME,
         page=output / PAGE_NAME,
     )
-    _write(files.csv, to_csv(results))
-    _write(files.markdown, markdown_page(results, to_markdown(headings, rows)))
+    write_whole(files.csv, [to_csv(results)])
+    write_whole(files.markdown, [markdown_page(results, to_markdown(headings, rows))])
+    if len(results) > 1:
+        write_overview(files.page, overview(output, results))
     return files
+
+
+def overview(output: Path, results: Sequence[CellResult]) -> Overview:
+    """The page of a grid."""
+    measured = [result for result in results if result.summary]
+    shown, lead = lead_columns(measured)
+    rows = [
+        ((*lead[result.name], method_label(method, result)), metrics)
+        for result in measured
+        for method, metrics in result.summary["metrics"].items()
+    ]
+    links = [
+        CellLink(
+            " · ".join([*lead[result.name], result.label]),
+            (result.directory / PAGE_NAME).relative_to(output).as_posix(),
+            read_examples(result.directory, result.summary["examples"]),
+        )
+        for result in measured
+    ]
+    return Overview(
+        title=f"Evaluation of {len(results)} combinations",
+        headings=[*shown, "Method"],
+        rows=rows,
+        series=rate_series(measured),
+        protocol={name.replace("_", " "): text for name, text in common_protocol(measured).items()},
+        cells=links,
+        failures={result.name: result.error for result in results if result.error},
+    )
+
+
+def rate_series(results: Sequence[CellResult]) -> list[Series]:
+    """Lines over the number of tokens of every checkpoint, data set and size, and baselines."""
+    _, lead = lead_columns(results)
+    groups: dict[tuple[str, ...], list[CellResult]] = {}
+    for result in results:
+        if "num_tokens" in result.summary["protocol"]:
+            groups.setdefault(tuple(lead[result.name]), []).append(result)
+    series = []
+    for number, (of, cells) in enumerate(groups.items()):
+        for method in dict.fromkeys(m for cell in cells for m in cell.summary["metrics"]):
+            points = {
+                cell.summary["protocol"]["num_tokens"]: cell.summary["metrics"][method]
+                for cell in cells
+                if method in cell.summary["metrics"]
+            }
+            label = " · ".join([*of, SHORT_LABELS.get(method, _METHOD_NAMES.get(method, method))])
+            series.append(Series(label, number, points, dashed=method != MODEL))
+    return series
+
+
+def common_protocol(results: Sequence[CellResult]) -> dict[str, object]:
+    """What the protocols of all cells have in common."""
+    first, *others = (result.summary["protocol"] for result in results) if results else ({},)
+    return {
+        key: value for key, value in first.items() if all(one.get(key) == value for one in others)
+    }
 
 
 def markdown_page(results: Sequence[CellResult], table: str) -> str:
@@ -44,6 +115,7 @@ def markdown_page(results: Sequence[CellResult], table: str) -> str:
     parts = ["# Evaluation\n", table]
     if measured:
         parts.append("## Protocol\n\n" + _protocol(measured))
+    parts.append(published_markdown())
     if failed:
         lines = "".join(f"- {result.name}: {result.error}\n" for result in failed)
         parts.append(f"## Failed\n\n{lines}")
@@ -52,18 +124,13 @@ def markdown_page(results: Sequence[CellResult], table: str) -> str:
 
 def _protocol(results: Sequence[CellResult]) -> str:
     """What all cells have in common, and what each has for itself."""
-    protocols = [result.summary["protocol"] for result in results]
-    common = {
-        key: value
-        for key, value in protocols[0].items()
-        if all(protocol.get(key) == value for protocol in protocols)
-    }
+    common = common_protocol(results)
     definitions = results[0].summary["definitions"]
     lines = [f"- {key.replace('_', ' ')}: {value}\n" for key, value in common.items()]
     lines += [f"- {name}: {text}\n" for name, text in definitions.items()]
-    for result, protocol in zip(results, protocols, strict=True):
-        own = {key: value for key, value in protocol.items() if key not in common}
-        if own:
+    for result in results:
+        protocol = result.summary["protocol"]
+        if own := {key: value for key, value in protocol.items() if key not in common}:
             text = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in own.items())
             lines.append(f"- {result.name}: {text}\n")
     return "".join(lines)
@@ -78,9 +145,3 @@ def describe_gain(result: CellResult) -> str:
         return count
     gain = model["psnr"] - others[0]["psnr"]
     return f"{count}, {gain:+.2f} dB PSNR against the baseline"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

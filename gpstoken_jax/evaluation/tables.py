@@ -4,24 +4,11 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from gpstoken_jax.evaluation.baselines import LABELS
+from gpstoken_jax.evaluation.baselines import COMPRESSED, LABELS
 from gpstoken_jax.evaluation.methods import UNFOCUSED
 from gpstoken_jax.evaluation.results import CellResult
+from gpstoken_jax.report.numbers import format_number, heading, in_order
 
-HEADINGS = {
-    "psnr": "PSNR",
-    "psnr_inside": "inside",
-    "psnr_outside": "outside",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "rfid": "rFID",
-    "fid": "FID",
-    "sfid": "sFID",
-    "vgg16_frechet": "Fréchet (VGG16)",
-    "bytes": "bytes",
-}
-_DECIMALS = dict.fromkeys(("psnr", "psnr_inside", "psnr_outside", "rfid", "fid", "sfid"), 2)
-_DECIMALS["bytes"] = 0
 _PROTOCOL_COLUMNS = (
     "checkpoint",
     "step",
@@ -46,22 +33,17 @@ def method_label(method: str, result: CellResult) -> str:
     return LABELS.get(method, result.label)
 
 
-def format_metric(name: str, value: float | None) -> str:
-    """A number as tables have it."""
-    return "–" if value is None else f"{value:.{_DECIMALS.get(name, 3)}f}"
-
-
 def metric_names(results: Iterable[CellResult]) -> list[str]:
-    """The metrics that any method has, the known ones first, without the mean squared error."""
+    """The metrics that any method has, without the mean squared error, which PSNR says better."""
     found = dict.fromkeys(
         name
         for result in results
         if result.summary
         for values in result.summary["metrics"].values()
         for name in values
+        if name != "mse"
     )
-    found.pop("mse", None)
-    return [n for n in HEADINGS if n in found] + [n for n in found if n not in HEADINGS]
+    return in_order(found)
 
 
 def to_csv(results: Sequence[CellResult]) -> str:
@@ -83,30 +65,35 @@ def to_csv(results: Sequence[CellResult]) -> str:
     return file.getvalue()
 
 
-def table_rows(results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows, a row for every method of every cell that was measured.
+def lead_columns(results: Sequence[CellResult]) -> tuple[list[str], dict[str, list[str]]]:
+    """What tells cells apart besides their method: headings, and by cell what stands there.
 
-    What is the same in all rows of all cells is left out: it is the protocol's to say.
+    What is the same in all cells is left out: it is the protocol's to say.
     """
+    ways = {"run": _run, "data": _data, "size": _size}
+    shown = [name for name, of in ways.items() if len({of(result) for result in results}) > 1]
+    return shown, {result.name: [ways[name](result) for name in shown] for result in results}
+
+
+def table_rows(results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, a row for every method of every cell that was measured."""
     measured = [result for result in results if result.summary]
     names = metric_names(measured)
-    keys = {"run": _run, "data": _data, "size": _size}
-    shown = [key for key, of in keys.items() if len({of(result) for result in measured}) > 1]
-    headings = [*shown, "method", "values", *(HEADINGS.get(name, name) for name in names)]
+    shown, lead = lead_columns(measured)
+    headings = [*shown, "method", "values", *map(heading, names)]
     rows = []
     for result in measured:
-        lead = [keys[key](result) for key in shown]
         values = str(result.summary["protocol"].get("values_per_image") or "–")
         for method, metrics in result.summary["metrics"].items():
-            numbers = [format_metric(name, metrics.get(name)) for name in names]
-            stored = "–" if method in ("jpeg", "webp") else values
-            rows.append([*lead, method_label(method, result), stored, *numbers])
+            numbers = [format_number(name, metrics.get(name)) for name in names]
+            stored = "–" if method in COMPRESSED else values
+            rows.append([*lead[result.name], method_label(method, result), stored, *numbers])
     return headings, rows
 
 
 def _run(result: CellResult) -> str:
     protocol = result.summary["protocol"]
-    return f"{protocol.get('checkpoint', protocol.get('images_folder'))}"
+    return protocol.get("checkpoint") or protocol["images_folder"]
 
 
 def _data(result: CellResult) -> str:

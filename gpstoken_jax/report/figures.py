@@ -32,12 +32,18 @@ Picture = UInt8[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption; `exact` ones are stored without loss, `metrics` stand below."""
+    """A picture with its caption.
+
+    exact: stored without loss
+    metrics: stand below it
+    compared: the page's slider can show it beside the original
+    """
 
     caption: str
     picture: Picture
     exact: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
+    compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,52 +54,74 @@ class ReportRow:
     original, reconstruction, baseline: stored without loss
     initial, refined, error: drawings
     metrics, baseline_metrics: per-image values by metric name, see `METRIC_DEFINITIONS`
+    baseline_name: what the reader knows the baseline by
     more: further figures, below the others
+
+    A method without tokens has no drawings of Gaussians, and there may be no baseline: None.
     """
 
     name: str
     original: Picture
-    initial: Picture
-    refined: Picture
+    initial: Picture | None
+    refined: Picture | None
     reconstruction: Picture
-    baseline: Picture
+    baseline: Picture | None
     error: Picture
     metrics: Mapping[str, float]
     baseline_metrics: Mapping[str, float]
+    baseline_name: str = "Baseline"
     more: tuple[Figure, ...] = ()
+
+    def figures(self) -> list[Figure]:
+        """All pictures in the order shown."""
+        figures = [
+            Figure("Original", self.original, exact=True, compared=True),
+            Figure("Initial Gaussians", self.initial),
+            Figure("Refined Gaussians", self.refined),
+            Figure("Reconstruction", self.reconstruction, True, self.metrics, compared=True),
+            Figure(self.baseline_name, self.baseline, True, self.baseline_metrics, compared=True),
+            Figure("Error", self.error, exact=True),
+            *self.more,
+        ]
+        return [figure for figure in figures if figure.picture is not None]
 
 
 def make_row(
     name: str,
     image: Float[np.ndarray, "h w 3"],
     reconstruction: Float[np.ndarray, "h w 3"],
-    baseline: Float[np.ndarray, "h w 3"],
-    initial: Float[np.ndarray, "l 5"],
-    refined: Float[np.ndarray, "l 5"],
+    baseline: Float[np.ndarray, "h w 3"] | None,
+    initial: Float[np.ndarray, "l 5"] | None,
+    refined: Float[np.ndarray, "l 5"] | None,
     metrics: Mapping[str, float],
     baseline_metrics: Mapping[str, float],
     *,
+    baseline_name: str = "Baseline",
     inside: Bool[np.ndarray, "h w"] | None = None,
     more: Iterable[Figure] = (),
 ) -> ReportRow:
     """Draw everything the report shows of one photo.
 
     image, reconstruction, baseline: in [-1, 1]. initial, refined: geometry of the same tokens,
-    before and after the encoder; a token has one colour in both drawings. inside: a focus, to be
+    before and after the encoder; a token has one colour in both drawings. None where there is no
+    baseline, or where there are no tokens. inside: a focus, to be
     outlined in the drawings. more: further figures, see `map_figures` and `unfocused_figures`
         (and `MAP_NOTE` and `FOCUS_NOTE`, which explain them to the reader).
     """
-    drawn_initial, drawn_refined = _draw_both(image, initial, refined, inside)
+    drawn_initial, drawn_refined = None, None
+    if initial is not None:
+        drawn_initial, drawn_refined = _draw_both(image, initial, refined, inside)
     return ReportRow(
         name=name,
         original=to_uint8(image),
         initial=drawn_initial,
         refined=drawn_refined,
         reconstruction=to_uint8(reconstruction),
-        baseline=to_uint8(baseline),
+        baseline=None if baseline is None else to_uint8(baseline),
         error=draw_error(image, reconstruction, max_error=MAX_ERROR),
         metrics=metrics,
         baseline_metrics=baseline_metrics,
+        baseline_name=baseline_name,
         more=tuple(more),
     )
 
@@ -122,7 +150,7 @@ def unfocused_figures(
     return [
         Figure("Initial Gaussians without the focus", drawings[0]),
         Figure("Refined Gaussians without the focus", drawings[1]),
-        Figure("Reconstruction without the focus", to_uint8(reconstruction), True, metrics),
+        Figure("Reconstruction without the focus", to_uint8(reconstruction), True, metrics, True),
     ]
 
 

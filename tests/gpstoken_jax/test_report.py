@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
@@ -51,7 +52,7 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.words.append(data)
 
     @property
@@ -68,7 +69,7 @@ def photo():
 
 
 def _row(name, photo, metrics=MODEL, baseline_metrics=BASELINE):
-    return make_row(name, *photo, metrics, baseline_metrics)
+    return make_row(name, *photo, metrics, baseline_metrics, baseline_name="Bicubic")
 
 
 def _read(path) -> _Page:
@@ -87,8 +88,16 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path, photo):
     assert {name for name, _ in page.attributes}.isdisjoint({"href", "srcset", "onclick", "onload"})
     assert all(value.startswith("data:image/") for name, value in page.attributes if name == "src")
     html = re.sub(r"base64,[^\"]*", "", path.read_text(encoding="utf-8"))
-    assert "<script" not in html and "http" not in html.replace("http-equiv", "")
-    assert "url(" not in html and "@import" not in html
+    assert "http" not in html.replace("http-equiv", "")
+    assert "url(" not in html and "@import" not in html and "fetch" not in html
+
+
+def test_only_its_own_script_may_run(tmp_path, photo):
+    html = write_report(tmp_path / "r.html", SUMMARY, [_row("a.png", photo)]).read_text("utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; " in html
+    assert f"script-src 'sha256-{digest}'\"" in html
 
 
 def test_pictures_are_the_ones_given(tmp_path, photo):
@@ -133,6 +142,7 @@ def test_a_focus_and_maps_add_figures(tmp_path, photo):
         *photo,
         MODEL,
         BASELINE,
+        baseline_name="Bicubic",
         inside=inside,
         more=more + map_figures(refined, feature_map),
     )
