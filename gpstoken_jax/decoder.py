@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gpstoken_jax.layers import ResnetBlock, SpatialAttention, conv, upsample_nearest
+from gpstoken_jax.layers import ResnetBlock, SpatialAttention, conv
 from gpstoken_jax.tile_norm import TileNorm
+from gpstoken_jax.upsample_conv import UpsampleConv
 
 
 class Decoder(nn.Module):
@@ -50,7 +51,7 @@ class Decoder(nn.Module):
             for i in range(self.blocks_per_level):
                 x = block(width, f"level_{level}_block_{i}")(x)
             if level:
-                x = conv(width, 3, self.dtype, f"level_{level}_upsample")(upsample_nearest(x))
+                x = UpsampleConv(width, self.dtype, name=f"level_{level}_upsample")(x)
         # The release takes this last norm over the whole map, also when tiles are merged.
         x = TileNorm(self.norm_groups, dtype=self.dtype, name="norm_out")(x)
         return conv(3, 3, jnp.float32, "conv_out")(nn.swish(x))
