@@ -12,7 +12,6 @@ import time
 
 import jax
 from absl import flags
-from clu import parameter_overview
 from ml_collections import config_flags
 
 from gpstoken_jax import cli, processes
@@ -65,7 +64,7 @@ def main() -> int:
         print(f"resuming after step {first_step}")
     else:
         for name, part in state.params["params"].items():
-            print(f"{name}: {parameter_overview.count_parameters(part):,} parameters")
+            print(f"{name}: {sum(x.size for x in jax.tree.leaves(part)):,} parameters")
 
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
     state, frozen = replicate((state, frozen))

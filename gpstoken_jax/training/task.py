@@ -21,6 +21,8 @@ Step = Callable[..., tuple[Any, Metrics]]
 # Each module has ``create_task(config) -> Task``. It is imported when it is asked for.
 MODULES = {
     "tokenizer": "gpstoken_jax.training.tokenizer",
+    "layout_sit": "gpstoken_jax.training.layout",
+    "layout_tree": "gpstoken_jax.training.layout",
 }
 
 

@@ -1,0 +1,16 @@
+"""A network over the tree of squares of the partition: draws layouts, every one of them valid.
+
+python train.py --config=configs/layout_tree.py --workdir=runs/layouts --config.data.layouts=FILE
+"""
+
+from ml_collections import ConfigDict
+
+from configs import layout_common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """``arg`` is "" or "smoke"."""
+    config = layout_common.get_config()
+    config.task = "layout_tree"
+    config.model.update(width=128, depth=3, num_heads=4, dropout=0.1)
+    return layout_common.smoke(config) if arg == "smoke" else config

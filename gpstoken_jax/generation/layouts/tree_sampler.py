@@ -1,0 +1,113 @@
+"""Layouts drawn from the network over the tree of squares: every one tiles the image exactly."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from gpstoken_jax import checkpoint
+from gpstoken_jax.generation.layouts.chunks import in_chunks
+from gpstoken_jax.generation.layouts.sampler import check_labels
+from gpstoken_jax.generation.layouts.split_tree import split_tree
+from gpstoken_jax.generation.layouts.tree_network import TreeNetwork, draw, init_params
+from gpstoken_jax.run_directory import RunDirectory, read_config
+
+_draw = jax.jit(draw, static_argnums=0)
+
+
+class TreeSampler:
+    """A ``LayoutSampler`` of any number of tokens that the image allows.
+
+    Args:
+      network: the network.
+      params: its parameters.
+      label_names: names of its classes.
+      num_tokens: L.
+      temperature: below 1, likely layouts become likelier.
+
+    Raises:
+      ValueError: if the image has no room for so many tokens.
+    """
+
+    def __init__(
+        self,
+        network: TreeNetwork,
+        params: Any,
+        label_names: Sequence[str],
+        num_tokens: int,
+        *,
+        temperature: float = 1.0,
+        description: str = "the network over the tree",
+    ):
+        self.label_names = tuple(label_names)
+        self.num_tokens = num_tokens
+        self.image_size = network.tree.image_size
+        self.description = description
+        self._network, self._params, self._temperature = network, params, temperature
+        if not 1 <= num_tokens <= network.tree.max_regions:
+            raise ValueError(
+                f"num_tokens must be from 1 to {network.tree.max_regions} for an image of "
+                f"{self.image_size} pixels a side, got {num_tokens}"
+            )
+
+    def sample(
+        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+    ) -> Float32[np.ndarray, "b l 5"]:
+        """One layout a key, in canonical order; see ``LayoutSampler``."""
+        labels = check_labels(labels, self.label_names)
+        labels = np.where(labels < 0, self._network.num_classes, labels)
+
+        def draw_some(keys, labels):
+            counts = np.full(len(labels), self.num_tokens)
+            return _draw(self._network, self._params, keys, labels, counts, self._temperature)
+
+        return self._network.tree.to_geometry(in_chunks(draw_some, keys, labels))
+
+
+def create_network(config: ConfigDict) -> TreeNetwork:
+    """The network of a config's ``model`` section."""
+    return TreeNetwork(
+        tree=split_tree(config.image_size, config.min_size),
+        num_classes=config.num_classes,
+        width=config.width,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        dropout=config.dropout,
+    )
+
+
+def load_tree_sampler(
+    root: str | Path,
+    *,
+    num_tokens: int | None = None,
+    step: int | None = None,
+    weights: str = "ema_params",
+) -> TreeSampler:
+    """The sampler of a run of task ``layout_tree``.
+
+    Args:
+      root: the run's directory.
+      num_tokens: L; that of the training layouts by default.
+      step: which checkpoint; the newest if None.
+      weights: ``"ema_params"`` or ``"params"``.
+
+    Raises:
+      CheckpointError: if something is missing or does not fit together; says what.
+    """
+    run = RunDirectory(Path(root))
+    config = read_config(run)
+    network = create_network(config.model)
+    template = jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0))
+    step = checkpoint.latest_step(run.checkpoints) if step is None else step
+    params = checkpoint.load_tree(run.checkpoints, weights, template, step)
+    return TreeSampler(
+        network,
+        params,
+        config.label_names,
+        num_tokens or config.model.num_tokens,
+        description=f"the network over the tree of {root}, step {step}",
+    )

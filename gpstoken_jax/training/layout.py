@@ -1,0 +1,257 @@
+"""The tasks of training stage 1: layouts of a class, as files of layouts have them."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from ml_collections import ConfigDict
+
+from gpstoken_jax.generation import sit
+from gpstoken_jax.generation.layouts import sit_sampler
+from gpstoken_jax.generation.layouts.collect import select_labels
+from gpstoken_jax.generation.layouts.file import Layouts, read_layouts
+from gpstoken_jax.generation.layouts.picture import layout_grid
+from gpstoken_jax.generation.layouts.sampler import LayoutSampler
+from gpstoken_jax.generation.layouts.sit_sampler import SitLayoutSampler
+from gpstoken_jax.generation.layouts.split_tree import MIRRORED, split_tree
+from gpstoken_jax.generation.layouts.tree_network import init_params, log_likelihood
+from gpstoken_jax.generation.layouts.tree_sampler import TreeSampler, create_network
+from gpstoken_jax.generation.transport import Transport
+from gpstoken_jax.training import state as states
+from gpstoken_jax.training.layout_batches import LayoutBatches
+from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.state import TrainState
+from gpstoken_jax.training.step import AXIS, one_copy, step_key
+from gpstoken_jax.training.task import Batch, Metrics, Task
+
+_CLASSES_SHOWN = 8
+_EVAL_BATCH = 256
+
+
+class LayoutTask(Task):
+    """What both networks of stage 1 have in common.
+
+    Reads the files of layouts, and fills what they say into the config: the image's side, the
+    number of tokens, the classes.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self._layouts = _training_layouts(config)
+        self._tree = split_tree(config.model.image_size, config.model.min_size)
+        self._optimizer = create_optimizer(config.optimizer, config.train.steps)
+
+    # ---- What a network of its own has to say ----------------------------------------------------
+
+    def rows(self, patterns: Int[np.ndarray, "n q"]) -> dict[str, np.ndarray]:
+        """What the network is trained on, of layouts as patterns of their tree; no labels."""
+        raise NotImplementedError
+
+    def init_params(self, key: PRNGKeyArray) -> Any:
+        """Random parameters."""
+        raise NotImplementedError
+
+    def loss(
+        self, params: Any, batch: Batch, labels: Int[Array, "b"], key: PRNGKeyArray, train: bool
+    ) -> Float[Array, "b"]:
+        """Of each layout; labels are 0 .. num_classes, the last for no class."""
+        raise NotImplementedError
+
+    def sampler(self, params: Any) -> LayoutSampler:
+        """Draws from the network."""
+        raise NotImplementedError
+
+    # ---- Task ------------------------------------------------------------------------------------
+
+    def open_batches(self) -> LayoutBatches:
+        config = self.config
+        if config.train.batch_size % jax.device_count():
+            raise ValueError(
+                f"train.batch_size={config.train.batch_size} does not divide over "
+                f"{jax.device_count()} devices"
+            )
+        print(f"{len(self._layouts)} layouts of {config.model.num_tokens} tokens to learn from")
+        patterns = self._tree.from_geometry(self._layouts.geometry)
+        label = {"label": self._layouts.label}
+        mirrored = MIRRORED[patterns][:, self._tree.mirror]
+        return LayoutBatches(
+            self.rows(patterns) | label,
+            self.rows(mirrored) | label if config.data.flip else None,
+            config.train.batch_size // jax.process_count(),
+            config.seed,
+            jax.process_index(),
+            jax.process_count(),
+        )
+
+    def create_state(self, key: PRNGKeyArray) -> TrainState:
+        return states.create_state(self.init_params, self._optimizer, key)
+
+    def to_trees(self, state: TrainState) -> dict[str, Any]:
+        return states.to_trees(state)
+
+    def from_trees(self, trees: Mapping[str, Any]) -> TrainState:
+        return states.from_trees(trees)
+
+    def train_step(
+        self, state: TrainState, batch: Batch, frozen: Any
+    ) -> tuple[TrainState, Metrics]:
+        config = self.config
+        label_key, key = jax.random.split(step_key(config.seed, state.step))
+        labels = sit.drop_labels(
+            label_key, batch["label"], config.model.num_classes, config.train.label_dropout
+        )
+
+        def loss_fn(params):
+            return self.loss(params, batch, labels, key, train=True).mean()
+
+        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        grads, metrics = jax.lax.pmean((grads, {"loss": loss}), AXIS)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        return states.apply_gradients(state, grads, self._optimizer, config.ema), metrics
+
+    def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
+        """Mean loss of the held-out layouts, with their class and without."""
+        layouts = _held_out_layouts(self.config)
+        if layouts is None:
+            return {}
+        rows = self.rows(self._tree.from_geometry(layouts.geometry))
+        labels = np.where(layouts.label < 0, self.config.model.num_classes, layouts.label)
+        params = one_copy(state.ema_params)
+        none = np.full_like(labels, self.config.model.num_classes)
+        return {
+            "val_loss": self._mean_loss(params, rows, labels),
+            "val_loss_no_class": self._mean_loss(params, rows, none),
+        }
+
+    def _mean_loss(self, params: Any, rows: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
+        loss = jax.jit(partial(self.loss, train=False))
+        total = 0.0
+        for start in range(0, len(labels), _EVAL_BATCH):
+            # One shape: the last rows are filled up and not counted.
+            part = np.arange(start, start + _EVAL_BATCH).clip(max=len(labels) - 1)
+            batch = {name: array[part] for name, array in rows.items()}
+            key = jax.random.fold_in(jax.random.key(0), start)
+            total += float(loss(params, batch, labels[part], key)[: len(labels) - start].sum())
+        return total / len(labels)
+
+    def preview(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"]:
+        """Drawn layouts, a column a class; the same keys in every preview."""
+        sampler = self.sampler(one_copy(state.ema_params))
+        labels = range(min(len(sampler.label_names), _CLASSES_SHOWN)) or [-1]
+        titles = [sampler.label_names[label] for label in labels if label >= 0]
+        keys = jax.random.split(jax.random.key(0), self.config.log.images * len(labels))
+        drawn = sampler.sample(keys, np.tile(np.array(labels), self.config.log.images))
+        return layout_grid(drawn.reshape(-1, len(labels), *drawn.shape[1:]), titles)
+
+
+class LayoutTreeTask(LayoutTask):
+    """Trains the network over the tree of squares; the loss is nats a layout."""
+
+    after_training = "compare: python scripts/compare_layouts.py --tree={workdir} ..."
+
+    def __init__(self, config: ConfigDict):
+        super().__init__(config)
+        self.network = create_network(config.model)
+
+    def rows(self, patterns):
+        return {"patterns": patterns.astype(np.int32)}
+
+    def init_params(self, key):
+        return init_params(self.network, key)
+
+    def loss(self, params, batch, labels, key, train):
+        patterns = batch["patterns"]
+        counts = jnp.full(len(patterns), self.config.model.num_tokens)
+        options = {"train": train, "rngs": {"dropout": key}}
+        return -log_likelihood(self.network, params, patterns, labels, counts, **options)
+
+    def sampler(self, params):
+        model = self.config.model
+        return TreeSampler(self.network, params, self.config.label_names, model.num_tokens)
+
+
+class LayoutSitTask(LayoutTask):
+    """Trains a SiT over the Gaussians in canonical order; the loss is that of flow matching."""
+
+    def __init__(self, config: ConfigDict):
+        super().__init__(config)
+        self.network = sit_sampler.create_network(config.model)
+        self._transport = Transport.of(config.transport)
+        config.statistics.update(sit_sampler.measure(self._layouts.geometry))
+
+    def rows(self, patterns):
+        geometry = self._tree.to_geometry(patterns)
+        return {"values": sit_sampler.to_values(geometry, self.config.statistics)}
+
+    def init_params(self, key):
+        return sit.init_params(self.network, key)
+
+    def loss(self, params, batch, labels, key, train):
+        values = batch["values"]
+        time_key, noise_key = jax.random.split(key)
+        low, high = self._transport.training_times
+        times = jax.random.uniform(time_key, (len(values),), minval=low, maxval=high)
+        noise = jax.random.normal(noise_key, values.shape)
+        noisy, _ = self._transport.interpolate(values, noise, times)
+        output = self.network.apply(params, noisy, times, labels)
+        return self._transport.loss(output, values, noise, times)
+
+    def sampler(self, params):
+        return SitLayoutSampler(self.network, params, self.config)
+
+
+def create_task(config: ConfigDict) -> LayoutTask:
+    """The task of a config."""
+    return {"layout_tree": LayoutTreeTask, "layout_sit": LayoutSitTask}[config.task](config)
+
+
+def _training_layouts(config: ConfigDict) -> Layouts:
+    """Reads ``data.layouts`` and fills in what the config leaves open.
+
+    Raises:
+      ValueError: if there is no file, or the config says otherwise than the file.
+    """
+    if not config.data.layouts:
+        raise ValueError(
+            "no layouts given: set --config.data.layouts=FILE "
+            "(made by `python prepare_layouts.py --tokens=DIR --output=FILE`)"
+        )
+    layouts = read_layouts(config.data.layouts)
+    found = {
+        "image_size": layouts.image_size,
+        "min_size": layouts.min_size,
+        "num_tokens": layouts.num_tokens,
+        "num_classes": len(layouts.label_names),
+    }
+    for name, value in found.items():
+        if config.model[name] not in (0, value):
+            raise ValueError(
+                f"config.model.{name} is {config.model[name]}, "
+                f"but the layouts of {config.data.layouts} have {value}"
+            )
+    config.model.update(found)
+    config.label_names = layouts.label_names
+    return layouts
+
+
+def _held_out_layouts(config: ConfigDict) -> Layouts | None:
+    """Reads ``data.val_layouts``; its classes are matched by name.
+
+    Raises:
+      ValueError: if they are of another kind than those to learn from.
+    """
+    if not config.data.val_layouts:
+        return None
+    layouts = read_layouts(config.data.val_layouts)
+    ours, model = (layouts.image_size, layouts.num_tokens), config.model
+    if ours != (model.image_size, model.num_tokens):
+        raise ValueError(
+            f"{config.data.val_layouts} has {ours[1]} tokens of images of {ours[0]} pixels, "
+            f"{config.data.layouts} {model.num_tokens} of {model.image_size}"
+        )
+    return select_labels(layouts, tuple(config.label_names))
