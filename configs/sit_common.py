@@ -10,14 +10,14 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
-    """SiT-XL on the 128 tokens of M128, as published; training as SiT's authors do it."""
+    """The published network on any tokens; training as SiT's authors do it."""
     return ConfigDict(
         {
             "task": "sit",
             "seed": 0,
             "model": {
-                "num_tokens": 128,
-                "channels": 21,  # 5 of the geometry's difference to the initial one, then features
+                "num_tokens": 0,  # 0: as many as the tokens have
+                "channels": 0,  # 0: as many as the tokens have; 5 of the geometry's difference to the initial one, then features
                 "cond_channels": 5,  # the initial geometry
                 "num_classes": 0,  # 0: as many as the tokens have
                 "width": 1152,
@@ -30,11 +30,11 @@ def get_config() -> ConfigDict:
             },
             "data": {
                 "tokens": placeholder(str),  # a directory that encode.py wrote
-                "val_fraction": 0.05,  # held out of it
-                "cache_mb": 1024,  # tokens up to this size are kept in memory
-                "flip": False,  # mirror tokens left to right (the decoder was trained on both)
+                "val_tokens": placeholder(str),  # held out; else a part of the first
+                "val_fraction": 0.05,  # that part
+                "cache_mb": 4096,  # tokens up to this size are kept in memory
             },
-            "statistics": {"mean": (), "std": ()},  # by channel, of the tokens
+            "statistics": {"mean": (), "std": ()},  # by channel; empty: those of the tokens
             "label_names": (),
             "transport": {
                 "path": "linear",  # or "gvp", "vp"
@@ -59,7 +59,8 @@ def get_config() -> ConfigDict:
             "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},
             "eval": {
                 "batch_size": 64,
-                "num_times": 8,  # times (and noises) at which each held-out example is tried
+                "max_examples": 512,  # of those held out
+                "num_times": 8,  # times (and noises) at which each is tried
             },
             "sample": {  # defaults of generate.py
                 "method": "sde_euler",
@@ -74,7 +75,7 @@ def get_config() -> ConfigDict:
 
 def smoke(config: ConfigDict) -> ConfigDict:
     """Shrinks every dimension, for a run of seconds that takes the same path through the code."""
-    config.model.update(num_tokens=8, num_classes=0, width=32, depth=2, num_heads=4)
+    config.model.update(width=32, depth=2, num_heads=4)
     config.train.update(batch_size=4, steps=12)
     config.checkpoint.every_steps = 4
     config.log.update(every_steps=1, images_every_steps=6, images=2)

@@ -11,7 +11,7 @@ from configs import sit_common
 def get_config(arg: str = "") -> ConfigDict:
     """``arg`` is "" or "smoke"."""
     config = sit_common.get_config()
-    config.model.update(num_tokens=32, width=128, depth=4, num_heads=4, learn_sigma=False)
+    config.model.update(width=128, depth=4, num_heads=4, learn_sigma=False)
     config.optimizer.update(
         learning_rate=1e-3, b2=0.99, warmup_steps=100, decay="cosine", clip_norm=1.0
     )

@@ -1,13 +1,14 @@
 """SiT-XL on the tokens of GPSToken-M128, the published generator: 676 M parameters.
 
 python train.py --config=configs/sit_xl.py --workdir=runs/sit_xl --config.data.tokens=tokens/m128
+python convert.py --config=configs/sit_xl.py:published --input=FILE --output=runs/sit_xl_published
 """
 
 from ml_collections import ConfigDict
 
 from configs import sit_common
 
-# Of the published generator's training data, which its weights were trained with (per channel).
+# Of the tokens that the published weights were trained on, by channel.
 _MEAN = (
     *(-0.0211, -0.0196, 0.0107, -0.0052, -0.0044, 1.8017, 2.4036, 2.0145, 1.2402, -4.2579),
     *(-1.2646, -3.0395, 2.2928, 3.2168, -0.1431, 0.1600, 1.3924, 3.2345, 1.6994, 0.8237, 0.3222),
@@ -19,8 +20,9 @@ _STD = (
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """``arg`` is "" or "smoke"."""
+    """``arg`` is "", "smoke" or "published": for the published weights, and to go on from them."""
     config = sit_common.get_config()
-    config.model.num_classes = 1000
-    config.statistics.update(mean=_MEAN, std=_STD)
+    if arg == "published":
+        config.model.update(num_tokens=128, channels=21, num_classes=1000)
+        config.statistics.update(mean=_MEAN, std=_STD)
     return sit_common.smoke(config) if arg == "smoke" else config

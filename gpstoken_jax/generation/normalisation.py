@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
@@ -41,7 +42,8 @@ class Normalisation:
         """What the generator learns to make, given the initial geometry."""
         delta = (geometry - initial_geometry - self.mean[:5]) / self.std[:5]
         texture = (features - self.mean[5:]) / self.std[5:]
-        return np.concatenate([delta, texture], axis=-1)
+        numpy = np if isinstance(geometry, np.ndarray) else jnp
+        return numpy.concatenate([delta, texture], axis=-1)
 
     def denormalise(
         self, x: Float[np.ndarray, "*b l 5+c"], initial_geometry: Float[np.ndarray, "*b l 5"]

@@ -72,9 +72,7 @@ class SiT(nn.Module):
         self._check(x, cond)
         tokens = nn.Dense(self.width, kernel_init=_xavier, dtype=self.dtype, name="token_in")(x)
         # In every published checkpoint, also where a condition takes its place.
-        positions = self.param(
-            "positions", sincos_positions, (self.num_tokens, self.width), jnp.float32
-        )
+        positions = Positions(self.num_tokens, self.width, name="positions")()
         if cond is None:
             tokens = tokens + positions.astype(self.dtype)
         else:
@@ -164,6 +162,17 @@ class FinalLayer(nn.Module):
         shift, scale = _modulation(2, self.width, self.dtype, embedding)
         x = _modulated_norm(x, shift, scale, self.dtype)
         return nn.Dense(self.channels, kernel_init=_zeros, dtype=self.dtype, name="token_out")(x)
+
+
+class Positions(nn.Module):
+    """One vector a place in the order of tokens."""
+
+    num_tokens: int
+    width: int
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "l d"]:
+        return self.param("table", sincos_positions, (self.num_tokens, self.width), jnp.float32)
 
 
 class TimeEmbedding(nn.Module):

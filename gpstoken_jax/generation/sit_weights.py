@@ -19,7 +19,7 @@ def weight_table(config: ConfigDict) -> WeightTable:
 
 def _entries(config: ConfigDict) -> list[Parameter]:
     table = [
-        Parameter(("positions",), ("pos_embed",), "row"),
+        Parameter(("positions", "table"), ("pos_embed",), "row"),
         Parameter(("label", "embedding"), ("y_embedder.embedding_table.weight",), "vector"),
         *layer(("token_in",), "x_embedder.proj", "pointwise"),
         *layer(("time", "dense1"), "t_embedder.mlp.0", "dense"),

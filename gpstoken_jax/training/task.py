@@ -23,6 +23,7 @@ MODULES = {
     "tokenizer": "gpstoken_jax.training.tokenizer",
     "layout_sit": "gpstoken_jax.training.layout",
     "layout_tree": "gpstoken_jax.training.layout",
+    "sit": "gpstoken_jax.training.sit",
 }
 
 

@@ -36,7 +36,7 @@ def tensors(golden_dir):
 @pytest.fixture(scope="session")
 def config() -> ConfigDict:
     config = sit_common.get_config().model
-    config.update(num_tokens=16, num_classes=10, width=96, depth=2, num_heads=6)
+    config.update(num_tokens=16, channels=21, num_classes=10, width=96, depth=2, num_heads=6)
     return config
 
 

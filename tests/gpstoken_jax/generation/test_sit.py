@@ -100,7 +100,7 @@ def test_positions_are_sines_and_cosines():
 
 def test_parameters_are_the_published_ones(golden_dir):
     published = json.loads((golden_dir / "parameter_shapes.json").read_text())["SiT-XL"]
-    table = weight_table(sit_xl.get_config().model)
+    table = weight_table(sit_xl.get_config("published").model)
     assert {key: list(spec.shape) for key, spec in table.used.items()} == published
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(table.shapes)) == 676_334_634
 

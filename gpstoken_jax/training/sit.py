@@ -1,0 +1,268 @@
+"""The task of training stage 2 of generation: the texture of a layout, as tokens have it."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from ml_collections import ConfigDict
+
+from gpstoken_jax import visualize
+from gpstoken_jax.generation.guidance import Guidance
+from gpstoken_jax.generation.normalisation import Normalisation
+from gpstoken_jax.generation.samplers import Sampler
+from gpstoken_jax.generation.sampling import image_keys, sample_batch
+from gpstoken_jax.generation.sit import create_sit, drop_labels, init_params
+from gpstoken_jax.generation.transport import Transport
+from gpstoken_jax.run_directory import load_tokenizer
+from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
+from gpstoken_jax.tokens.batches import TokenBatches, read_rows
+from gpstoken_jax.tokens.coding import BatchDecoder
+from gpstoken_jax.training import state as states
+from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.state import TrainState
+from gpstoken_jax.training.step import AXIS, one_copy, step_key
+from gpstoken_jax.training.task import Batch, Metrics, Task
+
+_PREVIEW = Sampler("ode_heun", 25)
+
+
+class SiTTask(Task):
+    """Trains ``SiT`` to turn noise into tokens, given their class and their initial Gaussians.
+
+    What the config leaves open (number of tokens, channels, classes, statistics) is filled in from
+    the tokens, so that the run's directory says all that sampling needs.
+    """
+
+    after_training = (
+        "generate: python generate.py --generator={workdir} --tokenizer=RUN --output=DIR "
+        "--layouts=FILE"
+    )
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self._tokens = _training_tokens(config)
+        self._train, self._held_out = _split(config, self._tokens)
+        self.model = create_sit(config.model)
+        self.transport = Transport.of(config.transport)
+        self._normalisation = Normalisation.of(config.statistics)
+        self._optimizer = create_optimizer(config.optimizer, config.train.steps)
+        self._loss_at = jax.jit(partial(_loss_at, self.model, self.transport))
+        self._decoder: BatchDecoder | None = None
+
+        def sample(params, keys, labels, cond):
+            guidance = Guidance(config.sample.guidance_scale, *config.sample.guidance_interval)
+            model, transport = self.model, self.transport
+            return sample_batch(
+                model, params, transport, _PREVIEW, guidance, keys, labels, cond=cond
+            )[0]
+
+        self._sample = jax.jit(sample)
+
+    def open_batches(self) -> TokenBatches:
+        config = self.config
+        if config.train.batch_size % jax.device_count():
+            raise ValueError(
+                f"train.batch_size={config.train.batch_size} does not divide over "
+                f"{jax.device_count()} devices"
+            )
+        held_out = len(self._held_out["label"]) if self._held_out else 0
+        print(
+            f"{len(self._train)} images' tokens of {config.data.tokens}, {held_out} held out, "
+            f"{config.model.num_classes} class(es)"
+        )
+        return TokenBatches(
+            self._tokens,
+            self._train,
+            config.train.batch_size // jax.process_count(),
+            config.seed,
+            jax.process_index(),
+            jax.process_count(),
+            config.data.cache_mb,
+        )
+
+    def create_state(self, key: PRNGKeyArray) -> TrainState:
+        return states.create_state(partial(init_params, self.model), self._optimizer, key)
+
+    def to_trees(self, state: TrainState) -> dict[str, Any]:
+        return states.to_trees(state)
+
+    def from_trees(self, trees: Mapping[str, Any]) -> TrainState:
+        return states.from_trees(trees)
+
+    def train_step(
+        self, state: TrainState, batch: Batch, frozen: Any
+    ) -> tuple[TrainState, Metrics]:
+        config = self.config
+        keys = jax.random.split(step_key(config.seed, state.step), 3)
+        labels = drop_labels(
+            keys[0], batch["label"], config.model.num_classes, config.train.label_dropout
+        )
+        data, cond = self._examples(batch)
+        noise = jax.random.normal(keys[1], data.shape)
+        low, high = self.transport.training_times
+        times = jax.random.uniform(keys[2], labels.shape, minval=low, maxval=high)
+
+        def loss_fn(params):
+            arguments = data, cond, labels, noise, times
+            return _loss_at(self.model, self.transport, params, *arguments).mean()
+
+        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        grads, metrics = jax.lax.pmean((grads, {"loss": loss}), AXIS)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        return states.apply_gradients(state, grads, self._optimizer, config.ema), metrics
+
+    def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
+        """Loss of the averaged weights on held-out tokens, with their class and without.
+
+        At times spread evenly and with noise that are the same in every evaluation.
+        """
+        if not self._held_out:
+            return {}
+        params = one_copy(state.ema_params)
+        labels = self._held_out["label"]
+        none = np.full_like(labels, self.config.model.num_classes)
+        return {
+            "val_loss": self._mean_loss(params, np.where(labels < 0, none, labels)),
+            "val_loss_no_class": self._mean_loss(params, none),
+        }
+
+    def _mean_loss(self, params: Any, labels: Int[np.ndarray, " n"]) -> float:
+        """Over all held-out examples, each at ``eval.num_times`` times."""
+        data, cond = self._examples(self._held_out)
+        low, high = self.transport.training_times
+        size, repeats = self.config.eval.batch_size, self.config.eval.num_times
+        total = 0.0
+        for start in range(0, len(labels), size):
+            # One shape: the last rows are filled up and not counted.
+            part = np.arange(start, start + size).clip(max=len(labels) - 1)
+            for i in range(repeats):
+                noise = jax.random.normal(
+                    jax.random.fold_in(jax.random.key(i), start), data[part].shape
+                )
+                offsets = (i + (part * 0.6180339887) % 1) / repeats
+                times = np.float32(low + (high - low) * offsets)
+                losses = self._loss_at(params, data[part], cond[part], labels[part], noise, times)
+                total += float(losses[: len(labels) - start].sum())
+        return total / (len(labels) * repeats)
+
+    def preview(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"] | None:
+        """Held-out examples above, samples on their layouts and of their classes below.
+
+        Images if ``config.tokenizer`` names a run, else Gaussians.
+        """
+        if not self._held_out:
+            return None
+        count = self.config.log.images
+        rows = {name: array[:count] for name, array in self._held_out.items()}
+        cond = rows["initial_geometry"]
+        keys = image_keys(self.config.seed, np.arange(len(cond)))
+        x = np.asarray(self._sample(one_copy(state.ema_params), keys, rows["label"], cond))
+        made = self._normalisation.denormalise(x, cond)
+        real = np.concatenate([rows["geometry"], rows["features"]], axis=-1)
+        return visualize.image_grid([self._pictures(real), self._pictures(made)])
+
+    def _pictures(self, tokens: Float[np.ndarray, "b l 5+c"]) -> list[np.ndarray]:
+        if not self.config.tokenizer:
+            blank = np.ones((64, 64, 3), np.float32)
+            return [visualize.draw_gaussians(blank, each[:, :5]) for each in tokens]
+        if self._decoder is None:
+            self._decoder = BatchDecoder(load_tokenizer(self.config.tokenizer))
+        return list(self._decoder(tokens))
+
+    def _examples(self, rows: Batch) -> tuple[Float[Array, "b l 5+c"], Float[Array, "b l 5"]]:
+        """What the network learns to make, and what it is given with every token."""
+        geometry, cond, features = (
+            rows[name] for name in ("geometry", "initial_geometry", "features")
+        )
+        return self._normalisation.normalise(geometry, cond, features), cond
+
+
+def create_task(config: ConfigDict) -> SiTTask:
+    """The task of a config."""
+    return SiTTask(config)
+
+
+def _loss_at(model, transport: Transport, params, data, cond, labels, noise, times) -> Array:
+    """Loss of each example at a time of its own."""
+    x, _ = transport.interpolate(data, noise, times)
+    return transport.loss(model.apply(params, x, times, labels, cond), data, noise, times)
+
+
+def _training_tokens(config: ConfigDict) -> TokenDataset:
+    """Opens ``data.tokens`` and fills in what the config leaves open.
+
+    Raises:
+      ValueError: if there are none, or the config says otherwise than the tokens.
+    """
+    if not config.data.tokens:
+        raise ValueError(
+            "no tokens given: set --config.data.tokens=DIR "
+            "(made by `python encode.py --checkpoint=RUN --data.folder=IMAGES --output=DIR`)"
+        )
+    tokens = open_tokens(config.data.tokens)
+    if not len(tokens):
+        raise TokensError(f"{config.data.tokens} has tokens of no image")
+    names = tuple(tokens.header["label_names"])
+    found = {
+        "num_tokens": len(tokens[0].tokens),
+        "channels": tokens[0].tokens.shape[1],
+        "num_classes": max(len(names), 1),
+    }
+    for name, value in found.items():
+        if config.model[name] not in (0, value):
+            raise ValueError(
+                f"config.model.{name} is {config.model[name]}, "
+                f"but the tokens of {config.data.tokens} have {value}"
+            )
+    config.model.update(found)
+    config.label_names = names
+    if not config.statistics.mean:
+        mean, std = tokens.normalisation
+        config.statistics.update(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    return tokens
+
+
+def _split(
+    config: ConfigDict, tokens: TokenDataset
+) -> tuple[Int[np.ndarray, " n"], dict[str, np.ndarray] | None]:
+    """Images to train on, and the rows of those held out (None if there are none).
+
+    Raises:
+      ValueError: if nothing is left to train on, or ``val_tokens`` are of another kind.
+    """
+    everything = np.arange(len(tokens))
+    if config.data.val_tokens:
+        return everything, _held_out_rows(config, open_tokens(config.data.val_tokens))
+    if not config.data.val_fraction:
+        return everything, None
+    every = max(round(1 / config.data.val_fraction), 2)
+    held_out = everything[every - 1 :: every]
+    if not len(held_out):
+        return everything, None
+    rows = read_rows(tokens, _some(held_out, config.eval.max_examples))
+    return np.setdiff1d(everything, held_out), rows
+
+
+def _held_out_rows(config: ConfigDict, tokens: TokenDataset) -> dict[str, np.ndarray]:
+    """Rows of a directory of its own; its classes are matched by name, others become none."""
+    rows = read_rows(tokens, _some(np.arange(len(tokens)), config.eval.max_examples))
+    shape = (*rows["geometry"].shape[1:2], 5 + rows["features"].shape[-1])
+    ours = config.model.num_tokens, config.model.channels
+    if shape != ours:
+        raise TokensError(
+            f"{config.data.val_tokens} has {shape[0]} tokens of {shape[1]} values an image, "
+            f"{config.data.tokens} {ours[0]} of {ours[1]}"
+        )
+    number = {name: i for i, name in enumerate(config.label_names)}
+    names = tokens.header["label_names"]
+    new = np.array([*(number.get(name, -1) for name in names), -1], np.int32)
+    return {**rows, "label": new[rows["label"]]}
+
+
+def _some(indices: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
+    """At most so many, spread evenly."""
+    return indices[:: -(-len(indices) // most)] if len(indices) > most else indices
