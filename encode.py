@@ -13,6 +13,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from gpstoken_jax import cli, data
+from gpstoken_jax.data.crops import RandomCrops
 from gpstoken_jax.progress import Progress
 from gpstoken_jax.run_directory import Tokenizer, load_tokenizer
 from gpstoken_jax.tokens import STORAGE, TokenWriter
@@ -40,6 +41,17 @@ NUM_TOKENS = flags.DEFINE_integer(
 STORAGE_FLAG = flags.DEFINE_enum("storage", "float32", list(STORAGE), "Features on disk.")
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images at a time; the config's by default.", lower_bound=1
+)
+PASSES = flags.DEFINE_integer(
+    "passes",
+    0,
+    "Encode this many of the config's random crops of each image, not its centre: for generators.",
+    lower_bound=0,
+)
+CROP_SCALE = flags.DEFINE_list(
+    "crop_scale",
+    None,
+    "Smallest and largest share of the area for --passes; by default as trained.",
 )
 SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images a file.", lower_bound=1)
 
@@ -96,17 +108,25 @@ def check_sizes(batch_size: int) -> None:
 
 
 def open_source(tokenizer: Tokenizer) -> data.ImageSource:
-    """The images of the flags, else those that the run was trained on."""
+    """The images of the flags, else those that the run was trained on; or crops of them."""
     config = tokenizer.config.data
     given = {name: value for name, value in DATA.value.items() if value is not None}
     if given:
         config.update({"folder": None, "tfds_name": None, "tfds_dir": None, **given})
-    return data.open_source(config, SPLIT.value)
+    source = data.open_source(config, SPLIT.value)
+    if not PASSES.value:
+        return source
+    if CROP_SCALE.value:
+        low, high = map(float, CROP_SCALE.value)
+        config.update(crop="random_resized", crop_scale=(low, high))
+    return RandomCrops(source, config, tokenizer.config.model.image_size, PASSES.value)
 
 
 def describe(tokenizer: Tokenizer, source: data.ImageSource, num_tokens: int) -> dict:
     """The header: what the tokens depend on."""
     config = tokenizer.config
+    crop = "short side resized (bilinear, antialiased), then centre crop"
+    passes = {"passes": PASSES.value} if PASSES.value else {}
     return {
         "checkpoint": CHECKPOINT.value,
         "step": tokenizer.step,
@@ -115,7 +135,8 @@ def describe(tokenizer: Tokenizer, source: data.ImageSource, num_tokens: int) ->
         "model": config.model.to_dict(),
         "partition": {**config.partition.to_dict(), "num_tokens": num_tokens},
         "data": source.description,
-        "crop": "short side resized (bilinear, antialiased), then centre crop",
+        "crop": "random crops, see data" if passes else crop,
+        **passes,
         "label_names": list(source.label_names),
     }
 

@@ -182,12 +182,17 @@ def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> No
     differences = itertools.chain(
         _differences(task_name(old), task_name(new), "task"),
         _differences(old.model.to_dict(), new.model.to_dict(), "model"),
+        _differences(*(_section(config, "statistics") for config in (old, new)), "statistics"),
     )
     if difference := next(differences, None):
         raise CheckpointError(
             f"{run.root} has a run of another model: {difference}. "
             "Use that config, or another --workdir."
         )
+
+
+def _section(config: ConfigDict, name: str) -> dict[str, Any]:
+    return config[name].to_dict() if name in config else {}
 
 
 def _differences(old: Any, new: Any, name: str) -> Iterator[str]:

@@ -99,6 +99,11 @@ class TokenDataset:
         mean, std = (np.concatenate([part[key] for part in parts]) for key in ("mean", "std"))
         return mean.astype(np.float32), std.astype(np.float32)
 
+    def column(self, name: str) -> np.ndarray:
+        """One kind of row of all images, without reading the others, e.g. ``"label"``."""
+        parts = [self._shard(i)[0].get_tensor(name) for i in range(len(self._files))]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
     def read(self, start: int, stop: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """Consecutive images as arrays: the rows of ``format`` by name, and the images' names."""
         start, stop, _ = slice(start, stop).indices(len(self))

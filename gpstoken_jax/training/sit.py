@@ -112,7 +112,7 @@ class SiTTask(Task):
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
         grads, metrics = jax.lax.pmean((grads, {"loss": loss}), AXIS)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return states.apply_gradients(state, grads, self._optimizer, config.ema), metrics
 
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
@@ -240,7 +240,9 @@ def _split(
     if not config.data.val_fraction:
         return everything, None
     every = max(round(1 / config.data.val_fraction), 2)
-    held_out = everything[every - 1 :: every]
+    # Crops of one image stay together.
+    image = tokens.column("position") // tokens.header.get("passes", 1)
+    held_out = everything[image % every == every - 1]
     if not len(held_out):
         return everything, None
     rows = read_rows(tokens, _some(held_out, config.eval.max_examples))

@@ -1,0 +1,68 @@
+"""Random crops of the images of a source, as a source of their own."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from gpstoken_jax.data import transforms
+from gpstoken_jax.data.loader import FittedImages
+from gpstoken_jax.data.sources import Example, ImageSource
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """``passes`` random crops of each image, cut and mirrored as training's; colours stay.
+
+    Crop p of image i has number ``i * passes + p`` and hangs on that and the seed alone.
+
+    Attributes:
+      source: the images.
+      config: a ``data`` section: crop, crop_scale, flip, cache_mb.
+      image_size: side of a crop.
+      passes: crops an image.
+      seed: decides them.
+    """
+
+    source: ImageSource
+    config: ConfigDict
+    image_size: int
+    passes: int
+    seed: int = 0
+    _fitted: FittedImages = field(init=False, repr=False)
+
+    def __post_init__(self):
+        config = self.config
+        transforms.check_crop(config.crop)
+        side = transforms.working_side(self.image_size, config.crop, config.crop_scale)
+        fitted = FittedImages(self.source, side, config.crop, config.cache_mb)
+        object.__setattr__(self, "_fitted", fitted)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.source.label_names
+
+    @property
+    def description(self) -> str:
+        mirrored = ", mirrored or not" if self.config.flip else ""
+        how = f"{self.passes} {self.config.crop} crops an image{mirrored}, seed {self.seed}"
+        return f"{self.source.description}: {how}"
+
+    def __len__(self) -> int:
+        return self.passes * len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        example, _ = self._fitted[index // self.passes]
+        pixels = transforms.augment(
+            example.pixels,
+            self.image_size,
+            self.config.crop,
+            self.config.crop_scale,
+            self.config.flip,
+            False,
+            np.random.default_rng([self.seed, index]),
+        )
+        return Example(pixels, example.label, self.name(index))
+
+    def name(self, index: int) -> str:
+        return f"{self.source.name(index // self.passes)}#{index % self.passes}"
