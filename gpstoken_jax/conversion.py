@@ -26,7 +26,6 @@ Choice = Literal["both", "ema", "model"]
 _TABLES = {
     "tokenizer": torch_weights.weight_table,
     "sit": sit_weights.weight_table,
-    "layout_sit": sit_weights.weight_table,
 }
 
 
