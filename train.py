@@ -77,6 +77,7 @@ def main() -> int:
         checkpoints.save(step, task.to_trees(state), get_place(batches, chronometer, skipped))
 
     saved, stop = first_step, False
+    latest = {}  # of each metric: a step need not compute all
     for step in range(first_step + 1, config.train.steps + 1):
         try:
             batch = shard(next(batches), devices)
@@ -87,6 +88,7 @@ def main() -> int:
             raise
         state, metrics = compiled(task.step_at(step))(state, batch, frozen)
         skipped.follow(step, batch, metrics)
+        latest |= metrics
         stop = vote(signals.requested)
         first, last = step == first_step + 1, step == config.train.steps
         if first:
@@ -100,7 +102,7 @@ def main() -> int:
                 "unreadable_images": processes.total(batches.unreadable.count),
                 "skipped_steps": skipped.count,
             }
-            report(log, step, config.train.steps, jax.device_get(metrics), times, counts)
+            report(log, step, config.train.steps, jax.device_get(latest), times, counts)
             checkpoints.check()
         if step % config.log.images_every_steps == 0 or last:
             picture = task.preview(state)

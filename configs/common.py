@@ -1,8 +1,8 @@
 """Defaults that every config starts from; a config file overrides what differs.
 
-Sections: model (what the network is), partition (where tokens start), data, loss, optimizer, train,
-checkpoint, log, eval; ``task`` says what is trained. Every field can be set on the command line, e.g.
-``--config.train.batch_size=16``.
+Sections: model (what the network is), partition (where tokens start), data, loss, optimizer, gan,
+train, checkpoint, log, eval; ``task`` says what is trained. Every field can be set on the command
+line, e.g. ``--config.train.batch_size=16``.
 """
 
 from ml_collections import ConfigDict
@@ -26,14 +26,20 @@ def get_config() -> ConfigDict:
                 "mse_weight": 1.0,
                 "lpips_weight": 1.0,  # 0 does without the LPIPS weights
                 "lpips_images": 0,  # LPIPS of this many images of a device's batch; 0 is all
+                "lpips_dropout": False,  # the release's, a mistake; True only to reproduce it
             },
-            "optimizer": {
-                "learning_rate": 5e-5,
-                "b1": 0.5,
-                "b2": 0.9,
-                "warmup_steps": 0,
-                "decay": "constant",  # or "cosine", to zero at train.steps
-                "clip_norm": 0.0,  # global gradient norm; 0 is no clipping
+            "optimizer": optimizer(),
+            "gan": {
+                "weight": 0.3,  # times the adaptive weight; 0 is no GAN
+                "start_step": 600_000,
+                "loss": "hinge",  # or "vanilla"
+                "discriminator": {
+                    "channels": 64,
+                    "num_layers": 3,
+                    "norm": "batch",  # or "group"
+                    "norm_groups": 32,
+                },
+                "optimizer": optimizer(),  # the discriminator's
             },
             "ema": {  # warm-up and cap as in the published runs
                 "decay": 0.9999,
@@ -45,6 +51,8 @@ def get_config() -> ConfigDict:
                 "batch_size": 16,  # over all devices of all hosts
                 "steps": 1_000_000,
                 "max_skipped": 10,  # steps in a row whose loss or gradient is not finite
+                "schedule": "together",  # or "alternate", as published: see docs/training.md
+                "accumulate": 1,  # parts of a device's batch, one after another
             },
             "checkpoint": {"every_steps": 5000, "keep": 3},
             "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},
@@ -53,6 +61,20 @@ def get_config() -> ConfigDict:
                 "rounding": "round",  # to 8 bits; "truncate" is what the release does
                 "high_resolution": "merged",  # images of several tiles; or "aligned", "tiles"
             },
+        }
+    )
+
+
+def optimizer() -> ConfigDict:
+    """Adam as published."""
+    return ConfigDict(
+        {
+            "learning_rate": 5e-5,
+            "b1": 0.5,
+            "b2": 0.9,
+            "warmup_steps": 0,
+            "decay": "constant",  # or "cosine", to zero at the end of the run
+            "clip_norm": 0.0,  # global gradient norm; 0 is no clipping
         }
     )
 
@@ -116,6 +138,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.model.decoder.update(channels=8, blocks_per_level=1, norm_groups=4)
     config.partition.update(num_tokens=8)
     config.loss.lpips_weight = 0.0
+    config.gan.start_step = 6
+    config.gan.discriminator.update(channels=8, num_layers=2, norm_groups=4)
     config.train.update(batch_size=4, steps=12)
     config.checkpoint.every_steps = 4
     config.log.update(every_steps=1, images_every_steps=6, images=2)

@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.update(
         learning_rate=2e-3, b1=0.9, b2=0.99, warmup_steps=100, decay="cosine", clip_norm=1.0
     )
+    config.gan.weight = 0.0
     config.eval.high_resolution = "aligned"
     config.ema.update(decay=0.995, update_every=1)
     config.train.update(batch_size=16, steps=1000)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
@@ -17,8 +16,7 @@ from gpstoken_jax.checkpoint import CheckpointError, Checkpoints, latest_step, l
 from gpstoken_jax.generation import sit_weights
 from gpstoken_jax.release_weights import Copy, ReleaseWeights, find_weights
 from gpstoken_jax.run_directory import RunDirectory, read_config, write_config
-from gpstoken_jax.training.optimizer import create_optimizer
-from gpstoken_jax.training.state import TrainState, to_trees
+from gpstoken_jax.training.tokenizer import TokenizerTask
 from gpstoken_jax.weight_table import WeightsError, WeightTable
 
 Choice = Literal["both", "ema", "model"]
@@ -174,9 +172,9 @@ def _num_unused(table: WeightTable) -> int:
 
 
 def _save(run: RunDirectory, config: ConfigDict, params: Any, ema_params: Any) -> None:
-    optimizer = create_optimizer(config.optimizer, config.train.steps)
-    state = TrainState(np.zeros((), np.int32), params, ema_params, optimizer.init(params))
+    task = TokenizerTask(config)
+    state = task.start_from(params, ema_params, jax.random.key(config.seed))
     checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
-    checkpoints.save(0, to_trees(state), {"data": None, "train_seconds": 0.0})
+    checkpoints.save(0, task.to_trees(state), {"data": None, "train_seconds": 0.0})
     checkpoints.close()
     write_config(run, config)

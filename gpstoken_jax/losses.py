@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.perceptual.lpips import lpips
@@ -14,7 +14,13 @@ Images = Float[Array, "b h w 3"]
 
 
 def reconstruction_loss(
-    images: Images, reconstructions: Images, frozen: Mapping[str, Any], config: ConfigDict
+    images: Images,
+    reconstructions: Images,
+    frozen: Mapping[str, Any],
+    config: ConfigDict,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    key: PRNGKeyArray | None = None,
 ) -> tuple[Scalar, dict[str, Scalar]]:
     """Weighted sum of mean squared error and LPIPS.
 
@@ -23,6 +29,8 @@ def reconstruction_loss(
       reconstructions: what the model made of them.
       frozen: weights of the loss networks; ``"lpips"`` is needed if its weight is not 0.
       config: the loss section of a config.
+      dtype: compute dtype of the loss networks; distances are float32.
+      key: for ``config.lpips_dropout``.
 
     Returns:
       The loss and its terms by name, unweighted.
@@ -31,6 +39,14 @@ def reconstruction_loss(
     loss = config.mse_weight * terms["mse"]
     if config.lpips_weight:
         n = config.lpips_images or images.shape[0]
-        terms["lpips"] = lpips(frozen["lpips"], reconstructions[:n], images[:n]).mean()
+        dropout_key = key if config.get("lpips_dropout", False) else None
+        distances = lpips(
+            frozen["lpips"],
+            reconstructions[:n],
+            images[:n],
+            dtype=dtype,
+            dropout_key=dropout_key,
+        )
+        terms["lpips"] = distances.mean()
         loss += config.lpips_weight * terms["lpips"]
     return loss, terms

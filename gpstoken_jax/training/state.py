@@ -32,6 +32,32 @@ class TrainState:
     opt_state: optax.OptState
 
 
+@struct.dataclass
+class DiscriminatorState:
+    """The GAN's other network.
+
+    Attributes:
+      params: its parameters.
+      batch_stats: running statistics of its batch norms; empty if it has none.
+      opt_state: state of its optimizer.
+    """
+
+    params: Params
+    batch_stats: Params
+    opt_state: optax.OptState
+
+
+@struct.dataclass
+class TokenizerState(TrainState):
+    """A tokenizer's training.
+
+    Attributes:
+      discriminator: None for a training without a GAN.
+    """
+
+    discriminator: DiscriminatorState | None = None
+
+
 def create_state(
     init_params: Callable[[PRNGKeyArray], Params],
     optimizer: optax.GradientTransformation,

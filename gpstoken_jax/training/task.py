@@ -86,7 +86,7 @@ class Task(Protocol):
     def train_step(self, state: State, batch: Batch, frozen: Any) -> tuple[State, Metrics]:
         """A step on one device's share of the batch: pure, and averaged over ``step.AXIS``.
 
-        The metrics are scalars; one of them is ``loss``.
+        The metrics are scalars. One is ``loss``; a step may leave out what it does not compute.
         """
 
     def step_at(self, step: int) -> Step:

@@ -1,72 +1,183 @@
 """The task of training a tokenizer: images in, the same images out."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
+from gpstoken_jax.adversarial import PatchDiscriminator, init_discriminator
 from gpstoken_jax.layout import partition_images
-from gpstoken_jax.losses import reconstruction_loss
 from gpstoken_jax.model import GPSToken, init_params
 from gpstoken_jax.perceptual.weights import load_lpips
 from gpstoken_jax.training import state as states
-from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.ema import ema_decay, update_ema
+from gpstoken_jax.training.gradients import (
+    AUTOENCODER,
+    BOTH,
+    DISCRIMINATOR,
+    WITHOUT_GAN,
+    Gradients,
+    TokenizerLoss,
+    Update,
+    accumulate,
+)
+from gpstoken_jax.training.optimizer import create_optimizer, norm
 from gpstoken_jax.training.preview import Preview
-from gpstoken_jax.training.state import TrainState
-from gpstoken_jax.training.step import AXIS
-from gpstoken_jax.training.task import Batch, Metrics, Task
+from gpstoken_jax.training.schedule import autoencoder_updates, gan_start, update_after
+from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
+from gpstoken_jax.training.step import AXIS, step_key
+from gpstoken_jax.training.task import Batch, Metrics, Step, Task
+
+Params = Any
 
 
 class TokenizerTask(Task):
-    """Trains ``GPSToken`` to reconstruct images."""
+    """Trains ``GPSToken`` to reconstruct images, from some step on against a discriminator."""
 
     after_training = "evaluate: python eval.py --checkpoint={workdir}"
 
     def __init__(self, config: ConfigDict):
         self.config = config
         self.model = GPSToken(config.model)
-        self._optimizer = create_optimizer(config.optimizer, config.train.steps)
+        self.discriminator = create_discriminator(config) if config.gan.weight else None
+        self._loss = TokenizerLoss(config, self.discriminator, AXIS, last_layer)
+        updates = int(autoencoder_updates(config.train.steps, config))
+        self._optimizer = create_optimizer(config.optimizer, updates)
+        updates = config.train.steps - gan_start(config)
+        self._discriminator_optimizer = create_optimizer(config.gan.optimizer, updates)
         self._preview = Preview(self.model, config)
 
     def open_batches(self) -> data.TrainBatches:
         return open_images(self.config)
 
-    def create_state(self, key: PRNGKeyArray) -> TrainState:
-        return states.create_state(partial(init_params, self.model), self._optimizer, key)
+    def create_state(self, key: PRNGKeyArray) -> TokenizerState:
+        state = states.create_state(partial(init_params, self.model), self._optimizer, key)
+        return TokenizerState(**vars(state), discriminator=self._create_discriminator(key))
 
-    def to_trees(self, state: TrainState) -> dict[str, Any]:
-        return states.to_trees(state)
+    def start_from(self, params: Params, ema_params: Params, key: PRNGKeyArray) -> TokenizerState:
+        """The state of a training that starts from given weights of the autoencoder."""
+        opt_state = self._optimizer.init(params)
+        step, discriminator = jnp.zeros((), jnp.int32), self._create_discriminator(key)
+        return TokenizerState(step, params, ema_params, opt_state, discriminator)
 
-    def from_trees(self, trees: Mapping[str, Any]) -> TrainState:
-        return states.from_trees(trees)
+    def _create_discriminator(self, key: PRNGKeyArray) -> DiscriminatorState | None:
+        if not self.discriminator:
+            return None
+        key = jax.random.fold_in(key, 1)  # the autoencoder has the key itself
+        variables = jax.jit(partial(init_discriminator, self.discriminator))(key)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        return DiscriminatorState(params, batch_stats, self._discriminator_optimizer.init(params))
+
+    def to_trees(self, state: TokenizerState) -> dict[str, Any]:
+        trees = states.to_trees(state)
+        if state.discriminator:
+            trees["discriminator"] = vars(state.discriminator)
+        return trees
+
+    def from_trees(self, trees: Mapping[str, Any]) -> TokenizerState:
+        discriminator = None
+        if "discriminator" in trees:
+            discriminator = DiscriminatorState(**trees["discriminator"])
+        return TokenizerState(**vars(states.from_trees(trees)), discriminator=discriminator)
 
     def load_frozen(self) -> dict[str, Any]:
         return {"lpips": load_lpips()} if self.config.loss.lpips_weight else {}
 
+    def step_at(self, step: int) -> Step:
+        return self._steps[update_after(step - 1, self.config)]
+
+    @cached_property
+    def _steps(self) -> dict[Update, Step]:
+        updates = (WITHOUT_GAN, BOTH, AUTOENCODER, DISCRIMINATOR)
+        return {update: partial(self.train_step, update=update) for update in updates}
+
     def train_step(
-        self, state: TrainState, batch: Batch, frozen: Mapping[str, Any]
-    ) -> tuple[TrainState, Metrics]:
+        self,
+        state: TokenizerState,
+        batch: Batch,
+        frozen: Mapping[str, Any],
+        *,
+        update: Update = WITHOUT_GAN,
+    ) -> tuple[TokenizerState, Metrics]:
+        key = step_key(self.config.seed, state.step)
+        discriminator = state.discriminator if update.uses_discriminator else None
+        grads = accumulate(
+            partial(self._gradients, update, state.params, discriminator, frozen),
+            {"image": batch["image"]},
+            key,
+            discriminator.batch_stats if discriminator else {},
+            self.config.train.accumulate,
+        )
+        grads = jax.lax.pmean(grads, AXIS)
+        metrics = dict(grads.metrics)
+        if update.autoencoder:
+            metrics["grad_norm"] = norm(grads.autoencoder)
+            state = self._update_autoencoder(state, grads.autoencoder)
+        if update.uses_discriminator:
+            state = state.replace(
+                discriminator=state.discriminator.replace(batch_stats=grads.batch_stats)
+            )
+        if update.discriminator:
+            metrics["grad_norm_discriminator"] = norm(grads.discriminator)
+            state = self._update_discriminator(state, grads.discriminator)
+        return state.replace(step=state.step + 1), metrics
+
+    def _gradients(
+        self, update, params, discriminator, frozen, batch, key, batch_stats
+    ) -> Gradients:
         images = batch["image"]
         geometry, boxes = partition_images(images, **self.config.partition)
+        if discriminator:
+            discriminator = discriminator.replace(batch_stats=batch_stats)
+        return self._loss.gradients(
+            update,
+            lambda params: self.model.apply(params, images, geometry, boxes),
+            params,
+            discriminator,
+            images,
+            frozen,
+            key,
+        )
 
-        def loss_fn(params):
-            reconstructions = self.model.apply(params, images, geometry, boxes)
-            return reconstruction_loss(images, reconstructions, frozen, self.config.loss)
+    def _update_autoencoder(self, state: TokenizerState, grads: Params) -> TokenizerState:
+        params, opt_state = _apply(self._optimizer, grads, state.opt_state, state.params)
+        decay = ema_decay(autoencoder_updates(state.step, self.config), self.config.ema)
+        ema_params = update_ema(state.ema_params, params, decay)
+        return state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
 
-        (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        grads, metrics = jax.lax.pmean((grads, {"loss": loss, **terms}), AXIS)
-        metrics["grad_norm"] = optax.global_norm(grads)
-        state = states.apply_gradients(state, grads, self._optimizer, self.config.ema)
-        return state, metrics
+    def _update_discriminator(self, state: TokenizerState, grads: Params) -> TokenizerState:
+        old = state.discriminator
+        params, opt_state = _apply(self._discriminator_optimizer, grads, old.opt_state, old.params)
+        return state.replace(discriminator=old.replace(params=params, opt_state=opt_state))
 
-    def preview(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"]:
+    def preview(self, state: TokenizerState) -> UInt8[np.ndarray, "h w 3"]:
         return self._preview(state)
+
+
+def _apply(
+    optimizer: optax.GradientTransformation, grads: Params, opt_state: Any, params: Params
+) -> tuple[Params, Any]:
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def last_layer(params: Params) -> Float[Array, "3 3 c 3"]:
+    """The kernel of the decoder's last convolution, or its gradient."""
+    return params["params"]["decoder"]["conv_out"]["kernel"]
+
+
+def create_discriminator(config: ConfigDict) -> PatchDiscriminator:
+    """The discriminator of a config, with the batch statistics of all devices together."""
+    return PatchDiscriminator(
+        **config.gan.discriminator, axis_name=AXIS, dtype=jnp.dtype(config.model.dtype)
+    )
 
 
 def create_task(config: ConfigDict) -> TokenizerTask:
