@@ -1,24 +1,20 @@
 """How close reconstructions are to their originals: per-image values and mergeable means.
 
-Definitions, as they go into an evaluation's protocol:
-
-- values are compared in [0, 1], after clipping and (by default) rounding the reconstruction to the
-  8 bits that an image file would hold;
-- PSNR is computed per image from the mean squared error over pixels and colours, capped at 100 dB
-  (equal images), and averaged over images in dB;
-- SSIM (Wang et al. 2004) uses an 11 x 11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03 and
-  population statistics, on each of R, G, B, averaged over channels and over the positions where the
-  window lies inside the image;
-- LPIPS is version 0.1 on images in [-1, 1].
+Values are compared in [0, 1], after clipping and (by default) rounding the reconstruction to the 8
+bits that an image file would hold. PSNR and SSIM are each computed in several ways in the
+literature, which differ by more than methods do; `METRIC_DEFINITIONS` says what each name means
+here, and goes into an evaluation's protocol.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal, Self
 
 import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
@@ -27,14 +23,32 @@ from gpstoken_jax.perceptual.weights import LPIPSWeights
 
 Rounding = Literal["round", "truncate", "none"]
 
+Window = Literal["gaussian", "uniform"]
+
 METRIC_DEFINITIONS = {
     "psnr": "in dB, of each image over [0, 1], capped at 100; mean over images",
+    "psnr_dataset": "in dB, of the mean squared error over all images together",
+    "psnr_luma": "as psnr, of the luma 0.299 R + 0.587 G + 0.114 B (BT.601, full range)",
+    "psnr_luma_studio": "as psnr, of the luma scaled to 16..235 of 255 (BT.601, as in MATLAB's "
+    "rgb2ycbcr): 1.32 dB above psnr_luma, usual in super-resolution",
     "ssim": "11 × 11 Gaussian window of sigma 1.5; mean over R, G, B and valid positions",
+    "ssim_luma": "as ssim, of the luma 0.299 R + 0.587 G + 0.114 B (BT.601, full range)",
+    "ssim_uniform": "7 × 7 uniform window, sample covariance (scikit-image's default); mean over "
+    "R, G, B and valid positions",
+    "ssim_uniform_luma": "as ssim_uniform, of the luma 0.299 R + 0.587 G + 0.114 B",
     "lpips": "version 0.1 on images in [-1, 1]; lower is more alike",
+    "lpips_alex": "LPIPS version 0.1 with AlexNet on images in [-1, 1]; lower is more alike",
     "mse": "mean squared error over [0, 1]",
+    "fid": "Fréchet distance of 2048 pool features of Inception-v3 (TensorFlow 2015-12-05), "
+    "resized as in TensorFlow 1",
+    "sfid": "Fréchet distance of 7 x 17 x 17 spatial features (Mixed_6d) of the same network",
+    "frechet_vgg16": "Fréchet distance of the 512 pooled relu5_3 features of VGG16; not a FID",
 }
+DEFAULT_METRICS = ("psnr", "ssim", "mse")
 
-_SSIM_WINDOW = 11
+_WINDOW_SIDES = {"gaussian": 11, "uniform": 7}
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_STUDIO_SPAN = 219 / 255
 _LOWEST_MSE = 1e-10  # 100 dB
 
 
@@ -65,32 +79,100 @@ def psnr(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float[Array,
     return -10 * jnp.log10(jnp.maximum(mse(x, y), _LOWEST_MSE))
 
 
-def ssim(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float[Array, " b"]:
-    """Structural similarity of each pair of images in [0, 1]: 11 x 11 Gaussian, mean over channels.
+def dataset_psnr(mean_mse: float) -> float:
+    """PSNR in dB of the mean squared error over a whole set, capped at 100.
 
-    Raises ValueError for images smaller than the window.
+    Lower than the mean of the images' PSNRs unless all are equally good: it is ruled by the worst.
     """
-    if min(x.shape[1:3]) < _SSIM_WINDOW:
-        raise ValueError(f"SSIM needs sides of at least {_SSIM_WINDOW} pixels, not {x.shape[1:3]}.")
-    return dm_pix.ssim(x, y, max_val=1.0, filter_size=_SSIM_WINDOW, filter_sigma=1.5)
+    return float(-10 * np.log10(max(mean_mse, _LOWEST_MSE)))
+
+
+def luma(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 1"]:
+    """Brightness of images in [0, 1] by BT.601, full range: 0.299 R + 0.587 G + 0.114 B."""
+    return jnp.sum(images * _LUMA, axis=-1, keepdims=True)
+
+
+def ssim(
+    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], *, window: Window = "gaussian"
+) -> Float[Array, " b"]:
+    """Structural similarity of each pair of images in [0, 1], mean over channels and positions.
+
+    Wang et al. 2004, K1 = 0.01, K2 = 0.03; positions are those where the window lies inside.
+    window: "gaussian" is the paper's 11 x 11 of sigma 1.5 with population statistics; "uniform" is
+    scikit-image's default, 7 x 7 with sample covariances.
+    Raises ValueError for another window and for images smaller than it.
+    """
+    if window not in _WINDOW_SIDES:
+        raise ValueError(f"window must be one of {sorted(_WINDOW_SIDES)}, not {window!r}.")
+    side = _WINDOW_SIDES[window]
+    if min(x.shape[1:3]) < side:
+        raise ValueError(f"SSIM needs sides of at least {side} pixels, not {x.shape[1:3]}.")
+    if window == "gaussian":
+        return dm_pix.ssim(x, y, max_val=1.0, filter_size=side, filter_sigma=1.5)
+    return _uniform_ssim(x, y, side)
+
+
+def _uniform_ssim(
+    x: Float[Array, "b h w c"], y: Float[Array, "b h w c"], side: int
+) -> Float[Array, " b"]:
+    mean = partial(nn.avg_pool, window_shape=(side, side))
+    sample = side * side / (side * side - 1)
+    mean_x, mean_y = mean(x), mean(y)
+    variances = sample * (mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2)
+    covariance = sample * (mean(x * y) - mean_x * mean_y)
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (variances + c2)
+    return jnp.mean(luminance * structure, axis=(1, 2, 3))
+
+
+def _psnr_luma_studio(x: Float[Array, "b h w 3"], y: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
+    return psnr(_STUDIO_SPAN * luma(x), _STUDIO_SPAN * luma(y))
+
+
+def _of_luma(metric: Callable) -> Callable:
+    return lambda x, y: metric(luma(x), luma(y))
+
+
+_METRICS: dict[str, Callable] = {
+    "psnr": psnr,
+    "psnr_luma": _of_luma(psnr),
+    "psnr_luma_studio": _psnr_luma_studio,
+    "ssim": ssim,
+    "ssim_luma": _of_luma(ssim),
+    "ssim_uniform": partial(ssim, window="uniform"),
+    "ssim_uniform_luma": _of_luma(partial(ssim, window="uniform")),
+    "mse": mse,
+}
+PIXEL_METRICS = tuple(_METRICS)
+_LPIPS_NAMES = {"vgg16": "lpips", "alexnet": "lpips_alex"}
 
 
 def image_metrics(
     images: Float[Array, "b h w 3"],
     reconstructions: Float[Array, "b h w 3"],
     *,
-    lpips_weights: LPIPSWeights | None = None,
+    lpips_weights: LPIPSWeights | Sequence[LPIPSWeights] | None = None,
     rounding: Rounding = "round",
+    metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> dict[str, Float[Array, " b"]]:
-    """Every metric of every image: {"psnr", "ssim", "mse"} and "lpips" when weights are given.
+    """Every metric of every image by name, see `METRIC_DEFINITIONS`.
 
     images, reconstructions: in [-1, 1]; `rounding` is applied to the reconstructions only.
-    Can be jitted, mapped and differentiated like any other function; `rounding` is static.
+    metrics: names of `PIXEL_METRICS`; by default {"psnr", "ssim", "mse"}.
+    lpips_weights: adds "lpips" for VGG16's and "lpips_alex" for AlexNet's.
+    Can be jitted, mapped and differentiated like any other function; `rounding` and `metrics` are
+    static. Raises ValueError for a name that is not known.
     """
+    for name in metrics:
+        if name not in _METRICS:
+            raise ValueError(f"metric {name!r} is unknown; there are {', '.join(PIXEL_METRICS)}.")
     truth, guess = to_unit_range(images), to_unit_range(reconstructions, rounding)
-    values = {"psnr": psnr(guess, truth), "ssim": ssim(guess, truth), "mse": mse(guess, truth)}
-    if lpips_weights is not None:
-        values["lpips"] = lpips(lpips_weights, 2 * guess - 1, 2 * truth - 1)
+    values = {name: _METRICS[name](guess, truth) for name in metrics}
+    if isinstance(lpips_weights, LPIPSWeights):
+        lpips_weights = [lpips_weights]
+    for weights in lpips_weights or ():
+        values[_LPIPS_NAMES[weights.network]] = lpips(weights, 2 * guess - 1, 2 * truth - 1)
     return values
 
 

@@ -131,8 +131,10 @@ def test_dropout_keeps_the_mean(golden, vgg_weights):
 
 def test_lpips_is_one_of_the_image_metrics(golden, vgg_weights):
     x, y = _images(golden, "square_a"), _images(golden, "square_b")
-    values = jax.jit(image_metrics)(x, y, lpips_weights=vgg_weights)
+    values = jax.jit(image_metrics)(x, y, lpips_weights=(vgg_weights, load_lpips("alexnet")))
     np.testing.assert_allclose(values["lpips"], golden["square_vgg16"], rtol=1e-4)
+    np.testing.assert_allclose(values["lpips_alex"], golden["square_alexnet"], rtol=1e-4)
+    assert "lpips" not in image_metrics(x, y)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from skimage import data
 
 from gpstoken_jax.metrics import (
+    METRIC_DEFINITIONS,
+    PIXEL_METRICS,
     Mean,
     accumulate,
     compute_means,
+    dataset_psnr,
     image_metrics,
     merge_means,
     psnr,
@@ -61,6 +64,59 @@ def test_ssim_matches_scikit_image(pairs):
     np.testing.assert_allclose(ssim(*map(jnp.asarray, pairs)), expected, atol=2e-5)
 
 
+def _similarity(a, b, **options):
+    """scikit-image's, with everything that is not named left at its defaults."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return skimage.metrics.structural_similarity(a, b, data_range=1, **options)
+
+
+def test_uniform_ssim_is_the_default_of_scikit_image(pairs):
+    expected = [_similarity(a, b, channel_axis=-1) for a, b in zip(*pairs, strict=True)]
+    found = ssim(*map(jnp.asarray, pairs), window="uniform")
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_variants_on_luma_match_scikit_image(pairs):
+    """rgb2ycbcr of scikit-image is MATLAB's: luma from 16 to 235."""
+    studio = [skimage.color.rgb2ycbcr(x.astype(np.float64))[..., 0] / 255 for x in pairs]
+    full = [(y - 16 / 255) * 255 / 219 for y in studio]  # 65.481, 128.553, 24.966 of 219 are BT.601
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    psnr_of = skimage.metrics.peak_signal_noise_ratio
+    by_image = {
+        name: list(zip(*images, strict=True)) for name, images in (("s", studio), ("f", full))
+    }
+    expected = {
+        "psnr_luma": [psnr_of(a, b, data_range=1) for a, b in by_image["f"]],
+        "psnr_luma_studio": [psnr_of(a, b, data_range=1) for a, b in by_image["s"]],
+        "ssim_luma": [_similarity(a, b, **gaussian) for a, b in by_image["f"]],
+        "ssim_uniform_luma": [_similarity(a, b) for a, b in by_image["f"]],
+    }
+    images, changed = (jnp.asarray(x) * 2 - 1 for x in pairs)
+    found = image_metrics(images, changed, rounding="none", metrics=tuple(expected))
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, err_msg=name)
+
+
+def test_psnr_of_a_set_is_ruled_by_its_worst_image(pairs):
+    images, changed = (jnp.asarray(x) * 2 - 1 for x in pairs)
+    values = image_metrics(images, changed, rounding="none")
+    found = dataset_psnr(compute_means(accumulate({}, values))["mse"])
+    expected = skimage.metrics.peak_signal_noise_ratio(*pairs, data_range=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found < float(values["psnr"].mean())
+    assert dataset_psnr(0.0) == pytest.approx(100)
+
+
+def test_every_metric_is_defined_and_unknown_ones_are_named(pairs):
+    assert set(PIXEL_METRICS) <= METRIC_DEFINITIONS.keys()
+    images = jnp.asarray(pairs[0])
+    with pytest.raises(ValueError, match="metric 'ms_ssim' is unknown; there are psnr"):
+        image_metrics(images, images, metrics=("psnr", "ms_ssim"))
+    with pytest.raises(ValueError, match="window must be one of"):
+        ssim(images, images, window="hann")
+
+
 def test_equal_images_are_perfect(pairs):
     images = jnp.asarray(pairs[0]) * 2 - 1
     values = image_metrics(images, images)
@@ -105,8 +161,10 @@ def test_jitted_metrics_agree(pairs):
 
 
 def test_ssim_of_too_small_images_says_so():
+    small = jnp.zeros((1, 8, 64, 3))
     with pytest.raises(ValueError, match="at least 11 pixels"):
-        ssim(jnp.zeros((1, 8, 64, 3)), jnp.zeros((1, 8, 64, 3)))
+        ssim(small, small)
+    assert ssim(small, small, window="uniform") == 1
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
