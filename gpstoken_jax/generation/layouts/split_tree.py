@@ -123,7 +123,7 @@ class SplitTree:
     # ---- What can be left of the image -----------------------------------------------------------
 
     @cached_property
-    def _table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All regions in canonical order; the square that each hangs on; the patterns with it."""
         regions, squares, patterns = [], [], []
 
@@ -150,7 +150,7 @@ class SplitTree:
     @property
     def regions(self) -> Int[np.ndarray, "r 4"]:
         """Every region that a partition can have, in canonical order."""
-        return self._table[0]
+        return self.table[0]
 
     @cached_property
     def geometry(self) -> Float32[np.ndarray, "r 5"]:
@@ -164,7 +164,7 @@ class SplitTree:
 
         The patterns of squares that do not occur are not looked at.
         """
-        _, squares, with_it = self._table
+        _, squares, with_it = self.table
         patterns = np.asarray(patterns)
         there = with_it[np.arange(len(squares)), patterns[..., squares]]
         return there & self.occurs(patterns, np)[..., squares]
@@ -175,7 +175,7 @@ class SplitTree:
         Raises:
           ValueError: if the regions of one do not tile the image; says which.
         """
-        _, squares, with_it = self._table
+        _, squares, with_it = self.table
         regions = np.asarray(regions)
         # Each region that is there rules patterns out; no pattern left to choose is four quarters.
         patterns = np.full((len(regions), self.num_squares), QUARTERS)
