@@ -6,10 +6,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+GENERATE := runs/demo_generate
 # Packages as pip collects them, counted on one line.
 COUNT := awk '/^(Collecting|Requirement already)/ {n++; printf "\r  %d packages", n; fflush()} END {print ""}'
 
-.PHONY: help demo test lint format kernel-compile bench clean
+.PHONY: help demo demo-generate test lint format kernel-compile bench clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -20,6 +21,37 @@ demo: $(VENV)/.run  ## data, training, evaluation and report of a tiny model, on
 	@$(BIN)/python train.py --config=configs/tiny.py --workdir=$(DEMO) --data.tfds_dir=data/demo
 	@echo "[3/3] evaluating on photos it has not seen"
 	@$(BIN)/python eval.py --checkpoint=$(DEMO) --data.tfds_dir=data/demo --output=$(DEMO)/eval
+
+demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few photos, and a grid of samples
+	@echo "[1/8] photos: eight classes, one photo each, its right part held out"
+	@$(BIN)/python prepare_data.py --demo --output data/demo
+	@$(BIN)/python scripts/demo_classes.py --output=$(GENERATE)/photos
+	@echo "[2/8] tokenizer: that of make demo"
+	@$(BIN)/python train.py --config=configs/tiny.py --workdir=$(DEMO) --data.tfds_dir=data/demo
+	@echo "[3/8] tokens of random crops"
+	@$(BIN)/python encode.py --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=train \
+	  --passes=96 --crop_scale=0.3,1 --output=$(GENERATE)/tokens
+	@$(BIN)/python encode.py --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=val \
+	  --passes=16 --crop_scale=0.3,1 --output=$(GENERATE)/val_tokens
+	@echo "[4/8] their layouts"
+	@$(BIN)/python prepare_layouts.py --tokens=$(GENERATE)/tokens \
+	  --output=$(GENERATE)/layouts.safetensors
+	@$(BIN)/python prepare_layouts.py --tokens=$(GENERATE)/val_tokens \
+	  --output=$(GENERATE)/val_layouts.safetensors
+	@echo "[5/8] stage 1: a network that draws layouts"
+	@$(BIN)/python train.py --config=configs/layout_tree.py:tiny --workdir=$(GENERATE)/stage1 \
+	  --config.data.layouts=$(GENERATE)/layouts.safetensors \
+	  --config.data.val_layouts=$(GENERATE)/val_layouts.safetensors
+	@echo "[6/8] stage 2: a network that draws the texture on them"
+	@$(BIN)/python train.py --config=configs/sit_tiny.py --workdir=$(GENERATE)/stage2 \
+	  --config.data.tokens=$(GENERATE)/tokens --config.data.val_tokens=$(GENERATE)/val_tokens
+	@echo "[7/8] stage 1 beside the layouts of held-out crops"
+	@$(BIN)/python scripts/compare_layouts.py --training=$(GENERATE)/layouts.safetensors \
+	  --real=$(GENERATE)/val_layouts.safetensors --tree=$(GENERATE)/stage1 \
+	  --output=$(GENERATE)/comparison
+	@echo "[8/8] new images of each class"
+	@$(BIN)/python generate.py --generator=$(GENERATE)/stage2 --tokenizer=$(DEMO) \
+	  --layouts=$(GENERATE)/stage1 --output=$(GENERATE)/samples
 
 test: $(VENV)/.dev lint  ## lint and all tests
 	@$(BIN)/python -m pytest -q -n 2 --durations=10
@@ -39,7 +71,7 @@ bench: $(VENV)/.run  ## time every implementation of splat on this machine
 	@$(BIN)/python -m kernels.bench
 
 clean:  ## remove the environment and the demo's results
-	rm -rf $(VENV) $(VENV)-kernel-compile $(DEMO) data/demo
+	rm -rf $(VENV) $(VENV)-kernel-compile $(DEMO) $(GENERATE) data/demo
 
 $(VENV)/.python: .python-version
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -10,6 +10,7 @@ What the columns mean: gpstoken_jax/generation/layouts/measures.py. Times are wi
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ import jax
 import numpy as np
 from absl import flags
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpstoken_jax import cli
 from gpstoken_jax.generation.layouts import (

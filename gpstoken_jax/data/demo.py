@@ -42,7 +42,7 @@ def list_demo_photos() -> folder.FolderListing:
         ModuleNotFoundError: When scikit-image or scikit-learn is not installed.
         FileNotFoundError: When the installed version ships none of the photos of a split.
     """
-    roots = {package: _package_root(package) for package in ("skimage", "sklearn")}
+    roots = {package: package_root(package) for package in ("skimage", "sklearn")}
     found, missing = [], []
     for split, photos in (("train", _TRAIN), ("val", _VAL)):
         for package, inside in photos:
@@ -58,7 +58,7 @@ def list_demo_photos() -> folder.FolderListing:
     return folder.FolderListing(roots["skimage"] / "data", files, (), tuple(missing))
 
 
-def _package_root(package: str) -> pathlib.Path:
+def package_root(package: str) -> pathlib.Path:
     """Finds an installed package without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

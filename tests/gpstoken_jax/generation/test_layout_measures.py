@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,8 +125,7 @@ def test_the_program_compares_and_says_so(tmp_path):
         write_layouts(tmp_path / f"{name}.safetensors", _layouts(count, seed=count))
     files = f"--real={tmp_path}/val.safetensors", f"--training={tmp_path}/train.safetensors"
     command = [sys.executable, "scripts/compare_layouts.py", *files, f"--output={tmp_path}/out"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     measured = json.loads((tmp_path / "out" / "layouts.json").read_text())["methods"]
     assert measured["training layouts"]["valid_exact"] == 1
