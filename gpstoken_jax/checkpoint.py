@@ -207,6 +207,24 @@ def load_newest_tree(
     raise newest
 
 
+def load_trees(directory: str | Path, step: int) -> dict[str, Tree]:
+    """All trees of one checkpoint as they were written (lists for tuples), on the host.
+
+    Raises:
+      CheckpointError: if it is damaged, or was written by an early version, without checksums.
+    """
+    directory = Path(directory).absolute()
+    names = _read_checksums(directory, step)
+    if names is None:
+        raise CheckpointError(f"{directory / str(step)} has no list of its trees")
+    paths = {name: directory / str(step) / name for name in names}
+    try:
+        templates = {name: _handler().metadata(path).tree for name, path in paths.items()}
+    except Exception as error:
+        raise _damaged(directory / str(step), error) from error
+    return {name: read_tree(directory, name, tree, step) for name, tree in templates.items()}
+
+
 def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
     """One tree of one checkpoint, on the host, its checksum compared.
 

@@ -82,6 +82,17 @@ def run(main: Callable[[], int | None]) -> None:
             if logging.level_debug():
                 raise
             print(f"{processes.name_of_this()}error: {error}", file=sys.stderr, flush=True)
-            return 1
+            return processes.leave(1)
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            reason = " ".join(str(error).split())[:300]
+            print(
+                f"{processes.name_of_this()}error: another process may be gone, look at its "
+                f"messages first; then start all of them again: {reason}",
+                file=sys.stderr,
+                flush=True,
+            )
+            return processes.leave(processes.EXIT_CODE_OTHER_GONE)
 
     app.run(guarded)

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from jax.experimental import multihost_utils
 Tree = Any
 T = TypeVar("T")
 AUTO = "auto"
+EXIT_CODE_OTHER_GONE = 76  # another process ended in the middle of a step
 _CHUNK = 16 * 2**20  # words of a broadcast
 
 
@@ -90,6 +92,14 @@ def only_first_prints() -> Iterator[None]:
 def name_of_this() -> str:
     """E.g. ``process 1: `` for messages; empty if there is only one."""
     return f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+
+
+def leave(exit_code: int) -> int:
+    """Ends one of several processes at once, so that the others notice; alone, returns the code."""
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        os._exit(exit_code)
+    return exit_code
 
 
 def wait_for_all(what: str) -> None:
