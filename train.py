@@ -7,6 +7,7 @@ from the newest checkpoint; SIGTERM and Ctrl-C save first and exit with code 75.
 told in gpstoken_jax/run_directory.py, several processes and what may go wrong in docs/survival.md.
 """
 
+import contextlib
 import functools
 import time
 
@@ -16,14 +17,14 @@ from ml_collections import config_flags
 
 from gpstoken_jax import cli, processes
 from gpstoken_jax.checkpoint import Checkpoints
-from gpstoken_jax.run_directory import lock_run, open_run, write_config
+from gpstoken_jax.run_directory import RunDirectory, lock_run, open_run, write_config
 from gpstoken_jax.training.chronometer import Chronometer, format_seconds
 from gpstoken_jax.training.metric_log import MetricLog
 from gpstoken_jax.training.non_finite import SkippedSteps
 from gpstoken_jax.training.place import get_place, set_place
 from gpstoken_jax.training.step import on_all_devices, replicate, shard
 from gpstoken_jax.training.stop_signals import EXIT_CODE, StopSignals, StopVote
-from gpstoken_jax.training.task import create_task
+from gpstoken_jax.training.task import Batches, Task, create_task
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
 DATA = cli.define_data_flags()
@@ -40,7 +41,6 @@ def main() -> int:
     processes.check_same("the config", config.to_json_best_effort())
     run = open_run(WORKDIR.value, config)
     _lock = lock_run(run)  # until this process ends
-    devices = jax.local_device_count()
     print(
         f"{jax.device_count()} {jax.default_backend()} device(s) in {jax.process_count()} "
         f"process(es), JAX {jax.__version__}; results: {run.root}"
@@ -48,18 +48,30 @@ def main() -> int:
 
     # ---- Data: endless batches with a position that is part of the checkpoint -------------------
     batches = task.open_batches()
+    with (
+        contextlib.closing(batches),
+        Checkpoints(run.checkpoints, keep=config.checkpoint.keep) as checkpoints,
+    ):
+        return train(task, run, batches, checkpoints, started)
+
+
+def train(
+    task: Task, run: RunDirectory, batches: Batches, checkpoints: Checkpoints, started: float
+) -> int:
+    """From the newest checkpoint to the end, or until someone stops it; returns the exit code."""
+    config, devices = task.config, jax.local_device_count()
 
     # ---- State: fresh, then the newest checkpoint over it ---------------------------------------
     state = task.create_state(jax.random.key(config.seed))
     frozen = task.load_frozen()
     chronometer = Chronometer(config.train.steps, config.train.batch_size)
     skipped = SkippedSteps(config.train.get("max_skipped", 10), run.failed_steps)
-    checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
     first_step = 0
+    latest = {}  # of each metric: a step need not compute all
     if restored := checkpoints.restore_latest(task.to_trees(state)):
         first_step, trees, place = restored
         state = task.from_trees(trees)
-        set_place(place, batches, chronometer, skipped)
+        latest = set_place(place, batches, chronometer, skipped)
         write_config(run, config)
         print(f"resuming after step {first_step}")
     else:
@@ -74,17 +86,16 @@ def main() -> int:
 
     def save(step: int) -> None:
         skipped.catch_up()
-        checkpoints.save(step, task.to_trees(state), get_place(batches, chronometer, skipped))
+        place = get_place(batches, chronometer, skipped, latest)
+        checkpoints.save(step, task.to_trees(state), place)
 
     saved, stop = first_step, False
-    latest = {}  # of each metric: a step need not compute all
     for step in range(first_step + 1, config.train.steps + 1):
         try:
             batch = shard(next(batches), devices)
         except Exception:  # the data is gone; what was learnt from it shall not be
             if step - 1 > saved:
                 save(step - 1)
-                checkpoints.close()
             raise
         state, metrics = compiled(task.step_at(step))(state, batch, frozen)
         skipped.follow(step, batch, metrics)
@@ -117,7 +128,6 @@ def main() -> int:
     # ---- The end --------------------------------------------------------------------------------
     checkpoints.close()
     log.close()
-    batches.close()
     processes.wait_for_all("the last checkpoint is written")
     if saved < config.train.steps:
         print(f"stopped and saved after step {saved}; the same command goes on from there")

@@ -147,6 +147,19 @@ class Checkpoints:
         self._manager.close()
         self._manager = self._open()
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Finishes writing also when something else went wrong, which matters more."""
+        try:
+            self.close()
+        except CheckpointError as not_written:
+            if error is None:
+                raise
+            if error is not not_written:
+                logging.warning("%s", not_written)
+
     def close(self) -> None:
         """Finishes writing and lets go of the directory.
 

@@ -126,7 +126,7 @@ def kill_until_finished(
             return
         if process.returncode != -9:
             raise SystemExit(f"error: it failed by itself, see {output_of(run)}")
-        yield f"while {moment} ({waited}); newest checkpoint {before} before, {newest_step(run)} now"
+        yield f"while {moment} ({waited}); checkpoint {before} before, {newest_step(run)} now"
 
 
 def wait_for(

@@ -36,8 +36,9 @@ class MetricLog:
         line = {name: v if math.isfinite(v) else None for name, v in values.items()}
         self._lines.write(json.dumps({"step": step, **line}) + "\n")
         self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        for name, value in line.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Logs a uint8 picture [H, W, 3] to TensorBoard."""
