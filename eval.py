@@ -22,14 +22,14 @@ from gpstoken_jax.evaluation import baselines, cells
 from gpstoken_jax.evaluation.job import Job
 from gpstoken_jax.evaluation.pages import Pages, focus_effect
 from gpstoken_jax.evaluation.pair_job import plan_pairs
-from gpstoken_jax.evaluation.processes import is_first
 from gpstoken_jax.evaluation.results import CellResult
-from gpstoken_jax.evaluation.run import Run, Unplanned, say
+from gpstoken_jax.evaluation.run import Run, Unplanned
 from gpstoken_jax.evaluation.settings import Settings
-from gpstoken_jax.evaluation.summary import describe_gain, write_summary
+from gpstoken_jax.evaluation.summary import describe_gain, failures, write_summary
 from gpstoken_jax.evaluation.tokenizer_job import plan_tokenizer
 from gpstoken_jax.high_resolution import WAYS
 from gpstoken_jax.perceptual.weights import load_lpips
+from gpstoken_jax.processes import in_first
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
 CHECKPOINTS = flags.DEFINE_list(
@@ -49,6 +49,7 @@ WEIGHTS = flags.DEFINE_enum(
     "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
 )
 DATA = cli.define_data_flags()
+cli.define_process_flags()
 DATASETS = flags.DEFINE_list(
     "datasets", [], "Several data sets, each NAME=DIR or DIR: folders of images, or prepared ones."
 )
@@ -131,8 +132,7 @@ def main() -> int:
     failed = [result for result in results if result.error]
     if len(failed) == len(results) == 1:
         raise ValueError(failed[0].error)
-    if is_first():
-        report(results, write_summary(output, results))
+    in_first(lambda: report(results, write_summary(output, results)))
     return 0 if not failed else 1 if len(failed) == len(results) else SOME_FAILED
 
 
@@ -213,9 +213,8 @@ def report(results: list[CellResult], summary) -> None:
             print(f"{of}skipped {skipped} unreadable image(s): see metrics.json")
         for warning in result.summary["warnings"]:
             print(f"{of}warning: {warning}")
-    for result in results:
-        if result.error:
-            say(f"FAILED {result.name}: {result.error}")
+    for error, names in failures(results).items():
+        print(f"FAILED {', '.join(names)}: {error}")
     if len(results) == 1:
         print(f"metrics: {results[0].directory / 'metrics.json'}")
     print(f"table:   {summary.markdown}\nreport:  {summary.page}")

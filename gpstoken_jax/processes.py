@@ -115,6 +115,17 @@ def total(count: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(count)).sum())
 
 
+def gather(data: bytes) -> list[bytes]:
+    """What every process has, in their order, in each of them."""
+    if jax.process_count() == 1:
+        return [data]
+    lengths = multihost_utils.process_allgather(np.int32(len(data))).tolist()
+    words = np.zeros(-(-max(lengths) // 4), np.uint32)
+    words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+    parts = multihost_utils.process_allgather(words)
+    return [part.tobytes()[:length] for part, length in zip(parts, lengths, strict=True)]
+
+
 def check_same(what: str, value: Any) -> None:
     """Compares a JSON value of every process with that of process 0.
 

@@ -93,7 +93,7 @@ def parse_sizes(texts: Iterable[str]) -> list[tuple[int, int]]:
     Raises:
       ValueError: anything else; names it.
     """
-    return [_parse_size(text) for text in dict.fromkeys(texts)]
+    return list(dict.fromkeys(map(_parse_size, texts)))
 
 
 def _parse_size(text: str) -> tuple[int, int]:

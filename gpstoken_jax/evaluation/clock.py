@@ -15,12 +15,10 @@ class GridClock:
     Attributes:
       pixels: of all cells that are still to be measured.
       cells: how many cells there are in all.
-      quiet: for processes that do not print.
     """
 
     pixels: int
     cells: int
-    quiet: bool = False
     _finished: float = 0.0  # pixels of cells that are done
     _start: float = field(default_factory=time.perf_counter)
     _last: float = field(default_factory=time.perf_counter)
@@ -47,8 +45,6 @@ class GridClock:
 
     def _print(self, now: float) -> None:
         self._last = now
-        if self.quiet:
-            return
         done = self._finished + self._cell_pixels * self._images / self._total
         rest = (self.pixels - done) / (done / (now - self._start))
         cell = f"cell {self._number}/{self.cells}  " if self.cells > 1 else ""

@@ -1,18 +1,18 @@
 """The methods of a table: a tokenizer with and without focus, baselines, images made elsewhere."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from gpstoken_jax.evaluation.baselines import Baseline
 from gpstoken_jax.evaluation.evaluator import Reconstruction, on_devices, shard
 from gpstoken_jax.focus import strength_to_bias
 from gpstoken_jax.high_resolution import decode_images, encode_images
 from gpstoken_jax.run_directory import Tokenizer
 
 MODEL, UNFOCUSED, GIVEN = "model", "unfocused", "images"
-Baseline = Callable[[Float[np.ndarray, "b h w 3"]], tuple[np.ndarray, Mapping[str, np.ndarray]]]
 
 
 class TokenizerMethods:

@@ -51,6 +51,7 @@ def plan_pairs(
         "size": described,
         "crop": f"references: {CROP}" if size else "none",
         "values_per_image": num_values,
+        "bytes_per_value": settings.bytes_per_value,
     }
     if baselines:
         protocol |= describe_baselines(baselines, num_values, num_values * settings.bytes_per_value)

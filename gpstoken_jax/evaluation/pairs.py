@@ -83,7 +83,8 @@ def _size(file: ImageFile) -> Size:
     """Height and width of an upright image, from its header."""
     try:
         with Image.open(file.path, formats=FORMATS) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            exif = Image.Image.getexif(image)  # that of a PNG file would read all its pixels
+            turned = exif.get(0x0112, 1) in (5, 6, 7, 8)
             return image.size if turned else image.size[::-1]
     except Exception as error:
         raise ValueError(f"{file.path} cannot be read: {error}") from error
@@ -135,11 +136,19 @@ class PairBatches:
             )
             for ours, theirs in zip(made, given, strict=True):
                 _check_readable(made, given)
+                _check_sizes(ours, size)
                 yield theirs | {
                     "given": ours["image"],
                     "name": ours["name"],
                     "position": np.where(theirs["mask"], positions[theirs["position"]], -1),
                 }
+
+
+def _check_sizes(batch: dict[str, Any], size: Size) -> None:
+    """The loader would bring an image of another size to this one, which nobody asked for."""
+    for name, found in zip(batch["name"], batch["size"].tolist(), strict=True):
+        if name and tuple(found) != size:
+            raise ValueError(f"{name} is {found[0]} x {found[1]} pixels, not {size[0]} x {size[1]}")
 
 
 def _check_readable(*batches: data.EvalBatches) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpstoken_jax.evaluation.baselines import COMPRESSED
 from gpstoken_jax.evaluation.features import ORIGINAL, frechet_distance
 from gpstoken_jax.evaluation.measurement import Measurement
 from gpstoken_jax.evaluation.settings import Settings
@@ -41,7 +42,8 @@ def summarise(measurement: Measurement, protocol: dict, settings: Settings) -> d
     """Means and distances by method, with the protocol and warnings."""
     distances, warnings = frechet_distances(measurement, settings)
     means = {
-        method: values | distances.get(method, {}) for method, values in measurement.means().items()
+        method: _stored_bytes(method, protocol, settings) | values | distances.get(method, {})
+        for method, values in measurement.means().items()
     }
     floored = dict(zip(measurement.names, measurement.values.get("floored_std", ()), strict=False))
     if warning := floored_std_warning(floored):
@@ -54,6 +56,14 @@ def summarise(measurement: Measurement, protocol: dict, settings: Settings) -> d
         "warnings": warnings,
         "state_bytes": measurement.sizes(),
     }
+
+
+def _stored_bytes(method: str, protocol: dict, settings: Settings) -> dict[str, float]:
+    """What a method stores of an image, where that is a number of values."""
+    values = protocol.get("values_per_image")
+    if not values or method in COMPRESSED:
+        return {}
+    return {"bytes": float(values * settings.bytes_per_value)}
 
 
 def frechet_distances(

@@ -16,7 +16,6 @@ from gpstoken_jax.evaluation.examples import choose_examples
 from gpstoken_jax.evaluation.job import Batches, Job, Subject
 from gpstoken_jax.evaluation.measurement import Measurement
 from gpstoken_jax.evaluation.pages import PAGE_NAME, Pages, write_examples
-from gpstoken_jax.evaluation.processes import agree, gather, is_first
 from gpstoken_jax.evaluation.results import (
     FILE_NAME,
     CellResult,
@@ -26,6 +25,7 @@ from gpstoken_jax.evaluation.results import (
     write_result,
 )
 from gpstoken_jax.evaluation.settings import Settings
+from gpstoken_jax.processes import from_first, gather, is_first
 from gpstoken_jax.report import ReportRow
 
 
@@ -58,7 +58,7 @@ class Run:
     def measure_all(self, jobs: Sequence[Job | Unplanned]) -> list[CellResult]:
         """Measures every cell. One that fails does not stop the others."""
         pixels = sum(job.pixels for job in jobs if isinstance(job, Job))
-        clock = GridClock(pixels, len(jobs), quiet=not is_first())
+        clock = GridClock(pixels, len(jobs))
         results = []
         for number, job in enumerate(jobs, 1):
             directory = self.output if len(jobs) == 1 else self.output / "cells" / job.name
@@ -70,7 +70,7 @@ class Run:
                 result = self._one(job, result, clock)
             results.append(result)
             if len(jobs) > 1:
-                say(f"cell {number}/{len(jobs)}: {_describe(result)}")
+                print(f"cell {number}/{len(jobs)}: {_describe(result)}", flush=True)
         return results
 
     def _one(self, job: Job, result: CellResult, clock: GridClock) -> CellResult:
@@ -80,7 +80,7 @@ class Run:
             result = replace(result, label=subject.label)
             there = self._find(subject, result.directory)
             if there is None:
-                say(job.description)
+                print(job.description)
                 return self._measure(subject, result, clock)
             result = replace(result, summary=there, reused=True)
         clock.skip(job.pixels)
@@ -89,12 +89,12 @@ class Run:
     def _find(self, subject: Subject, directory: Path) -> dict | None:
         """The summary of a cell that was measured before in the same way."""
         path = directory / FILE_NAME
-        there = read_summary(path) if (directory / PAGE_NAME).exists() else None
-        there = None if self.again else agree(there)
+        whole = not self.again and (directory / PAGE_NAME).exists()
+        there = from_first(lambda: read_summary(path) if whole else None)
         if there is None:
             return None
         if change := first_change(there.get("protocol", {}), subject.protocol):
-            say(f"{path} is measured again, since {change}")
+            print(f"{path} is measured again, since {change}")
             return None
         return there
 
@@ -109,7 +109,9 @@ class Run:
         summary, problem = self._try(
             lambda: self._write(subject, result, measurement, unreadable, rows, began)
         )
-        return replace(result, summary=None if problem else agree(summary), error=problem)
+        return replace(
+            result, summary=None if problem else from_first(lambda: summary), error=problem
+        )
 
     def _measure_share(
         self, subject: Subject, clock: GridClock
@@ -182,12 +184,6 @@ class Run:
         traceback.print_exception(error, file=sys.stderr)
         lines = str(error).strip().splitlines() or ["no message"]
         return f"{type(error).__name__}: {lines[0]}"
-
-
-def say(text: str) -> None:
-    """Prints a line, once and not in every process."""
-    if is_first():
-        print(text, flush=True)
 
 
 def _merge_shares(

@@ -71,23 +71,37 @@ def overview(output: Path, results: Sequence[CellResult]) -> Overview:
     ]
     return Overview(
         title=f"Evaluation of {len(results)} combinations",
-        headings=[*shown, "Method"],
+        headings=[*shown, "method"],
         rows=rows,
+        compared=[
+            (result.summary["protocol"]["data"], result.summary["protocol"]["size"])
+            for result in measured
+            for _ in result.summary["metrics"]
+        ],
         series=rate_series(measured),
         protocol={name.replace("_", " "): text for name, text in common_protocol(measured).items()},
         cells=links,
-        failures={result.name: result.error for result in results if result.error},
+        failures={", ".join(names): error for error, names in failures(results).items()},
     )
+
+
+def failures(results: Sequence[CellResult]) -> dict[str, list[str]]:
+    """The cells that failed, by what went wrong: a broken checkpoint is one mistake."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        if result.error:
+            found.setdefault(result.error, []).append(result.name)
+    return found
 
 
 def rate_series(results: Sequence[CellResult]) -> list[Series]:
     """Lines over the number of tokens of every checkpoint, data set and size, and baselines."""
-    _, lead = lead_columns(results)
+    shown, lead = lead_columns(results)
     groups: dict[tuple[str, ...], list[CellResult]] = {}
     for result in results:
         if "num_tokens" in result.summary["protocol"]:
             groups.setdefault(tuple(lead[result.name]), []).append(result)
-    series = []
+    series: list[Series] = []
     for number, (of, cells) in enumerate(groups.items()):
         for method in dict.fromkeys(m for cell in cells for m in cell.summary["metrics"]):
             points = {
@@ -95,8 +109,11 @@ def rate_series(results: Sequence[CellResult]) -> list[Series]:
                 for cell in cells
                 if method in cell.summary["metrics"]
             }
-            label = " · ".join([*of, SHORT_LABELS.get(method, _METHOD_NAMES.get(method, method))])
-            series.append(Series(label, number, points, dashed=method != MODEL))
+            own = method in _METHOD_NAMES  # baselines know no checkpoint
+            parts = [part for name, part in zip(shown, of, strict=True) if own or name != "run"]
+            label = " · ".join([*parts, _METHOD_NAMES.get(method) or SHORT_LABELS[method]])
+            if own or not any(points == other.points for other in series):
+                series.append(Series(label, number, points, dashed=method != MODEL))
     return series
 
 
@@ -111,13 +128,12 @@ def common_protocol(results: Sequence[CellResult]) -> dict[str, object]:
 def markdown_page(results: Sequence[CellResult], table: str) -> str:
     """The table, what it measured, and what failed."""
     measured = [result for result in results if result.summary]
-    failed = [result for result in results if result.error]
     parts = ["# Evaluation\n", table]
     if measured:
         parts.append("## Protocol\n\n" + _protocol(measured))
     parts.append(published_markdown())
-    if failed:
-        lines = "".join(f"- {result.name}: {result.error}\n" for result in failed)
+    if failed := failures(results):
+        lines = "".join(f"- {', '.join(names)}: {error}\n" for error, names in failed.items())
         parts.append(f"## Failed\n\n{lines}")
     return "\n".join(parts)
 

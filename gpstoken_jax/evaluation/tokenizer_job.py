@@ -183,6 +183,7 @@ def _protocol(
         "tiles": f"{tiles[0]} x {tiles[1]}, {way}" if tiles != (1, 1) else "1 x 1",
         "focus": "; ".join(focus) or "none",
         "values_per_image": values,
+        "bytes_per_value": settings.bytes_per_value,
         **describe_baselines(settings.baselines, values, values * settings.bytes_per_value),
         **shared_protocol(settings, config.eval.rounding),
         "dtype": config.model.dtype,

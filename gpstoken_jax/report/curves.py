@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from gpstoken_jax.report.numbers import LOWER_IS_BETTER, UNITS, format_number, heading
+from gpstoken_jax.report.numbers import UNITS, arrow, format_number, heading
 
 _WIDTH, _HEIGHT = 420, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 34, 40
@@ -68,8 +68,7 @@ def _diagram(series: Sequence[Series], metric: str) -> str:
         share = (value - ticks[0]) / (ticks[-1] - ticks[0])
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * share
 
-    arrow = "↓" if metric in LOWER_IS_BETTER else "↑"
-    name = f"{heading(metric)}{',' + UNITS[metric] if metric in UNITS else ''} {arrow}"
+    name = f"{heading(metric)}{',' + UNITS[metric] if metric in UNITS else ''} {arrow(metric)}"
     parts = [f'<text class="name" x="12" y="20">{escape(name)}</text>']
     for tick in ticks:
         parts.append(

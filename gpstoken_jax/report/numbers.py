@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 HEADINGS = {  # shown in this order
+    "bytes": "Bytes",
     "psnr": "PSNR",
     "psnr_inside": "PSNR in the focus",
     "psnr_outside": "PSNR outside it",
@@ -12,11 +13,11 @@ HEADINGS = {  # shown in this order
     "fid": "FID",
     "sfid": "sFID",
     "vgg16_frechet": "Fréchet (VGG16)",
-    "bytes": "Bytes",
     "mse": "MSE",
 }
 UNITS = dict.fromkeys(("psnr", "psnr_inside", "psnr_outside"), " dB")
-LOWER_IS_BETTER = {"lpips", "mse", "rfid", "fid", "sfid", "vgg16_frechet", "bytes"}
+BETTER = dict.fromkeys(("psnr", "psnr_inside", "psnr_outside", "ssim"), "higher")
+BETTER |= dict.fromkeys(("lpips", "mse", "rfid", "fid", "sfid", "vgg16_frechet"), "lower")
 _DECIMALS = dict.fromkeys(("psnr", "psnr_inside", "psnr_outside", "rfid", "fid", "sfid"), 2)
 _DECIMALS |= {"bytes": 0, "mse": 5}
 
@@ -42,4 +43,9 @@ def format_number(name: str, value: float | None, *, unit: bool = False, sign: b
 
 def is_better(name: str, value: float, other: float) -> bool:
     """Whether a value beats another of the same metric."""
-    return value < other if name in LOWER_IS_BETTER else value > other
+    return value < other if BETTER.get(name) == "lower" else value > other
+
+
+def arrow(name: str) -> str:
+    """Which way is better; nothing if neither is."""
+    return {"higher": "↑", "lower": "↓"}.get(BETTER.get(name), "")

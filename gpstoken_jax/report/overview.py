@@ -40,7 +40,7 @@ class CellLink:
 class Overview:
     """What the page of a grid shows.
 
-    headings, rows: of the table, see `metrics_table`
+    headings, rows, compared: of the table, see `metrics_table`
     series: lines of the rate curves
     protocol: what all cells have in common
     failures: what went wrong, by cell
@@ -49,6 +49,7 @@ class Overview:
     title: str
     headings: Sequence[str]
     rows: Sequence[tuple[Lead, Mapping[str, float]]]
+    compared: Sequence[Lead]
     series: Sequence[Series]
     protocol: Mapping[str, object]
     cells: Sequence[CellLink]
@@ -64,7 +65,8 @@ def _body(overview: Overview) -> Iterable[str]:
     yield f"<h1>{escape(overview.title)}</h1>\n"
     if overview.failures:
         yield f"<h2>Failed</h2>\n{definitions(overview.failures, 'wide bad')}"
-    yield f"<h2>Means over all images</h2>\n{metrics_table(overview.headings, overview.rows)}"
+    table = metrics_table(overview.headings, overview.rows, compared=overview.compared)
+    yield f"<h2>Means over all images</h2>\n{table}"
     yield published_block()
     names = in_order(
         n for _, metrics in overview.rows for n in metrics if n not in ("mse", "bytes")

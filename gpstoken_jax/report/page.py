@@ -89,7 +89,7 @@ def _headline(summary: ReportSummary) -> str:
         f'<span class="change">{change_text(name, model, others[0]) if others else ""}</span>'
         "</li>\n"
         for name in in_order(model)
-        if name != "mse"
+        if name not in ("mse", "bytes")
     )
     lead = f'<p class="lead quiet">{escape(summary.lead)}</p>\n' if summary.lead else ""
     return f'<h1>{escape(summary.title)}</h1>\n{lead}<ul class="tiles">\n{tiles}</ul>\n'

@@ -54,8 +54,8 @@ def _numbers(metrics: Mapping[str, float]) -> str:
     return " · ".join(
         f"{escape(heading(n))} {format_number(n, metrics[n], unit=True)}"
         for n in in_order(metrics)
-        if n != "mse"
-    )
+        if n not in ("mse", "bytes")
+    ) + (f" · {metrics['bytes']:.0f} bytes" if "bytes" in metrics else "")
 
 
 def _figure(name: str, figure: Figure) -> str:

@@ -35,7 +35,8 @@ def published_block() -> str:
         ((name, tokens), {n: v for n, v in zip(_NAMES, values, strict=True) if v is not None})
         for name, (tokens, *values) in PUBLISHED.items()
     ]
-    table = metrics_table(["Method, as published", "Tokens"], rows, mark_best=False)
+    alone = [lead for lead, _ in rows]
+    table = metrics_table(["Method, as published", "Tokens"], rows, compared=alone)
     return (
         f'<details><summary>Published figures</summary>\n<p class="lead">{NOTE}</p>\n'
         f"{table}</details>\n"

@@ -1,0 +1,93 @@
+"""CSV, Markdown and text of the results of a grid."""
+
+import csv
+import io
+from pathlib import Path
+
+from gpstoken_jax.evaluation.results import CellResult
+from gpstoken_jax.evaluation.summary import (
+    common_protocol,
+    failures,
+    markdown_page,
+    rate_series,
+)
+from gpstoken_jax.evaluation.tables import table_rows, to_csv, to_markdown, to_text
+
+
+def cell(run, tokens, psnr, size="64 x 64"):
+    protocol = {
+        "checkpoint": f"runs/{run}",
+        "data_name": "photos",
+        "size": size,
+        "num_tokens": tokens,
+        "values_per_image": 21 * tokens,
+        "rounding": "round",
+    }
+    metrics = {
+        "model": {"bytes": 42.0 * tokens, "psnr": psnr, "mse": 0.01, "lpips": 0.2},
+        "jpeg": {"bytes": 999.5, "psnr": 20.0, "mse": 0.02, "lpips": 0.3},
+    }
+    summary = {
+        "metrics": metrics,
+        "protocol": protocol,
+        "definitions": {"psnr": "in dB"},
+        "seconds": 1.5,
+    }
+    return CellResult(f"{run}-{tokens}", f"GPSToken, {tokens} tokens", Path("c"), summary)
+
+
+FAILED = [CellResult(f"c-{n}", "c", Path("c"), error="no readable config.json") for n in (32, 64)]
+RESULTS = [cell("a", 32, 23.456), cell("a", 64, 25.0), cell("b", 32, 24.0), *FAILED]
+
+
+def test_a_line_for_every_method_and_every_failure():
+    lines = list(csv.DictReader(io.StringIO(to_csv(RESULTS))))
+    assert len(lines) == 3 * 2 + 2
+    assert lines[0]["method"] == "model" and float(lines[0]["psnr"]) == 23.456
+    assert lines[0]["checkpoint"] == "runs/a" and lines[1]["num_tokens"] == "32"
+    assert [line["status"] for line in lines] == ["ok"] * 6 + ["failed"] * 2
+    assert lines[-1]["error"] == "no readable config.json" and lines[-1]["psnr"] == ""
+
+
+def test_the_table_has_what_tells_rows_apart():
+    headings, rows = table_rows(RESULTS)
+    assert headings == ["run", "method", "values", "Bytes", "PSNR", "LPIPS"]
+    assert rows[0] == ["runs/a", "GPSToken, 32 tokens", "672", "1344", "23.46", "0.200"]
+    assert rows[1] == ["runs/a", "JPEG, nearest size", "–", "1000", "20.00", "0.300"]
+    headings, _ = table_rows([cell("a", 32, 20.0), cell("a", 32, 20.0, size="64 x 128")])
+    assert headings[:2] == ["size", "method"]
+    assert table_rows(RESULTS[:1])[0][0] == "method"
+
+
+def test_markdown_is_a_table_and_says_what_failed():
+    page = markdown_page(RESULTS, to_markdown(*table_rows(RESULTS)))
+    assert "| runs/a | GPSToken, 64 tokens | 1344 | 2688 | 25.00 | 0.200 |" in page
+    assert "- rounding: round" in page and "- psnr: in dB" in page
+    assert "- b-32: checkpoint runs/b; num tokens 32" in page
+    assert "c-32, c-64: no readable config.json" in page
+    published = page.split("## Published figures")[1]
+    assert "not measured here" in published and "| SDXL-VAE | 32 x 32 | 25.55 |" in published
+    assert "SDXL-VAE" not in page.split("## Published figures")[0]
+
+
+def test_text_is_aligned():
+    lines = to_text(["method", "PSNR"], [["a", "9.00"], ["long name", "10.00"]]).splitlines()
+    assert lines == ["method      PSNR", "a           9.00", "long name  10.00"]
+
+
+def test_what_cells_have_in_common():
+    assert common_protocol(RESULTS[:2]) == {
+        "checkpoint": "runs/a",
+        "data_name": "photos",
+        "size": "64 x 64",
+        "rounding": "round",
+    }
+    assert failures(RESULTS) == {"no readable config.json": ["c-32", "c-64"]}
+
+
+def test_rate_curves_have_a_line_for_every_run_and_one_for_equal_baselines():
+    results = [cell("a", 32, 23.0), cell("a", 64, 25.0), cell("b", 32, 24.0), cell("b", 64, 26.0)]
+    series = rate_series(results)
+    assert [one.label for one in series] == ["runs/a · GPSToken", "JPEG", "runs/b · GPSToken"]
+    assert series[0].line("psnr") == [(32, 23.0), (64, 25.0)]
+    assert [one.dashed for one in series] == [False, True, False]
