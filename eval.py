@@ -19,6 +19,12 @@ from ml_collections.config_dict import placeholder
 
 from gpstoken_jax import cli
 from gpstoken_jax.evaluation import baselines, cells
+from gpstoken_jax.evaluation.features import (
+    FeatureNetwork,
+    inception_network,
+    load_reference,
+    vgg16_network,
+)
 from gpstoken_jax.evaluation.job import Job
 from gpstoken_jax.evaluation.pages import Pages, focus_effect
 from gpstoken_jax.evaluation.pair_job import plan_pairs
@@ -95,6 +101,19 @@ BYTES_PER_VALUE = flags.DEFINE_integer(
     "bytes_per_value", 2, "Storage of a token's value that JPEG and WebP may spend.", lower_bound=1
 )
 LPIPS = flags.DEFINE_bool("lpips", True, "Measure LPIPS.")
+FRECHET = flags.DEFINE_bool("frechet", True, "Measure Fréchet distances.")
+INCEPTION_FILE = flags.DEFINE_string(
+    "inception_file",
+    None,
+    "Inception-v3 weights for rFID and sFID (.pth or .safetensors, as torch-fidelity or "
+    "pytorch-fid publish them); without them a Fréchet distance in VGG16 features is measured.",
+)
+REFERENCE = flags.DEFINE_string(
+    "reference", None, "Saved statistics (.npz) to take distances to, not the images' own."
+)
+SAVE_STATISTICS = flags.DEFINE_string(
+    "save_statistics", None, "Where to save those of the images themselves (.npz)."
+)
 OUTPUT = flags.DEFINE_string(
     "output", None, "Where results go; CHECKPOINT/eval by default, to be named for several."
 )
@@ -107,6 +126,7 @@ SOME_FAILED = 2
 def main() -> int:
     # ---- The grid: every checkpoint on every data set in every size with every number of tokens --
     check_flags()
+    network = load_network()
     settings = Settings(
         step=STEP.value,
         weights=WEIGHTS.value,
@@ -117,6 +137,10 @@ def main() -> int:
         focus=tuple(FOCUS.value),
         bias_map=BIAS_MAP.value,
         lpips=load_lpips() if LPIPS.value else None,
+        network=network,
+        reference=load_reference(REFERENCE.value, network) if REFERENCE.value else None,
+        reference_name=REFERENCE.value,
+        save_statistics=Path(SAVE_STATISTICS.value) if SAVE_STATISTICS.value else None,
         baselines=baselines.check_names(BASELINES.value),
         bytes_per_value=BYTES_PER_VALUE.value,
     )
@@ -152,8 +176,23 @@ def check_flags() -> None:
         raise ValueError("--images and --references belong together")
     if IMAGES.value and (NUM_TOKENS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value):
         raise ValueError("--images takes no data sets, numbers of tokens or focus")
+    if not FRECHET.value and (INCEPTION_FILE.value or REFERENCE.value or SAVE_STATISTICS.value):
+        raise ValueError("--nofrechet goes without an Inception file and statistics")
+    if SAVE_STATISTICS.value and (
+        len(RESOLUTION.value) > 1
+        or len(DATASETS.value) > 1
+        or (CHECKPOINTS.value and not DATASETS.value and not any(DATA.value.values()))
+    ):
+        raise ValueError("--save_statistics is for one data set at one resolution")
     if OUTPUT.value is None and not CHECKPOINT.value:
         raise ValueError("say where the results go: --output=DIR")
+
+
+def load_network() -> FeatureNetwork | None:
+    """The network of the Fréchet distances."""
+    if not FRECHET.value:
+        return None
+    return inception_network(INCEPTION_FILE.value) if INCEPTION_FILE.value else vgg16_network()
 
 
 def find_output() -> Path:

@@ -1,17 +1,20 @@
 """Which network's features a Fréchet distance compares, and what the distance is then called."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Array, Float
 
+from gpstoken_jax.frechet import Gaussian
+from gpstoken_jax.frechet_files import StatisticsError, load_statistics
+from gpstoken_jax.perceptual.inception import inception_outputs, load_inception
+from gpstoken_jax.perceptual.vgg import vgg_features
+from gpstoken_jax.perceptual.weights import load_lpips
+
 ORIGINAL = "original"
-FrechetState = Any
-
-
-def frechet_distance(first, second) -> float:
-    raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,70 @@ class FeatureNetwork:
 
     Attributes:
       description: what it is, for the protocol.
-      apply: (weights, images in [-1, 1]) to features [B, D] by set, e.g. ``{"pool": ...}``.
+      sets: the names of its features, as ``frechet_files`` has them.
+      apply: (weights, images in [-1, 1]) to features [B, D] by set.
       weights: what ``apply`` takes.
-      dimensions: D by set.
-      metrics: name of the distance by set.
     """
 
     description: str
-    apply: Callable[[Any, Float[Array, "b h w 3"]], dict[str, Float[Array, "b d"]]]
+    sets: tuple[str, ...]
+    apply: Callable[[Any, Float[Array, "b h w 3"]], Mapping[str, Float[Array, "b d"]]]
     weights: Any
-    dimensions: Mapping[str, int]
-    metrics: Mapping[str, str]
+
+
+def metric_name(feature_set: str, *, to_own_originals: bool) -> str:
+    """What a table calls the distance: FID to the images' own originals is rFID."""
+    return "rfid" if feature_set == "fid" and to_own_originals else feature_set
+
+
+def inception_network(path: str | Path) -> FeatureNetwork:
+    """Inception-v3 in its FID version, for FID and sFID.
+
+    Raises:
+      FileNotFoundError, ValueError: what ``load_inception`` raises.
+    """
+    return FeatureNetwork(
+        description=f"Inception-v3 in its FID version, from {path}",
+        sets=("fid", "sfid"),
+        apply=_inception_features,
+        weights=load_inception(path),
+    )
+
+
+def vgg16_network() -> FeatureNetwork:
+    """VGG16, whose weights come with LPIPS; the distance in its features is no FID.
+
+    Raises:
+      FileNotFoundError: what ``load_lpips`` raises.
+    """
+    return FeatureNetwork(
+        description="mean features of VGG16's last layer (no FID)",
+        sets=("frechet_vgg16",),
+        apply=_vgg16_features,
+        weights=load_lpips("vgg16"),
+    )
+
+
+def load_reference(path: str | Path, network: FeatureNetwork) -> dict[str, Gaussian]:
+    """Statistics that this or another program saved, by feature set.
+
+    Files of many programs have those of the FID alone; then there is no sFID.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or none of this network's statistics in it.
+    """
+    first, *others = network.sets
+    reference = {first: load_statistics(path, first)}
+    for name in others:
+        with contextlib.suppress(StatisticsError):
+            reference[name] = load_statistics(path, name)
+    return reference
+
+
+def _inception_features(weights, images):
+    outputs = inception_outputs(weights, images)
+    return {"fid": outputs.pool, "sfid": outputs.spatial.reshape(len(images), -1)}
+
+
+def _vgg16_features(weights, images):
+    return {"frechet_vgg16": vgg_features(weights, images)}

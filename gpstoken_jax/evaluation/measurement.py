@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from gpstoken_jax.evaluation.evaluator import BatchResult
-from gpstoken_jax.evaluation.features import FrechetState
+from gpstoken_jax.frechet import FeatureStatistics
 
 Columns = dict[str, array]
 
@@ -34,7 +34,7 @@ class Measurement:
     positions: array = field(default_factory=lambda: array("q"))
     metrics: dict[str, Columns] = field(default_factory=dict)
     values: Columns = field(default_factory=dict)
-    features: dict[str, dict[str, FrechetState]] = field(default_factory=dict)
+    features: dict[str, dict[str, FeatureStatistics]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -49,8 +49,9 @@ class Measurement:
         for name, of in batch.features.items():
             states = self.features.setdefault(name, {})
             for method, features in of.items():
-                states.setdefault(method, FrechetState.empty(features.shape[-1]))
-                states[method] = states[method].update(features)
+                if method not in states:
+                    states[method] = FeatureStatistics(features.shape[-1])
+                states[method].add(features)
 
     def merge(self, other: Self) -> Self:
         """The state of both parts' images, in the order of their data set.
@@ -63,9 +64,9 @@ class Measurement:
         merged = type(self)(
             self.names + other.names,
             self.positions + other.positions,
-            _merge_trees(self.metrics, other.metrics, "metrics"),
-            _merge_trees(self.values, other.values, "values"),
-            _merge_trees(self.features, other.features, "features"),
+            _merge(self.metrics, other.metrics, "metrics"),
+            _merge(self.values, other.values, "values"),
+            _merge(self.features, other.features, "features"),
         )
         return merged._in_order()
 
@@ -106,11 +107,11 @@ class Measurement:
         """Bytes that the state takes: of all images' numbers and names, and of the statistics."""
         columns = [self.positions, *self.values.values()]
         columns += [column for one in self.metrics.values() for column in one.values()]
-        states = [state for of in self.features.values() for state in of.values()]
+        moments = [one.moments() for of in self.features.values() for one in of.values()]
         return {
             "per_image": sum(column.itemsize * len(column) for column in columns)
             + sum(len(name) + 57 for name in self.names),  # what Python adds to a string's text
-            "statistics": sum(state.nbytes for state in states),
+            "statistics": sum(one.mean.nbytes + one.scatter.nbytes for one in moments),
         }
 
 
@@ -119,14 +120,15 @@ def _extend(columns: Columns, numbers: Mapping[str, np.ndarray]) -> None:
         columns.setdefault(name, array("d")).extend(np.asarray(values, np.float64).tolist())
 
 
-def _merge_trees(first: Mapping, second: Mapping, what: str) -> dict:
+def _merge(first, second, what: str):
+    """Two trees of one structure: columns end to end, statistics of both."""
+    if isinstance(first, array):
+        return first + second
+    if isinstance(first, FeatureStatistics):
+        both = FeatureStatistics(first.moments().mean.size)
+        for part in (first, second):
+            both.merge(part.moments())
+        return both
     if first.keys() != second.keys():
         raise ValueError(f"cannot merge {what} {sorted(first)} with {sorted(second)}")
-    return {
-        key: _merge_trees(one, second[key], what)
-        if isinstance(one, Mapping)
-        else one + second[key]
-        if isinstance(one, array)
-        else one.merge(second[key])
-        for key, one in first.items()
-    }
+    return {key: _merge(one, second[key], what) for key, one in first.items()}

@@ -18,11 +18,21 @@ def shared_protocol(settings: Settings, rounding: str) -> dict[str, object]:
         "rounding": rounding,
         "lpips": f"{lpips.network}, version 0.1" if lpips else "not measured",
         "frechet": settings.network.description if settings.network else "not measured",
-        "frechet_reference": settings.reference_name or "the originals of the same images",
+        "frechet_reference": _reference(settings),
         "commit": commit(),
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def _reference(settings: Settings) -> str:
+    """Where the statistics are from that distances are taken to, and which they are."""
+    if settings.reference is None:
+        return "the originals of the same images"
+    crc = 0
+    for gaussian in settings.reference.values():
+        crc = zlib.crc32(gaussian.covariance.tobytes(), zlib.crc32(gaussian.mean.tobytes(), crc))
+    return f"{settings.reference_name} (CRC-32 {crc:08x})"
 
 
 def fingerprint(source: ImageSource) -> str:

@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from gpstoken_jax.evaluation.baselines import COMPRESSED
-from gpstoken_jax.evaluation.features import ORIGINAL, frechet_distance
+from gpstoken_jax.evaluation.features import ORIGINAL, metric_name
 from gpstoken_jax.evaluation.measurement import Measurement
 from gpstoken_jax.evaluation.settings import Settings
+from gpstoken_jax.frechet import few_samples_warning, frechet_distance
 from gpstoken_jax.high_resolution import floored_std_warning
 from gpstoken_jax.metrics import METRIC_DEFINITIONS
+from gpstoken_jax.report.numbers import heading
 
 FILE_NAME = "metrics.json"
+_FRECHET = "Fréchet distance between all reconstructions and"
+DEFINITIONS = METRIC_DEFINITIONS | {
+    "rfid": f"{_FRECHET} the originals in Inception-v3's pool features; lower is better",
+    "fid": f"{_FRECHET} the reference statistics in Inception-v3's pool features",
+    "sfid": "the same in Inception-v3's spatial features",
+    "frechet_vgg16": "Fréchet distance in VGG16's mean features; no FID, and not comparable with one",
+    "bytes": "storage of an image: values at their size, or the mean size of the files",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ def summarise(measurement: Measurement, protocol: dict, settings: Settings) -> d
     return {
         "metrics": means,
         "protocol": {**protocol, "num_images": len(measurement)},
-        "definitions": {k: text for k, text in METRIC_DEFINITIONS.items() if k in measured},
+        "definitions": {name: text for name, text in DEFINITIONS.items() if name in measured},
         "warnings": warnings,
         "state_bytes": measurement.sizes(),
     }
@@ -71,21 +81,22 @@ def frechet_distances(
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Distances by method and name, and what is to be said of them."""
     distances: dict[str, dict[str, float]] = {}
-    warnings = []
-    for feature_set, states in measurement.features.items():
-        name = settings.network.metrics[feature_set]
-        reference = states[ORIGINAL]
-        if settings.reference is not None:
-            reference = settings.reference[feature_set]
-        for method, state in states.items():
+    warnings: list[str] = []
+    if len(measurement) < 2:
+        return {}, ["no Fréchet distance: a covariance needs two images or more"]
+    for feature_set, of in measurement.features.items():
+        own = settings.reference is None
+        if not own and feature_set not in settings.reference:
+            warnings.append(f"{settings.reference_name} has no statistics for {feature_set}")
+            continue
+        reference = of[ORIGINAL].gaussian() if own else settings.reference[feature_set]
+        name = metric_name(feature_set, to_own_originals=own)
+        for method, statistics in of.items():
             if method != ORIGINAL:
-                distances.setdefault(method, {})[name] = frechet_distance(reference, state)
-        dimensions = settings.network.dimensions[feature_set]
-        if len(measurement) < dimensions:
-            warnings.append(
-                f"{name}: {len(measurement)} images are fewer than the {dimensions} dimensions of "
-                "the features, so the distance says little; compare only with as many images"
-            )
+                distance = frechet_distance(reference, statistics.gaussian())
+                distances.setdefault(method, {})[name] = distance
+        if text := few_samples_warning(reference, of[ORIGINAL].gaussian()):
+            warnings.append(f"{heading(name)}: {text}")
     return distances, warnings
 
 

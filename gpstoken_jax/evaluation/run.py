@@ -13,6 +13,7 @@ import jax
 from gpstoken_jax.data.loader import Unreadable
 from gpstoken_jax.evaluation.clock import GridClock
 from gpstoken_jax.evaluation.examples import choose_examples
+from gpstoken_jax.evaluation.features import ORIGINAL
 from gpstoken_jax.evaluation.job import Batches, Job, Subject
 from gpstoken_jax.evaluation.measurement import Measurement
 from gpstoken_jax.evaluation.pages import PAGE_NAME, Pages, write_examples
@@ -25,6 +26,7 @@ from gpstoken_jax.evaluation.results import (
     write_result,
 )
 from gpstoken_jax.evaluation.settings import Settings
+from gpstoken_jax.frechet_files import save_statistics
 from gpstoken_jax.processes import from_first, gather, is_first
 from gpstoken_jax.report import ReportRow
 
@@ -89,7 +91,9 @@ class Run:
     def _find(self, subject: Subject, directory: Path) -> dict | None:
         """The summary of a cell that was measured before in the same way."""
         path = directory / FILE_NAME
+        saved = self.settings.save_statistics
         whole = not self.again and (directory / PAGE_NAME).exists()
+        whole = whole and (saved is None or saved.exists())
         there = from_first(lambda: read_summary(path) if whole else None)
         if there is None:
             return None
@@ -149,6 +153,10 @@ class Run:
             "seconds_per_image": round(seconds / len(measurement), 4),
         }
         result.directory.mkdir(parents=True, exist_ok=True)
+        if (path := self.settings.save_statistics) is not None:
+            originals = {name: of[ORIGINAL].gaussian() for name, of in measurement.features.items()}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_statistics(path, originals)
         tags = choose_examples(measurement) if self.pages.pictured else {}
         rows |= self._draw_again(subject, [position for position in tags if position not in rows])
         examples = [(tag, rows.pop(position)) for position, tag in tags.items()]

@@ -1,8 +1,10 @@
 """What all cells of an evaluation share."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from gpstoken_jax.evaluation.features import FeatureNetwork, FrechetState
+from gpstoken_jax.evaluation.features import FeatureNetwork
+from gpstoken_jax.frechet import Gaussian
 from gpstoken_jax.perceptual.weights import LPIPSWeights
 
 
@@ -19,6 +21,7 @@ class Settings:
       network: whose features Fréchet distances compare, or None to leave them out.
       reference, reference_name: statistics to compare reconstructions with instead of the images'
         own, by feature set, and where they are from.
+      save_statistics: where those of the images themselves are saved.
       baselines: names of those beside the evaluated method.
       bytes_per_value: storage of a token's value that compressed baselines may spend.
     """
@@ -33,7 +36,8 @@ class Settings:
     bias_map: str | None = None
     lpips: LPIPSWeights | None = None
     network: FeatureNetwork | None = None
-    reference: dict[str, FrechetState] | None = None
+    reference: dict[str, Gaussian] | None = None
     reference_name: str | None = None
+    save_statistics: Path | None = None
     baselines: tuple[str, ...] = ("bicubic",)
     bytes_per_value: int = 2

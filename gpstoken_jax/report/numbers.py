@@ -12,12 +12,12 @@ HEADINGS = {  # shown in this order
     "rfid": "rFID",
     "fid": "FID",
     "sfid": "sFID",
-    "vgg16_frechet": "Fréchet (VGG16)",
+    "frechet_vgg16": "Fréchet (VGG16)",
     "mse": "MSE",
 }
 UNITS = dict.fromkeys(("psnr", "psnr_inside", "psnr_outside"), " dB")
 BETTER = dict.fromkeys(("psnr", "psnr_inside", "psnr_outside", "ssim"), "higher")
-BETTER |= dict.fromkeys(("lpips", "mse", "rfid", "fid", "sfid", "vgg16_frechet"), "lower")
+BETTER |= dict.fromkeys(("lpips", "mse", "rfid", "fid", "sfid", "frechet_vgg16"), "lower")
 _DECIMALS = dict.fromkeys(("psnr", "psnr_inside", "psnr_outside", "rfid", "fid", "sfid"), 2)
 _DECIMALS |= {"bytes": 0, "mse": 5}
 

@@ -52,7 +52,7 @@ def test_patterns_of_checkpoints(tmp_path):
     (tmp_path / "notes.txt").touch()
     found = find_checkpoints([f"{tmp_path}/c", f"{tmp_path}/*"])
     assert [path.name for path in found] == ["c", "a", "b"]
-    with pytest.raises(ValueError, match="no directory is called .*/d"):
+    with pytest.raises(ValueError, match=r"no directory is called .*/d\*"):
         find_checkpoints([f"{tmp_path}/d*"])
 
 
