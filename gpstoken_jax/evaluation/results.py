@@ -22,7 +22,7 @@ DEFINITIONS = METRIC_DEFINITIONS | {
     "rfid": f"{_FRECHET} the originals in Inception-v3's pool features; lower is better",
     "fid": f"{_FRECHET} the reference statistics in Inception-v3's pool features",
     "sfid": "the same in Inception-v3's spatial features",
-    "frechet_vgg16": "Fréchet distance in VGG16's mean features; no FID, and not comparable with one",
+    "frechet_vgg16": f"{_FRECHET} the originals in VGG16's mean features; this is no FID",
     "bytes": "storage of an image: values at their size, or the mean size of the files",
 }
 
