@@ -66,6 +66,7 @@ def main() -> None:
     print_table(results)
     about = {"real": len(real), "training": len(training), "num_tokens": real.num_tokens}
     device = f"{jax.device_count()} {jax.devices()[0].device_kind}"
+    about["held_out_copies"] = compare(real, real, training)["copies"]
     about |= {"seed": SEED.value, "device": device, "jax": jax.__version__}
     (output / "layouts.json").write_text(json.dumps({"about": about, "methods": results}, indent=1))
     Image.fromarray(picture(drawn)).save(output / "layouts.png")
