@@ -1,16 +1,22 @@
-"""Converts published PyTorch weights for use here, and back.
+"""Converts published PyTorch weights for use here, and back; and published layouts.
 
     python convert.py --input=FILE --config=configs/gpstoken_m128.py --output=runs/m128
+    python convert.py --input=FILE --config=configs/sit_xl.py:published --output=runs/sit_xl
     python convert.py --input=runs/m128 --to=torch --output=FILE
+    python convert.py --input=FILE.pkl --to=layouts --output=FILE.safetensors
 
 FILE is a safetensors file; the folder of a training checkpoint is read too. See docs/weights.md.
 """
 
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from gpstoken_jax import cli
 from gpstoken_jax.conversion import Conversion, export_weights, import_weights
+from gpstoken_jax.generation.layouts import write_layouts
+from gpstoken_jax.generation.layouts.release_pickle import layouts_of_pickle
+from gpstoken_jax.run_directory import task_name
 
 INPUT = flags.DEFINE_string(
     "input", None, "A safetensors file or folder; with --to=torch a run's directory.", required=True
@@ -18,8 +24,8 @@ INPUT = flags.DEFINE_string(
 OUTPUT = flags.DEFINE_string(
     "output", None, "The run's directory to make; with --to=torch the file.", required=True
 )
-TO = flags.DEFINE_enum("to", "jax", ["jax", "torch"], "Which way.")
-CONFIG = config_flags.DEFINE_config_file("config", help_string="Of the model; not for --to=torch.")
+TO = flags.DEFINE_enum("to", "jax", ["jax", "torch", "layouts"], "Which way.")
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Of the model; for --to=jax.")
 WEIGHTS = flags.DEFINE_enum(
     "weights",
     None,
@@ -32,10 +38,24 @@ STEP = flags.DEFINE_integer("step", None, "For --to=torch: which checkpoint, by 
 def main() -> None:
     if TO.value == "jax":
         summarise(to_jax())
-        print(f"evaluate: python eval.py --checkpoint={OUTPUT.value} --data.folder=DIR")
+        print(next_step())
+    elif TO.value == "layouts":
+        layouts = layouts_of_pickle(INPUT.value)
+        write_layouts(OUTPUT.value, layouts)
+        print(
+            f"{len(layouts)} layouts of {layouts.num_tokens} tokens in "
+            f"{len(np.unique(layouts.label))} classes: {OUTPUT.value}"
+        )
     else:
         summarise(to_torch())
         print(f"load it: safetensors.torch.load_file({str(OUTPUT.value)!r})")
+
+
+def next_step() -> str:
+    """What to do with a run's directory."""
+    if task_name(CONFIG.value) == "sit":
+        return f"generate: python generate.py --generator={OUTPUT.value} --tokenizer=RUN ..."
+    return f"evaluate: python eval.py --checkpoint={OUTPUT.value} --data.folder=DIR"
 
 
 def to_jax() -> Conversion:

@@ -4,16 +4,14 @@ python decode.py --checkpoint=runs/m128 --tokens=tokens/m128 --output=images
 """
 
 import itertools
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from gpstoken_jax import cli
-from gpstoken_jax.data.images import EXTENSIONS
+from gpstoken_jax.data.images import EXTENSIONS, write_png
 from gpstoken_jax.progress import Progress
 from gpstoken_jax.run_directory import Tokenizer, load_tokenizer
 from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
@@ -55,7 +53,7 @@ def main() -> None:
             filler = [(0, batch_size - len(batch)), (0, 0), (0, 0)]
             images = decode(np.pad(batch, filler, mode="edge"))[: len(batch)]
             paths = [names.path(name) for name in given]
-            list(pool.map(save, to_pixels(images, ROUNDING.value), paths))
+            list(pool.map(write_png, paths, to_pixels(images, ROUNDING.value)))
             progress.advance(len(batch))
     print(f"{len(tokens)} images in {OUTPUT.value}")
 
@@ -93,14 +91,6 @@ class FileNames:
             candidate = path.with_name(f"{path.name}.{number}.png")
         self._taken.add(candidate)
         return candidate
-
-
-def save(pixels: np.ndarray, path: Path) -> None:
-    """Writes a PNG file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(pixels).save(temporary, "PNG")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,11 @@ def release_table(config: ConfigDict) -> WeightTable:
     task = config.get("task", "tokenizer")
     if task not in _TABLES:
         raise WeightsError(f"there are no published weights for task={task!r}")
+    if task == "sit" and not config.model.num_tokens:
+        raise WeightsError(
+            "the config leaves the network's sizes to the tokens it is trained on; for the "
+            "published weights give --config=configs/sit_xl.py:published"
+        )
     return _TABLES[task](config.model)
 
 

@@ -15,6 +15,7 @@ preparation alike:
 
 import dataclasses
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -193,3 +194,11 @@ def _wide_grey(image: Image.Image) -> Image.Image:
         )
     scaled = np.rint(values.astype(np.float64) * (255.0 / top))
     return Image.fromarray(scaled.astype(np.uint8))
+
+
+def write_png(path: pathlib.Path, pixels: np.ndarray) -> None:
+    """Writes uint8 pixels [H, W, 3] as a PNG file, whole or not at all; makes its directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    Image.fromarray(pixels).save(temporary, "PNG")
+    os.replace(temporary, path)

@@ -1,0 +1,50 @@
+"""The layout of a photo, for every image that is made: someone's layout with another texture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from gpstoken_jax.data import images, transforms
+from gpstoken_jax.layout import partition_images
+
+
+class PhotoSampler:
+    """A ``LayoutSampler`` that always gives the partition of one photo, whatever the class."""
+
+    label_names: tuple[str, ...] = ()
+
+    def __init__(self, path: str | Path, image_size: int, num_tokens: int, partition: ConfigDict):
+        """
+        Args:
+          path: the photo; its short side is resized to ``image_size``, then its centre cut.
+          image_size: side of the tokenizer's images.
+          num_tokens: L.
+          partition: ``weight`` and ``min_size`` of ``partition_images``.
+
+        Raises:
+          ValueError: if it cannot be read as an image, or has no room for so many tokens.
+          OSError: if it is not there.
+        """
+        pixels = images.decode(images.read_bytes(path)).pixels
+        pixels = transforms.center_crop(
+            transforms.resize_short_side(pixels, image_size), image_size
+        )
+        image = transforms.to_unit_range(pixels)[None]
+        geometry, _ = jax.jit(
+            lambda image: partition_images(
+                image, num_tokens, weight=partition.weight, min_size=partition.min_size
+            )
+        )(image)
+        self.num_tokens, self.image_size = num_tokens, image_size
+        self.description = f"that of {path}"
+        self._geometry = np.asarray(geometry, np.float32)
+
+    def sample(
+        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+    ) -> Float32[np.ndarray, "b l 5"]:
+        """The same layout for every key."""
+        return self._geometry.repeat(len(labels), axis=0)
