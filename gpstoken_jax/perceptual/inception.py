@@ -29,7 +29,7 @@ _SCALES = {"correct": 127.5, "release": 255.0}
 _HELP = (
     "Inception-v3 for the FID is published by the torch-fidelity project (release v0.2.0) as "
     "weights-inception-2015-12-05-6726825d.pth, and by pytorch-fid (release fid_weights) as "
-    "pt_inception-2015-12-05-6726825d.pth: download one of them and give its path."
+    "pt_inception-2015-12-05-6726825d.pth, the same file: download it and give its path."
 )
 
 

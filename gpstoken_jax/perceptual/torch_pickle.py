@@ -115,6 +115,7 @@ def _tensor_itself(tensor, *_):
 
 _STAND_INS: dict[tuple[str, str], _Inert] = {
     ("collections", "OrderedDict"): _Function(lambda *_: _Dict()),
+    ("torch._utils", "_rebuild_tensor"): _Function(_Tensor),  # before PyTorch 0.4
     ("torch._utils", "_rebuild_tensor_v2"): _Function(_Tensor),
     ("torch._utils", "_rebuild_parameter"): _Function(_tensor_itself),
     **{("torch", name): _StorageType(kind) for name, kind in _KINDS.items()},
