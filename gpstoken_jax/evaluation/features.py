@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from gpstoken_jax.frechet import Gaussian
 from gpstoken_jax.frechet_files import StatisticsError, load_statistics
-from gpstoken_jax.perceptual.inception import inception_outputs, load_inception
+from gpstoken_jax.perceptual.inception import fid_features, load_inception
 from gpstoken_jax.perceptual.vgg import vgg_features
 from gpstoken_jax.perceptual.weights import load_lpips
 
@@ -48,7 +48,7 @@ def inception_network(path: str | Path) -> FeatureNetwork:
     return FeatureNetwork(
         description=f"Inception-v3 in its FID version, from {path}",
         sets=("fid", "sfid"),
-        apply=_inception_features,
+        apply=fid_features,
         weights=load_inception(path),
     )
 
@@ -81,11 +81,6 @@ def load_reference(path: str | Path, network: FeatureNetwork) -> dict[str, Gauss
         with contextlib.suppress(StatisticsError):
             reference[name] = load_statistics(path, name)
     return reference
-
-
-def _inception_features(weights, images):
-    outputs = inception_outputs(weights, images)
-    return {"fid": outputs.pool, "sfid": outputs.spatial.reshape(len(images), -1)}
 
 
 def _vgg16_features(weights, images):
