@@ -13,7 +13,7 @@ from PIL import Image
 from skimage import data as photos
 
 from configs import sit_tiny
-from gpstoken_jax.checkpoint import Checkpoints
+from gpstoken_jax.checkpoint import CheckpointError, Checkpoints
 from gpstoken_jax.generation.generator import load_generator
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.layouts import Layouts, open_layouts, write_layouts
@@ -179,14 +179,9 @@ def _pipeline(generator, random_run, layouts):
 
 
 def test_mistakes_are_named_in_one_line(run, layouts, random_run, tmp_path):
-    given = f"--layouts={layouts}"
     assert "give one of --layouts" in run(tmp_path, fails=True)
     assert "'bird' is no class of this generator: it has cat, dog, a/b" in run(
-        tmp_path, given, "--classes=bird", fails=True
+        tmp_path, f"--layouts={layouts}", "--classes=bird", fails=True
     )
-    assert "has no generator but a run of task 'tokenizer'" in run(
-        tmp_path, given, f"--generator={random_run}", fails=True
-    )
-    assert "must be two times, not '0.2'" in run(
-        tmp_path, given, "--guidance_interval=0.2", fails=True
-    )
+    with pytest.raises(CheckpointError, match="has no generator but a run of task 'tokenizer'"):
+        load_generator(random_run)
