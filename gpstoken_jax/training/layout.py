@@ -1,7 +1,7 @@
 """The tasks of training stage 1: layouts of a class, as files of layouts have them."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -45,6 +45,7 @@ class LayoutTask(Task):
         self._layouts = _training_layouts(config)
         self._tree = split_tree(config.model.image_size, config.model.min_size)
         self._optimizer = create_optimizer(config.optimizer, config.train.steps)
+        self._eval_loss = jax.jit(partial(self.loss, train=False))
 
     # ---- What a network of its own has to say ----------------------------------------------------
 
@@ -116,11 +117,9 @@ class LayoutTask(Task):
 
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
         """Mean loss of the held-out layouts, with their class and without."""
-        layouts = _held_out_layouts(self.config)
-        if layouts is None:
+        if self._held_out is None:
             return {}
-        rows = self.rows(self._tree.from_geometry(layouts.geometry))
-        labels = np.where(layouts.label < 0, self.config.model.num_classes, layouts.label)
+        rows, labels = self._held_out
         params = one_copy(state.ema_params)
         none = np.full_like(labels, self.config.model.num_classes)
         return {
@@ -128,15 +127,25 @@ class LayoutTask(Task):
             "val_loss_no_class": self._mean_loss(params, rows, none),
         }
 
+    @cached_property
+    def _held_out(self) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
+        """Rows and labels of the held-out layouts, if there are any."""
+        layouts = _held_out_layouts(self.config)
+        if layouts is None:
+            return None
+        labels = np.where(layouts.label < 0, self.config.model.num_classes, layouts.label)
+        return self.rows(self._tree.from_geometry(layouts.geometry)), labels
+
     def _mean_loss(self, params: Any, rows: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
-        loss = jax.jit(partial(self.loss, train=False))
         total = 0.0
         for start in range(0, len(labels), _EVAL_BATCH):
             # One shape: the last rows are filled up and not counted.
             part = np.arange(start, start + _EVAL_BATCH).clip(max=len(labels) - 1)
             batch = {name: array[part] for name, array in rows.items()}
             key = jax.random.fold_in(jax.random.key(0), start)
-            total += float(loss(params, batch, labels[part], key)[: len(labels) - start].sum())
+            total += float(
+                self._eval_loss(params, batch, labels[part], key)[: len(labels) - start].sum()
+            )
         return total / len(labels)
 
     def preview(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"]:
@@ -159,13 +168,13 @@ class LayoutTreeTask(LayoutTask):
         self.network = create_network(config.model)
 
     def rows(self, patterns):
-        return {"patterns": patterns.astype(np.int32)}
+        return {"patterns": patterns}
 
     def init_params(self, key):
         return init_params(self.network, key)
 
     def loss(self, params, batch, labels, key, train):
-        patterns = batch["patterns"]
+        patterns = batch["patterns"].astype(jnp.int32)
         counts = jnp.full(len(patterns), self.config.model.num_tokens)
         options = {"train": train, "rngs": {"dropout": key}}
         return -log_likelihood(self.network, params, patterns, labels, counts, **options)

@@ -33,6 +33,8 @@ from gpstoken_jax.regions import max_regions
 
 State = TypeVar("State")
 
+_CHUNK = 4096  # layouts turned into patterns at a time
+
 NUM_PATTERNS = 8
 WHOLE, QUARTERS = 0, 7
 EXTRA = np.array([0, 1, 2, 2, 1, 2, 2, 3])
@@ -40,7 +42,7 @@ EXTRA = np.array([0, 1, 2, 2, 1, 2, 2, 3])
 _QUADRANTS = ["", "", "01", "23", "", "02", "13", "0123"]
 LEAVES_SQUARE = np.array([[str(i) in pattern for i in range(4)] for pattern in _QUADRANTS])
 """Whether a pattern leaves a square in each quadrant, in Z-order: [pattern, quadrant]."""
-MIRRORED = np.array([0, 1, 2, 3, 4, 6, 5, 7])
+MIRRORED = np.array([0, 1, 2, 3, 4, 6, 5, 7], np.int8)
 """The pattern of the image mirrored left to right."""
 
 # The halves of a square in its own units (left, top, width, height), and the patterns with them.
@@ -178,13 +180,13 @@ class SplitTree:
         _, squares, with_it = self.table
         regions = np.asarray(regions)
         # Each region that is there rules patterns out; no pattern left to choose is four quarters.
-        patterns = np.full((len(regions), self.num_squares), QUARTERS)
+        patterns = np.full((len(regions), self.num_squares), QUARTERS, np.int8)
         for square in range(self.num_squares):
             rows = np.flatnonzero((squares == square) & ~with_it[:, QUARTERS])
             seen, wanted = regions[:, rows], with_it[rows]  # [n, rows], [rows, patterns]
             fits = (seen[:, :, None] == wanted[None]).all(1)
             patterns[:, square] = np.where(fits.any(1), fits.argmax(1), QUARTERS)
-        patterns = np.where(self.occurs(patterns, np), patterns, WHOLE)
+        patterns = np.where(self.occurs(patterns, np), patterns, np.int8(WHOLE))
         wrong = np.flatnonzero((self.decode(patterns) != regions).any(-1))
         if wrong.size:
             raise ValueError(f"the regions of layout {wrong[0]} do not tile the image")
@@ -238,6 +240,16 @@ class SplitTree:
         Raises:
           ValueError: for a layout that is no partition of this tree; says which.
         """
+        patterns = np.empty((len(geometry), self.num_squares), np.int8)
+        for start in range(0, len(geometry), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            try:
+                patterns[part] = self._from_geometry(geometry[part])
+            except ValueError as error:
+                raise ValueError(f"of the layouts from {start} on, {error}") from error
+        return patterns
+
+    def _from_geometry(self, geometry: np.ndarray) -> Int[np.ndarray, "n q"]:
         regions = geometry_to_regions(geometry, self.image_size, self.image_size)
         known, keys = _keys(self.regions), _keys(regions)
         order = np.argsort(known)
@@ -304,7 +316,9 @@ def canonical_order(regions: Int[np.ndarray, "n 4"]) -> Int[np.ndarray, "n"]:
     It is that of a walk through the tree, top left quarter first: regions that are close in the
     sequence are close in the image.
     """
-    left, top = np.asarray(regions)[:, 0], np.asarray(regions)[:, 1]
+    corners = np.asarray(regions)[:, :2]
+    # In units of the smallest square, which has a power of two of them a side.
+    left, top = (corners // max(np.gcd.reduce(corners, axis=None), 1)).T
     key = np.zeros(len(left), np.int64)
     for bit in range(16):
         key |= (left >> bit & 1) << 2 * bit | (top >> bit & 1) << 2 * bit + 1

@@ -111,11 +111,12 @@ def test_the_budget_of_a_finished_partition_is_that_of_the_walk():
         assert np.take_along_axis(allowed, patterns[..., None], -1)[..., 0][occurs].all()
 
 
-def test_canonical_order_is_a_walk_through_the_tree():
+@pytest.mark.parametrize("size", [64, 48])
+def test_canonical_order_is_a_walk_through_the_tree(size):
     """Every square's regions stand together, quarter by quarter."""
-    regions = _random_partition(64, 8, 40, 1)
+    regions = _random_partition(size, 5, 40, 1)
     ordered = regions[canonical_order(regions)]
-    corners = ordered[:, :2] // 32
+    corners = ordered[:, :2] // (size // 2)
     quarters = corners[:, 0] + 2 * corners[:, 1]
     assert (np.diff(quarters) >= 0).all()
     shuffled = np.random.default_rng(0).permutation(regions)
@@ -150,6 +151,9 @@ def test_what_is_no_partition_is_refused():
         tree.from_geometry(refined)
     with pytest.raises(ValueError, match="regions of layout 1 do not tile"):
         tree.from_geometry(np.concatenate([good, good[:, [0, 0]]]))
+    many = np.concatenate([good] * 4098 + [good[:, [0, 0]]])
+    with pytest.raises(ValueError, match="of the layouts from 4096 on, the regions of layout 2"):
+        tree.from_geometry(many)
     odd = regions_to_geometry(np.array([[0, 0, 30, 63], [31, 0, 63, 63]]), 64, 64)[None]
     with pytest.raises(ValueError, match=r"layout 0 has the region \(0, 0, 30, 63\)"):
         tree.from_geometry(odd)
