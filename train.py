@@ -10,6 +10,7 @@ told in gpstoken_jax/run_directory.py, several processes and what may go wrong i
 import contextlib
 import functools
 import time
+from typing import Any
 
 import jax
 from absl import flags
@@ -17,12 +18,23 @@ from ml_collections import config_flags
 
 from gpstoken_jax import cli, processes
 from gpstoken_jax.checkpoint import Checkpoints
-from gpstoken_jax.run_directory import RunDirectory, lock_run, open_run, write_config
+from gpstoken_jax.run_directory import (
+    RunDirectory,
+    lock_run,
+    open_run,
+    write_config,
+    write_parameters,
+)
+from gpstoken_jax.training.best import BestCheckpoint
 from gpstoken_jax.training.chronometer import Chronometer, format_seconds
+from gpstoken_jax.training.feed import Feed
+from gpstoken_jax.training.flops import Work
+from gpstoken_jax.training.memory import memory_in_use
 from gpstoken_jax.training.metric_log import MetricLog
 from gpstoken_jax.training.non_finite import SkippedSteps
 from gpstoken_jax.training.place import get_place, set_place
-from gpstoken_jax.training.step import on_all_devices, replicate, shard
+from gpstoken_jax.training.profile import Profile
+from gpstoken_jax.training.step import on_all_devices, replicate
 from gpstoken_jax.training.stop_signals import EXIT_CODE, StopSignals, StopVote
 from gpstoken_jax.training.task import Batches, Task, create_task
 
@@ -30,6 +42,7 @@ CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of config
 DATA = cli.define_data_flags()
 cli.define_process_flags()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results go, e.g. runs/tiny.", required=True)
+PROFILE = flags.DEFINE_bool("profile", False, "Record a few steps for TensorBoard's profiler.")
 flags.mark_flag_as_required("config")
 
 
@@ -59,7 +72,7 @@ def train(
     task: Task, run: RunDirectory, batches: Batches, checkpoints: Checkpoints, started: float
 ) -> int:
     """From the newest checkpoint to the end, or until someone stops it; returns the exit code."""
-    config, devices = task.config, jax.local_device_count()
+    config = task.config
 
     # ---- State: fresh, then the newest checkpoint over it ---------------------------------------
     state = task.create_state(jax.random.key(config.seed))
@@ -77,48 +90,78 @@ def train(
     else:
         for name, part in state.params["params"].items():
             print(f"{name}: {sum(x.size for x in jax.tree.leaves(part)):,} parameters")
+        write_parameters(run, state.params)
 
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
     state, frozen = replicate((state, frozen))
+    feed = Feed(batches, chronometer)
     log = MetricLog(run, step=first_step)
-    compiled = functools.cache(on_all_devices)
+    best = BestCheckpoint(
+        run.best,
+        config.checkpoint.get("best_metric", ""),
+        lowest=config.checkpoint.get("best_is_lowest", False),
+    )
+    compiled, work = functools.cache(on_all_devices), Work()
+    profile = Profile(run.profile if PROFILE.value else None, first_step)
     signals, vote = StopSignals(), StopVote()
+    evaluate_every = config.eval.get("every_steps", config.checkpoint.every_steps)
+
+    def here() -> dict[str, Any]:
+        skipped.catch_up()
+        return get_place(feed, chronometer, skipped, latest)
 
     def save(step: int) -> None:
-        skipped.catch_up()
-        place = get_place(batches, chronometer, skipped, latest)
-        checkpoints.save(step, task.to_trees(state), place)
+        checkpoints.save(step, task.to_trees(state), here())
 
     saved, stop = first_step, False
     for step in range(first_step + 1, config.train.steps + 1):
+        first, last = step == first_step + 1, step == config.train.steps
         try:
-            batch = shard(next(batches), devices)
+            batch = next(feed)
         except Exception:  # the data is gone; what was learnt from it shall not be
             if step - 1 > saved:
                 save(step - 1)
             raise
-        state, metrics = compiled(task.step_at(step))(state, batch, frozen)
-        skipped.follow(step, batch, metrics)
+        run_step = compiled(task.step_at(step))
+        work.follow(run_step, state, batch, frozen)
+        state, metrics = run_step(state, batch, frozen)
+        if not last:
+            feed.fetch()  # while the device works
+        with chronometer.waiting("device"):
+            skipped.follow(step, batch, metrics)
+        profile.follow(step, metrics)
         latest |= metrics
         stop = vote(signals.requested)
-        first, last = step == first_step + 1, step == config.train.steps
         if first:
             jax.block_until_ready(metrics)
             print(f"first step after {format_seconds(time.perf_counter() - started)}", flush=True)
             chronometer.start(step)
+            work.tick(1.0)
         if step % config.log.every_steps == 0 or last:
-            skipped.catch_up()  # waits for the device, so that times are its own
+            with chronometer.waiting("device"):
+                skipped.catch_up()  # waits for the device, so that times are its own
             times = {} if first else chronometer.tick(step)
+            if times:
+                times |= work.tick(times["seconds"])
             counts = {
-                "unreadable_images": processes.total(batches.unreadable.count),
+                "unreadable_images": processes.total(feed.unreadable.count),
                 "skipped_steps": skipped.count,
             }
-            report(log, step, config.train.steps, jax.device_get(latest), times, counts)
+            values = jax.device_get(latest) | times | counts | memory_in_use()
+            report(task, log, step, values)
             checkpoints.check()
+        if step % evaluate_every == 0 or last:
+            jax.block_until_ready(metrics)
+            with chronometer.paused():
+                figures = task.evaluate(state, frozen)
+                report_evaluation(log, step, figures)
+                best.consider(step, figures, functools.partial(task.to_trees, state), here)
         if step % config.log.images_every_steps == 0 or last:
-            picture = task.preview(state)
-            if picture is not None:
-                log.image(step, "held out", picture)
+            jax.block_until_ready(metrics)
+            with chronometer.paused():
+                picture = task.preview(state)
+                if picture is not None:
+                    log.image(step, "held out", picture)
         if step % config.checkpoint.every_steps == 0 or last or stop:
             save(step)
             saved = step
@@ -127,6 +170,7 @@ def train(
 
     # ---- The end --------------------------------------------------------------------------------
     checkpoints.close()
+    best.close()
     log.close()
     processes.wait_for_all("the last checkpoint is written")
     if saved < config.train.steps:
@@ -138,15 +182,23 @@ def train(
     return 0
 
 
-def report(log: MetricLog, step: int, steps: int, metrics: dict, times: dict, counts: dict) -> None:
-    """Logs a step and prints its progress line."""
-    metrics = {name: float(value) for name, value in metrics.items() if name != "skipped"}
-    log.scalars(step, {**metrics, **times, **counts})
-    line = f"step {step}/{steps}  " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
-    if times:
-        eta = format_seconds(times["eta_seconds"])
-        line += f"  {times['images_per_second']:.1f} images/s  ETA {eta}"
-    print(line, flush=True)
+def report(task: Task, log: MetricLog, step: int, values: dict) -> None:
+    """Logs a step and prints the main of it."""
+    values = {name: float(value) for name, value in values.items() if name != "skipped"}
+    log.scalars(step, values)
+    shown = [f"{name} {values[name]:.4f}" for name in task.on_screen if name in values]
+    if "eta_seconds" in values:
+        shown.append(f"{values['images_per_second']:.1f} images/s")
+        shown.append(f"ETA {format_seconds(values['eta_seconds'])}")
+    print(f"step {step}/{task.config.train.steps}  " + "  ".join(shown), flush=True)
+
+
+def report_evaluation(log: MetricLog, step: int, figures: dict[str, float]) -> None:
+    """Logs and prints an evaluation, if there was one."""
+    if figures:
+        log.scalars(step, figures)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        print(f"step {step}, held out: {shown}", flush=True)
 
 
 if __name__ == "__main__":

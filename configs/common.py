@@ -54,9 +54,16 @@ def get_config() -> ConfigDict:
                 "schedule": "together",  # or "alternate", as published: see docs/training.md
                 "accumulate": 1,  # parts of a device's batch, one after another
             },
-            "checkpoint": {"every_steps": 5000, "keep": 3},
+            "checkpoint": {
+                "every_steps": 5000,
+                "keep": 3,
+                "best_metric": "val_psnr",  # kept in best/; empty keeps none
+                "best_is_lowest": False,
+            },
             "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},
             "eval": {
+                "every_steps": 5000,  # in a training
+                "max_images": 512,  # held out, looked at in a training; 0 is all
                 "batch_size": 8,
                 "rounding": "round",  # to 8 bits; "truncate" is what the release does
                 "high_resolution": "merged",  # images of several tiles; or "aligned", "tiles"
@@ -142,5 +149,6 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.gan.discriminator.update(channels=8, num_layers=2, norm_groups=4)
     config.train.update(batch_size=4, steps=12)
     config.checkpoint.every_steps = 4
+    config.eval.every_steps = 6
     config.log.update(every_steps=1, images_every_steps=6, images=2)
     return config

@@ -30,6 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema.update(decay=0.995, update_every=1)
     config.train.update(batch_size=16, steps=1000)
     config.checkpoint.every_steps = 500
+    config.eval.every_steps = 500
     config.log.every_steps = 50
     config.log.images_every_steps = 500
     return common.smoke(config) if arg == "smoke" else config

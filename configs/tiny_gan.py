@@ -13,11 +13,11 @@ from configs import common, tiny
 def get_config(arg: str = "") -> ConfigDict:
     """``arg`` is "" or "smoke"."""
     config = tiny.get_config()
-    config.train.update(batch_size=16, steps=5000)
+    config.train.update(batch_size=16, steps=4000)
     config.data.crop_scale = (0.2, 1.0)
     config.data.permute_colours = False
     config.optimizer.update(learning_rate=1e-3, b1=0.5, b2=0.9)
-    config.gan.update(weight=0.3, start_step=2500)
+    config.gan.update(weight=0.3, start_step=2000)
     config.gan.discriminator.update(channels=32, num_layers=2, norm="group", norm_groups=8)
     config.gan.optimizer.update(learning_rate=2e-4, clip_norm=1.0)
     return common.smoke(config) if arg == "smoke" else config

@@ -318,6 +318,15 @@ def _read_checksums(directory: Path, step: int) -> dict[str, int] | None:
     return _read_json(directory, step, "checksums")
 
 
+def read_progress(directory: str | Path, step: int) -> dict[str, Any]:
+    """The progress that was saved with a checkpoint.
+
+    Raises:
+      DamagedCheckpointError: if it cannot be read.
+    """
+    return _read_json(Path(directory), step, "progress")
+
+
 def _read_json(directory: Path, step: int, name: str) -> dict[str, Any]:
     path = directory / str(step) / name
     try:

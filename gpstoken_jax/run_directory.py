@@ -1,9 +1,13 @@
 """A run's directory: config, checkpoints, metrics; written by train.py, read by every program.
 
 config.json     the whole config
+parameters.txt  name and shape of every parameter
 checkpoints/    one directory a step
+best/           the checkpoint of the best evaluation, see training/best.py
 metrics.jsonl   one JSON object a logged step
 tensorboard/    the same as scalars, and pictures
+samples/        the pictures as files, one a step
+profile/        what --profile recorded
 failed_steps/   the batch of a step that stopped the run, see training/non_finite.py
 lock            held by the training process
 """
@@ -19,6 +23,7 @@ from typing import IO, Any
 
 import jax
 from absl import logging
+from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from gpstoken_jax import checkpoint, processes
@@ -39,6 +44,22 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+    @property
+    def profile(self) -> Path:
+        return self.root / "profile"
+
+    @property
+    def parameters(self) -> Path:
+        return self.root / "parameters.txt"
 
     @property
     def metrics(self) -> Path:
@@ -128,6 +149,12 @@ def write_config(run: RunDirectory, config: ConfigDict) -> None:
     temporary = run.config.with_suffix(".tmp")
     temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     os.replace(temporary, run.config)
+
+
+def write_parameters(run: RunDirectory, params: Any) -> None:
+    """Writes parameters.txt: a table of every parameter, and how many values there are."""
+    if processes.is_first():
+        run.parameters.write_text(parameter_overview.get_parameter_overview(params) + "\n")
 
 
 def read_config(run: RunDirectory) -> ConfigDict:

@@ -17,7 +17,8 @@ from skimage import data as photos
 from gpstoken_jax.run_directory import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
-TIMES = {"images_per_second", "seconds_per_step", "train_seconds", "eta_seconds"}
+TIMES = {"seconds", "images_per_second", "seconds_per_step", "train_seconds", "eta_seconds"}
+TIMES |= {"data_wait", "device_wait", "tflops", "host_memory_gb"}
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,17 @@ def test_training_says_what_it_does_and_leaves_what_it_promises(trained):
     workdir, said = trained
     assert "first step after" in said
     assert "step 12/12" in said and "images/s  ETA" in said
-    lines = _metrics(workdir)
+    lines = [line for line in _metrics(workdir) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert all(np.isfinite(line["loss"]) and line["mse"] > 0 for line in lines)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["12", "4", "8"]
     assert any((workdir / "tensorboard").iterdir())
+    evaluations = [line for line in _metrics(workdir) if "val_psnr" in line]
+    assert [line["step"] for line in evaluations] == [6, 12]
+    best = max(evaluations, key=lambda line: line["val_psnr"])["step"]
+    assert [path.name for path in (workdir / "best").iterdir()] == [str(best)]
+    assert {path.name for path in (workdir / "samples").iterdir()} == {"6.png", "12.png"}
+    assert "feature_head" in (workdir / "parameters.txt").read_text()
     assert json.loads((workdir / "config.json").read_text())["model"]["image_size"] == 32
 
 

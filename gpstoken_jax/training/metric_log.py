@@ -1,4 +1,4 @@
-"""Metrics as JSON lines for scripts and as TensorBoard events for people."""
+"""Metrics as JSON lines for scripts, as TensorBoard events and pictures for people."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tensorboardX import SummaryWriter
 
 from gpstoken_jax import processes
@@ -24,6 +25,7 @@ class MetricLog:
         self._lines = self._events = None
         if not processes.is_first():
             return
+        self._samples = run.samples
         _drop_lines_after(run.metrics, step)
         self._lines = run.metrics.open("a")
         self._events = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
@@ -41,9 +43,11 @@ class MetricLog:
                 self._events.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Logs a uint8 picture [H, W, 3] to TensorBoard."""
+        """Writes a uint8 picture [H, W, 3] to TensorBoard and to the run's samples/STEP.png."""
         if self._events is None:
             return
+        self._samples.mkdir(exist_ok=True)
+        Image.fromarray(image).save(self._samples / f"{step}.png")
         self._events.add_image(name, image, step, dataformats="HWC")
         self._events.flush()
 

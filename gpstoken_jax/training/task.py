@@ -61,6 +61,7 @@ class Task(Protocol):
     """
 
     config: ConfigDict
+    on_screen = ("loss",)  # metrics of the progress line; all are in metrics.jsonl
     after_training = ""  # what to do next; ``{workdir}`` stands for the run's directory
 
     def open_batches(self) -> Batches:

@@ -28,12 +28,13 @@ from gpstoken_jax.training.gradients import (
     Update,
     accumulate,
 )
-from gpstoken_jax.training.optimizer import create_optimizer, norm
+from gpstoken_jax.training.optimizer import create_optimizer, learning_rate, norm
 from gpstoken_jax.training.preview import Preview
 from gpstoken_jax.training.schedule import autoencoder_updates, gan_start, update_after
 from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
-from gpstoken_jax.training.step import AXIS, step_key
+from gpstoken_jax.training.step import AXIS, one_copy, step_key
 from gpstoken_jax.training.task import Batch, Metrics, Step, Task
+from gpstoken_jax.training.validation import Validation
 
 Params = Any
 
@@ -41,6 +42,7 @@ Params = Any
 class TokenizerTask(Task):
     """Trains ``GPSToken`` to reconstruct images, from some step on against a discriminator."""
 
+    on_screen = ("loss", "mse", "lpips", "gan_weight", "discriminator", "grad_norm")
     after_training = "evaluate: python eval.py --checkpoint={workdir}"
 
     def __init__(self, config: ConfigDict):
@@ -50,9 +52,11 @@ class TokenizerTask(Task):
         self._loss = TokenizerLoss(config, self.discriminator, AXIS, last_layer)
         updates = int(autoencoder_updates(config.train.steps, config))
         self._optimizer = create_optimizer(config.optimizer, updates)
+        self._learning_rate = learning_rate(config.optimizer, updates)
         updates = config.train.steps - gan_start(config)
         self._discriminator_optimizer = create_optimizer(config.gan.optimizer, updates)
         self._preview = Preview(self.model, config)
+        self._validation = Validation(self.model, config)
 
     def open_batches(self) -> data.TrainBatches:
         return open_images(self.config)
@@ -119,6 +123,8 @@ class TokenizerTask(Task):
         metrics = dict(grads.metrics)
         if update.autoencoder:
             metrics["grad_norm"] = norm(grads.autoencoder)
+            done = autoencoder_updates(state.step, self.config)
+            metrics["learning_rate"] = jnp.float32(self._learning_rate(done))
             state = self._update_autoencoder(state, grads.autoencoder)
         if update.uses_discriminator:
             state = state.replace(
@@ -156,6 +162,11 @@ class TokenizerTask(Task):
         old = state.discriminator
         params, opt_state = _apply(self._discriminator_optimizer, grads, old.opt_state, old.params)
         return state.replace(discriminator=old.replace(params=params, opt_state=opt_state))
+
+    def evaluate(self, state: TokenizerState, frozen: Mapping[str, Any]) -> dict[str, float]:
+        """Of the averaged weights: ``val_psnr``, ``val_ssim`` and, if a loss, ``val_lpips``."""
+        lpips_weights = one_copy(frozen["lpips"]) if "lpips" in frozen else None
+        return self._validation(one_copy(state.ema_params), lpips_weights)
 
     def preview(self, state: TokenizerState) -> UInt8[np.ndarray, "h w 3"]:
         return self._preview(state)

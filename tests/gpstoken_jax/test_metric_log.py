@@ -1,6 +1,7 @@
 """The log of a run, and what a resumed run makes of it."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ def test_values_become_lines_and_events(tmp_path):
     log.close()
     assert _lines(run) == [{"step": 1, "loss": 0.5}]
     assert any(run.tensorboard.iterdir())
+    assert (run.samples / "1.png").stat().st_size > 0
 
 
 def test_a_resumed_run_writes_later_lines_again(tmp_path):
@@ -47,6 +49,23 @@ def test_chronometer_counts_only_training_and_goes_on_after_a_restart():
     assert times["train_seconds"] > 100
     assert times["images_per_second"] == pytest.approx(4 / times["seconds_per_step"])
     assert times["eta_seconds"] == pytest.approx(3 * times["seconds_per_step"])
+
+
+def test_chronometer_leaves_out_pauses_and_tells_who_waited(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    chronometer = Chronometer(total_steps=10, batch_size=4)
+    chronometer.start(0)
+    with chronometer.paused():
+        now[0] += 100
+    with chronometer.waiting("data"):
+        now[0] += 1
+    now[0] += 3
+    times = chronometer.tick(2)
+    assert times["seconds"] == times["train_seconds"] == 4 and times["seconds_per_step"] == 2
+    assert times["data_wait"] == 0.25 and times["device_wait"] == 0
+    now[0] += 1
+    assert chronometer.tick(3)["data_wait"] == 0
 
 
 @pytest.mark.parametrize(

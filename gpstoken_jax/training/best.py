@@ -1,0 +1,69 @@
+"""The best checkpoint of a run, kept beside the newest ones."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from gpstoken_jax import processes
+from gpstoken_jax.checkpoint import CheckpointError, Checkpoints, latest_step, read_progress, steps
+
+
+class BestCheckpoint:
+    """Keeps one checkpoint: that of the evaluation with the best figure so far.
+
+    Attributes:
+      figure: the best so far; NaN if there is none.
+    """
+
+    def __init__(self, directory: Path, metric: str, *, lowest: bool = False):
+        """``metric`` names a figure of an evaluation; empty, nothing is kept."""
+        self._metric, self._lowest = metric, lowest
+        self._checkpoints = Checkpoints(directory, keep=1) if metric else None
+        self.figure = math.nan
+        if metric:
+            self.figure = processes.from_first(lambda: _saved_figure(directory, metric))
+
+    def consider(
+        self,
+        step: int,
+        figures: Mapping[str, float],
+        trees: Callable[[], Mapping[str, Any]],
+        place: Callable[[], Mapping[str, Any]],
+    ) -> bool:
+        """Saves if the figure is the best; says whether it is.
+
+        Raises:
+          ValueError: if the evaluation has figures, but not this one.
+        """
+        if not self._metric or not figures:
+            return False
+        if self._metric not in figures:
+            raise ValueError(
+                f"checkpoint.best_metric={self._metric!r} is none of {sorted(figures)}"
+            )
+        figure = figures[self._metric]
+        better = figure < self.figure if self._lowest else figure > self.figure
+        if not math.isfinite(figure) or not (better or math.isnan(self.figure)):
+            return False
+        self.figure = figure
+        if step not in steps(self._checkpoints.directory):  # of the run before it was resumed
+            self._checkpoints.save(step, trees(), {**place(), "figures": dict(figures)})
+        return True
+
+    def close(self) -> None:
+        if self._checkpoints:
+            self._checkpoints.close()
+
+
+def _saved_figure(directory: Path, metric: str) -> float:
+    if not steps(directory):
+        return math.nan
+    try:
+        progress = read_progress(directory, latest_step(directory))
+    except CheckpointError as error:
+        logging.warning("%s; the next evaluation counts as the best", error)
+        return math.nan
+    return progress["figures"].get(metric, math.nan)

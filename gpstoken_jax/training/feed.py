@@ -1,0 +1,70 @@
+"""Batches on the devices: the next one is fetched and sent while the devices work on this one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from gpstoken_jax.training.chronometer import Chronometer
+from gpstoken_jax.training.step import AXIS, shard
+from gpstoken_jax.training.task import Batch, Batches
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    count: int
+
+
+class Feed:
+    """``Batches`` in the form that a step takes, one ahead.
+
+    ``get_state`` and ``unreadable`` are of the last batch that was taken, not of the one ahead.
+    """
+
+    def __init__(self, batches: Batches, chronometer: Chronometer):
+        self._batches = batches
+        self._chronometer = chronometer
+        self._ahead: Batch | Exception | None = None
+        self._note_place()
+        mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+        self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def __iter__(self) -> "Feed":
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch, [devices, b, ...]; raises what reading it raised."""
+        if self._ahead is None:
+            self.fetch()
+        batch, self._ahead = self._ahead, None
+        if isinstance(batch, Exception):
+            raise batch
+        self._note_place()
+        return batch
+
+    def fetch(self) -> None:
+        """Reads the next batch and sends it; an error is kept for the one who takes it."""
+        if self._ahead is not None:
+            return
+        try:
+            with self._chronometer.waiting("data"):
+                batch = shard(next(self._batches), jax.local_device_count())
+                self._ahead = jax.device_put(batch, self._sharding)
+        except Exception as error:
+            self._ahead = error
+
+    def get_state(self) -> dict[str, Any]:
+        return dict(self._place)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._ahead = None
+        self._batches.set_state(state)
+        self._note_place()
+
+    def _note_place(self) -> None:
+        self._place = self._batches.get_state()
+        self.unreadable = _Unreadable(self._batches.unreadable.count)
+
+    def close(self) -> None:
+        self._batches.close()

@@ -1,0 +1,83 @@
+"""How well a tokenizer in training reconstructs images that it does not train on."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from gpstoken_jax import data, metrics
+from gpstoken_jax.layout import partition_images
+from gpstoken_jax.metrics import Mean
+from gpstoken_jax.model import GPSToken
+from gpstoken_jax.perceptual.weights import LPIPSWeights
+from gpstoken_jax.processes import gather
+
+Params = Any
+
+
+class Validation:
+    """PSNR, SSIM and LPIPS of held-out images, each process with its share of them.
+
+    The images are those that ``config.data.eval_split`` names, at most ``config.eval.max_images``.
+    """
+
+    def __init__(self, model: GPSToken, config: ConfigDict):
+        self._config = config
+        self._batches = None
+
+        @jax.jit
+        def measure(params, images, lpips_weights):
+            geometry, boxes = partition_images(images, **config.partition)
+            reconstructions = model.apply(params, images, geometry, boxes)
+            return metrics.image_metrics(
+                images,
+                reconstructions,
+                lpips_weights=lpips_weights,
+                rounding=config.eval.rounding,
+            )
+
+        self._measure = measure
+
+    def __call__(self, params: Params, lpips_weights: LPIPSWeights | None) -> dict[str, float]:
+        """Means over the images: ``val_psnr``, ``val_ssim``, and with weights ``val_lpips``."""
+        means = {}
+        for batch in self._read():
+            values = self._measure(params, batch["image"], lpips_weights)
+            means = metrics.accumulate(means, values, batch["mask"])
+        means = _over_processes(means)
+        del means["mse"]
+        return {f"val_{name}": mean.compute() for name, mean in means.items()}
+
+    def _read(self) -> list[Mapping[str, np.ndarray]]:
+        """The batches, all of one shape; they are read once and kept."""
+        if self._batches is None:
+            config = self._config
+            source = data.open_source(config.data, config.data.eval_split)
+            share = config.eval.batch_size * jax.process_count()
+            images = min(config.eval.get("max_images", 512) or len(source), len(source))
+            batches = data.eval_batches(
+                source,
+                config.data,
+                config.model.image_size,
+                config.eval.batch_size,
+                jax.process_index(),
+                jax.process_count(),
+            )
+            wanted = -(-images // share)
+            self._batches = [batch for _, batch in zip(range(wanted), batches, strict=False)]
+        return self._batches
+
+
+def _over_processes(means: Mapping[str, Mean]) -> dict[str, Mean]:
+    payload = {name: (float(mean.total), int(mean.count)) for name, mean in means.items()}
+    merged = {}
+    for part in gather(json.dumps(payload).encode()):
+        values = {
+            name: Mean(np.float64(total), np.int64(count))
+            for name, (total, count) in json.loads(part).items()
+        }
+        merged = metrics.merge_means(merged, values)
+    return merged
