@@ -27,6 +27,14 @@ def get_config() -> ConfigDict:
                 "lpips_weight": 1.0,  # 0 does without the LPIPS weights
                 "lpips_images": 0,  # LPIPS of this many images of a device's batch; 0 is all
                 "lpips_dropout": False,  # the release's, a mistake; True only to reproduce it
+                # Features of whole images; see docs/training.md for the files.
+                "inception_weight": 0.0,  # 1.0 as published
+                "inception_file": placeholder(str),
+                "inception_scaling": "release",  # of colours; "correct" is what the FID has
+                "convnext_weight": 0.0,  # the release's alternative to Inception
+                "convnext_file": placeholder(str),
+                "convnext_normalisation": "release",  # of colours; or "correct"
+                "vgg_weight": 0.0,  # for those who have neither
             },
             "optimizer": optimizer(),
             "gan": {

@@ -29,7 +29,7 @@ NETWORK_SIDE = 224
 _EPSILON = 1e-6
 _IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
-_HELP = (
+WHERE_TO_GET_IT = (
     "ConvNeXt-small is published by torchvision (ConvNeXt_Small_Weights.IMAGENET1K_V1) as "
     "convnext_small-0c510722.pth: download it and give its path."
 )
@@ -98,7 +98,7 @@ def load_convnext(path: str | Path) -> ConvNeXtWeights:
     Raises FileNotFoundError that says where to get it, and ValueError that names what does not fit.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no {path}. {_HELP}")
+        raise FileNotFoundError(f"There is no {path}. {WHERE_TO_GET_IT}")
     image = jax.ShapeDtypeStruct((1, NETWORK_SIDE, NETWORK_SIDE, 3), jnp.float32)
     shapes = variable_shapes(ConvNeXtSmall(), image)
     tensors = select_tensors(

@@ -26,7 +26,7 @@ Scaling = Literal["release", "correct"]
 
 # What an image in [-1, 1] plus one is multiplied by before the network's own (v - 128) / 128.
 _SCALES = {"correct": 127.5, "release": 255.0}
-_HELP = (
+WHERE_TO_GET_IT = (
     "Inception-v3 for the FID is published by the torch-fidelity project (release v0.2.0) as "
     "weights-inception-2015-12-05-6726825d.pth, and by pytorch-fid (release fid_weights) as "
     "pt_inception-2015-12-05-6726825d.pth, the same file: download it and give its path."
@@ -49,7 +49,7 @@ def load_inception(path: str | Path) -> InceptionWeights:
     Raises FileNotFoundError that says where to get it, and ValueError that names what does not fit.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no {path}. {_HELP}")
+        raise FileNotFoundError(f"There is no {path}. {WHERE_TO_GET_IT}")
     image = jax.ShapeDtypeStruct((1, NETWORK_SIDE, NETWORK_SIDE, 3), jnp.float32)
     shapes = variable_shapes(InceptionV3(), image)
     tensors = select_tensors(

@@ -21,7 +21,7 @@ from gpstoken_jax.adversarial import (
     discriminator_loss,
     generator_loss,
 )
-from gpstoken_jax.losses import reconstruction_loss
+from gpstoken_jax.losses import perceptual_loss, reconstruction_loss
 from gpstoken_jax.training.state import DiscriminatorState
 from gpstoken_jax.training.task import Batch, Metrics
 
@@ -120,27 +120,35 @@ class TokenizerLoss:
             )
             metrics |= adversarial.metrics
         if update.autoencoder:
-            metrics |= (terms := self._reconstruction(images, reconstructions, frozen, key)).metrics
-            cotangent = terms.cotangent
+            terms = self._terms(images, reconstructions, frozen, key)
+            metrics |= terms.metrics
+            cotangent = terms.of_reconstruction + terms.of_perceptual
             if update.adversarial:
-                weight = self._gan_weight(pull_back, terms.cotangent, adversarial.cotangent)
+                weight = self._gan_weight(pull_back, terms.of_reconstruction, adversarial.cotangent)
                 cotangent += weight * adversarial.cotangent
                 metrics["gan_weight"] = weight
                 metrics["loss"] += weight * metrics["gan"]
             grads = grads.replace(autoencoder=pull_back(cotangent)[0])
         return grads.replace(metrics=metrics)
 
-    def _reconstruction(
+    def _terms(
         self, images: Images, reconstructions: Images, frozen: Mapping[str, Any], key: PRNGKeyArray
     ) -> "_Terms":
-        def loss(reconstructions):
-            config, dtype = self.config.loss, jnp.dtype(self.config.model.dtype)
-            return reconstruction_loss(
-                images, reconstructions, frozen, config, dtype=dtype, key=key
-            )
+        config, dtype = self.config.loss, jnp.dtype(self.config.model.dtype)
 
-        (value, terms), cotangent = jax.value_and_grad(loss, has_aux=True)(reconstructions)
-        return _Terms({"loss": value, **terms}, cotangent)
+        def reconstruction(x):
+            return reconstruction_loss(images, x, frozen, config, dtype=dtype, key=key)
+
+        def perceptual(x):
+            return perceptual_loss(images, x, frozen, config, dtype=dtype)
+
+        losses, metrics, cotangents = [], {}, []
+        for loss in (reconstruction, perceptual):
+            (value, terms), cotangent = jax.value_and_grad(loss, has_aux=True)(reconstructions)
+            losses.append(value)
+            metrics |= terms
+            cotangents.append(cotangent)
+        return _Terms({"loss": sum(losses), **metrics}, *cotangents)
 
     def _adversarial(
         self,
@@ -190,10 +198,11 @@ class TokenizerLoss:
 
 
 class _Terms(NamedTuple):
-    """The reconstruction's losses and their gradient with respect to the reconstructions."""
+    """The losses without the GAN, and their gradients with respect to the reconstructions."""
 
     metrics: Metrics
-    cotangent: Images
+    of_reconstruction: Images
+    of_perceptual: Images
 
 
 class _Adversarial(NamedTuple):

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from gpstoken_jax import data
 from gpstoken_jax.adversarial import PatchDiscriminator, init_discriminator
 from gpstoken_jax.layout import partition_images
+from gpstoken_jax.losses import load_loss_networks
 from gpstoken_jax.model import GPSToken, init_params
-from gpstoken_jax.perceptual.weights import load_lpips
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.ema import ema_decay, update_ema
 from gpstoken_jax.training.gradients import (
@@ -42,7 +42,7 @@ Params = Any
 class TokenizerTask(Task):
     """Trains ``GPSToken`` to reconstruct images, from some step on against a discriminator."""
 
-    on_screen = ("loss", "mse", "lpips", "gan_weight", "discriminator", "grad_norm")
+    on_screen = ("loss", "mse", "lpips", "inception", "gan_weight", "discriminator", "grad_norm")
     after_training = "evaluate: python eval.py --checkpoint={workdir}"
 
     def __init__(self, config: ConfigDict):
@@ -92,7 +92,7 @@ class TokenizerTask(Task):
         return TokenizerState(**vars(states.from_trees(trees)), discriminator=discriminator)
 
     def load_frozen(self) -> dict[str, Any]:
-        return {"lpips": load_lpips()} if self.config.loss.lpips_weight else {}
+        return load_loss_networks(self.config.loss)
 
     def step_at(self, step: int) -> Step:
         return self._steps[update_after(step - 1, self.config)]
