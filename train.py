@@ -104,7 +104,7 @@ def train(
     compiled, work = functools.cache(on_all_devices), Work()
     profile = Profile(run.profile if PROFILE.value else None, first_step)
     signals, vote = StopSignals(), StopVote()
-    evaluate_every = config.eval.get("every_steps", config.checkpoint.every_steps)
+    evaluate_every = config.get("eval", {}).get("every_steps", config.checkpoint.every_steps)
 
     def here() -> dict[str, Any]:
         skipped.catch_up()

@@ -39,7 +39,12 @@ def get_config() -> ConfigDict:
                 "steps": 2000,
                 "label_dropout": 0.1,  # share of examples that become of no class
             },
-            "checkpoint": {"every_steps": 500, "keep": 3},
+            "checkpoint": {
+                "every_steps": 500,
+                "keep": 3,
+                "best_metric": "val_loss",  # kept in best/; empty keeps none
+                "best_is_lowest": True,
+            },
             "log": {"every_steps": 50, "images_every_steps": 500, "images": 4},
         }
     )

@@ -55,7 +55,12 @@ def get_config() -> ConfigDict:
                 "steps": 1_000_000,
                 "label_dropout": 0.1,  # share of examples that become of no class
             },
-            "checkpoint": {"every_steps": 5000, "keep": 3},
+            "checkpoint": {
+                "every_steps": 5000,
+                "keep": 3,
+                "best_metric": "val_loss",  # kept in best/; empty keeps none
+                "best_is_lowest": True,
+            },
             "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},
             "eval": {
                 "batch_size": 64,
