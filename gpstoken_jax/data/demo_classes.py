@@ -13,13 +13,13 @@ from PIL import Image
 from gpstoken_jax.data import demo, images
 
 PHOTOS = {
+    "astronaut": ("skimage", "data/astronaut.png"),
     "brick": ("skimage", "data/brick.png"),
     "cat": ("skimage", "data/chelsea.png"),
     "coffee": ("skimage", "data/coffee.png"),
     "coins": ("skimage", "data/coins.png"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
     "grass": ("skimage", "data/grass.png"),
-    "stars": ("skimage", "data/hubble_deep_field.jpg"),
     "temple": ("sklearn", "datasets/images/china.jpg"),
 }
 TRAIN_SHARE = 0.7  # of a photo's width

@@ -14,7 +14,7 @@ def test_every_class_has_a_photo_to_learn_from_and_one_held_out(tmp_path):
     assert listing.label_names == tuple(PHOTOS)
     for split in ("train", "val"):
         assert [file.label for file in listing.split(split)] == list(range(len(PHOTOS)))
-    left, right = (np.asarray(Image.open(path)) for path in paths[2:4])
+    left, right = (np.asarray(Image.open(path)) for path in paths[4:6])
     np.testing.assert_array_equal(np.concatenate([left, right], axis=1), photos.chelsea())
     # The second call leaves what is there as it is.
     before = [path.stat().st_mtime_ns for path in paths]
