@@ -23,35 +23,44 @@ demo: $(VENV)/.run  ## data, training, evaluation and report of a tiny model, on
 	@$(BIN)/python eval.py --checkpoint=$(DEMO) --data.tfds_dir=data/demo --output=$(DEMO)/eval
 
 demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few photos, and a grid of samples
-	@echo "[1/8] photos: eight classes, one photo each, its right part held out"
+	@echo "[1/9] photos: eight classes, one photo each, its right part held out"
 	@$(BIN)/python prepare_data.py --demo --output data/demo
 	@$(BIN)/python scripts/demo_classes.py --output=$(GENERATE)/photos
-	@echo "[2/8] tokenizer: that of make demo"
+	@echo "[2/9] tokenizer: that of make demo"
 	@$(BIN)/python train.py --config=configs/tiny.py --workdir=$(DEMO) --data.tfds_dir=data/demo
-	@echo "[3/8] tokens of random crops"
+	@echo "[3/9] tokens of random crops"
 	@$(BIN)/python encode.py --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=train \
 	  --passes=96 --crop_scale=0.3,1 --output=$(GENERATE)/tokens
 	@$(BIN)/python encode.py --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=val \
 	  --passes=16 --crop_scale=0.3,1 --output=$(GENERATE)/val_tokens
-	@echo "[4/8] their layouts"
+	@echo "[4/9] their layouts"
 	@$(BIN)/python prepare_layouts.py --tokens=$(GENERATE)/tokens \
 	  --output=$(GENERATE)/layouts.safetensors
 	@$(BIN)/python prepare_layouts.py --tokens=$(GENERATE)/val_tokens \
 	  --output=$(GENERATE)/val_layouts.safetensors
-	@echo "[5/8] stage 1: a network that draws layouts"
+	@echo "[5/9] stage 1: a network that draws layouts"
 	@$(BIN)/python train.py --config=configs/layout_tree.py:tiny --workdir=$(GENERATE)/stage1 \
 	  --config.data.layouts=$(GENERATE)/layouts.safetensors \
 	  --config.data.val_layouts=$(GENERATE)/val_layouts.safetensors
-	@echo "[6/8] stage 2: a network that draws the texture on them"
+	@echo "[6/9] stage 2: a network that draws the texture on them"
 	@$(BIN)/python train.py --config=configs/sit_tiny.py --workdir=$(GENERATE)/stage2 \
 	  --config.data.tokens=$(GENERATE)/tokens --config.data.val_tokens=$(GENERATE)/val_tokens
-	@echo "[7/8] stage 1 beside the layouts of held-out crops"
+	@echo "[7/9] stage 1 beside the layouts of held-out crops"
 	@$(BIN)/python scripts/compare_layouts.py --training=$(GENERATE)/layouts.safetensors \
 	  --real=$(GENERATE)/val_layouts.safetensors --tree=$(GENERATE)/stage1 \
 	  --output=$(GENERATE)/comparison
-	@echo "[8/8] new images of each class"
+	@echo "[8/9] new images of each class"
 	@$(BIN)/python generate.py --generator=$(GENERATE)/stage2 --tokenizer=$(DEMO) \
 	  --layouts=$(GENERATE)/stage1 --output=$(GENERATE)/samples
+	@echo "[9/9] are the classes found again? reconstructions tell how well at all"
+	@$(BIN)/python decode.py --checkpoint=$(DEMO) --tokens=$(GENERATE)/tokens \
+	  --output=$(GENERATE)/decoded
+	@$(BIN)/python decode.py --checkpoint=$(DEMO) --tokens=$(GENERATE)/val_tokens \
+	  --output=$(GENERATE)/val_decoded
+	@$(BIN)/python scripts/check_classes.py --real=$(GENERATE)/decoded \
+	  --images=held_out=$(GENERATE)/val_decoded,samples=$(GENERATE)/samples \
+	  --output=$(GENERATE)/classes.json
+	@echo "samples: $(GENERATE)/samples/grid.png"
 
 test: $(VENV)/.dev lint  ## lint and all tests
 	@$(BIN)/python -m pytest -q -n 2 --durations=10
