@@ -9,11 +9,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
-from gpstoken_jax import cli
+from gpstoken_jax import checkpoint, cli
 from gpstoken_jax.data.images import EXTENSIONS, write_png
 from gpstoken_jax.progress import Progress
-from gpstoken_jax.run_directory import Tokenizer, load_tokenizer
+from gpstoken_jax.run_directory import RunDirectory, Tokenizer, load_tokenizer, read_config
 from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
 from gpstoken_jax.tokens.coding import BatchDecoder, checksum, to_pixels
 from gpstoken_jax.tokens.format import as_json, first_difference
@@ -37,9 +38,11 @@ BATCH_SIZE = flags.DEFINE_integer(
 
 def main() -> None:
     tokens = open_tokens(TOKENS.value)
-    step = tokens.header["step"] if STEP.value is None else STEP.value
+    run = RunDirectory(Path(CHECKPOINT.value))
+    check_model(tokens, read_config(run))
+    step = choose_step(tokens, run)
     tokenizer = load_tokenizer(CHECKPOINT.value, step=step, weights=WEIGHTS.value)
-    check_model(tokens, tokenizer)
+    tell_other_weights(tokens, tokenizer)
     batch_size = BATCH_SIZE.value or tokenizer.config.eval.batch_size
     print(f"{CHECKPOINT.value} step {step}; {len(tokens)} images in {TOKENS.value}")
 
@@ -58,12 +61,29 @@ def main() -> None:
     print(f"{len(tokens)} images in {OUTPUT.value}")
 
 
-def check_model(tokens: TokenDataset, tokenizer: Tokenizer) -> None:
-    """Refuses tokens of another model; tells if they are of other weights of this one."""
-    ours = as_json(tokenizer.config.model.to_dict())
+def check_model(tokens: TokenDataset, config: ConfigDict) -> None:
+    """Refuses tokens of another model."""
+    ours = as_json(config.model.to_dict())
     theirs = {**tokens.header["model"], "dtype": ours["dtype"]}
     if difference := first_difference(theirs, ours, "model"):
         raise TokensError(f"{TOKENS.value} has tokens of another model: {difference}")
+
+
+def choose_step(tokens: TokenDataset, run: RunDirectory) -> int:
+    """The step of the flags, else that of the tokens."""
+    if STEP.value is not None:
+        return STEP.value
+    step, there = tokens.header["step"], sorted(checkpoint.steps(run.checkpoints))
+    if step not in there:
+        raise TokensError(
+            f"{TOKENS.value} has tokens of step {step}, and {run.root} has only "
+            f"{', '.join(map(str, there)) or 'none'}: choose one with --step"
+        )
+    return step
+
+
+def tell_other_weights(tokens: TokenDataset, tokenizer: Tokenizer) -> None:
+    """Tells if the tokens are of other weights of this model."""
     if checksum(tokenizer.params) != tokens.header["weights_crc32"]:
         print(
             f"note: the tokens were made with other weights: {tokens.header['checkpoint']} step "

@@ -31,11 +31,11 @@ def main() -> None:
         return initial[0], tokens[0, :, :5], decode_images(model, params, tokens).images
 
     rows = []
-    for amount in (0 * strength, strength):
+    for name, amount in (("without the focus", 0 * strength), ("with the focus", strength)):
         bias = focus.strength_to_bias(amount, config.partition.weight)
         initial, refined, decoded = reconstruct(photo[None], bias[None])
         near, far = (float(psnr[0]) for psnr in focus.local_psnr(photo[None], decoded, inside))
-        print(f"PSNR inside {near:.2f} dB, outside {far:.2f} dB")
+        print(f"{name + ':':18s} PSNR inside {near:.2f} dB, outside {far:.2f} dB")
         drawings = [draw_gaussians(photo, initial), draw_density(refined, (384, 384))]
         enlarged = to_uint8(decoded[0]).repeat(max(1, 384 // size[0]), 0)
         drawings.append(enlarged.repeat(max(1, 384 // size[0]), 1))

@@ -250,7 +250,8 @@ def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
     if expected is not None and name not in expected:
         raise CheckpointError(f"there is no {path}: the run's config was of another kind")
     if not path.is_dir():
-        raise DamagedCheckpointError(f"there is no {path}")
+        there = ", ".join(map(str, sorted(steps(directory)))) or "none"
+        raise DamagedCheckpointError(f"there is no {path} (steps there: {there})")
     try:
         saved = _shapes(_handler().metadata(path).tree)
     except Exception as error:  # Orbax raises many kinds for a damaged directory.

@@ -24,5 +24,11 @@ class Progress:
         if now - self._last > EVERY_SECONDS or self.done == self.total:
             self._last, speed = now, self.done / (now - self._start)
             eta = format_seconds((self.total - self.done) / speed)
-            line = f"{self.done}/{self.total} images  {speed:.1f} images/s  ETA {eta}"
+            line = f"{self.done}/{self.total} images  {format_speed(speed)}  ETA {eta}"
             print(line, flush=True)
+
+
+def format_speed(images_per_second: float) -> str:
+    """E.g. "12.3 images/s", or what says more of a slow model: "0.1 images/s (8.3 s each)"."""
+    seconds = f" ({1 / images_per_second:.1f} s each)" if images_per_second < 1 else ""
+    return f"{images_per_second:.1f} images/s{seconds}"

@@ -1,6 +1,6 @@
 """Memory and time of one large image through a full-size model, on a CPU.
 
-    python tests/bench_high_resolution.py --config=configs/gpstoken_m128.py --size=1024 --way=merged
+    python -m tests.bench_high_resolution --config=configs/gpstoken_m128.py --size=1024 --way=merged
 
 Random weights: memory and time do not depend on them. Peak memory is the whole process's.
 """
@@ -8,14 +8,10 @@ Random weights: memory and time do not depend on them. Peak memory is the whole 
 import argparse
 import importlib.util
 import resource
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpstoken_jax.high_resolution import WAYS, decode_images, encode_images
 from gpstoken_jax.model import GPSToken, init_params
@@ -23,7 +19,7 @@ from gpstoken_jax.tiles import tile_grid
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/gpstoken_m128.py")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--way", choices=WAYS, default="merged")

@@ -1,6 +1,6 @@
 """The sampler beside the release's loop, written down literally: time, evaluations, same samples.
 
-    python tests/bench_sampler.py --config=configs/sit_tiny.py --steps=250 --batch=8
+    python -m tests.bench_sampler --config=configs/sit_tiny.py --steps=250 --batch=8
 
 The release's loop evaluates the network for the drift and again for the score of the same point,
 always on the doubled batch of guidance. Both run in this process, on the same weights and noise,
@@ -10,15 +10,12 @@ taking turns. Random weights: time does not depend on them.
 import argparse
 import importlib.util
 import json
-import sys
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.samplers import Sampler, evaluations, image_noise

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,7 +235,7 @@ def test_any_number_of_tokens_with_one_set_of_weights(count, run_dir):
         BatchEncoder(tokenizer, 1025)(image)
 
 
-def test_mistakes_are_named_in_one_line(run_dir, folder, env, tmp_path):
+def test_mistakes_are_named_in_one_line(encoded, run_dir, folder, env, tmp_path):
     uneven = _run(_encode(run_dir, folder, tmp_path, "--shard_size=10"), env)
     assert uneven.returncode == 1
     assert "try --shard_size=12" in uneven.stderr
@@ -242,7 +243,14 @@ def test_mistakes_are_named_in_one_line(run_dir, folder, env, tmp_path):
     nothing = _run([sys.executable, "decode.py", *arguments], env)
     assert nothing.returncode == 1
     assert "has no index.json" in nothing.stderr
-    assert "Traceback" not in uneven.stderr + nothing.stderr
+    shutil.copytree(run_dir / "checkpoints" / "0", tmp_path / "later" / "checkpoints" / "7")
+    shutil.copy(run_dir / "config.json", tmp_path / "later")
+    arguments = f"--checkpoint={tmp_path / 'later'}", f"--tokens={encoded[0]}", "--output=none"
+    later = _run([sys.executable, "decode.py", *arguments], env)
+    assert later.returncode == 1
+    assert "has tokens of step 0" in later.stderr
+    assert "has only 7: choose one with --step" in later.stderr
+    assert "Traceback" not in uneven.stderr + nothing.stderr + later.stderr
 
 
 def _pixels(path):
