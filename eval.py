@@ -30,11 +30,12 @@ from gpstoken_jax.evaluation.pages import Pages, focus_effect
 from gpstoken_jax.evaluation.pair_job import plan_pairs
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.run import Run, Unplanned
+from gpstoken_jax.evaluation.sample_job import plan_samples
 from gpstoken_jax.evaluation.settings import Settings
 from gpstoken_jax.evaluation.summary import describe_gain, failures, write_summary
 from gpstoken_jax.evaluation.tokenizer_job import plan_tokenizer
 from gpstoken_jax.high_resolution import WAYS
-from gpstoken_jax.perceptual.weights import load_lpips
+from gpstoken_jax.perceptual.weights import LPIPSWeights, load_lpips
 from gpstoken_jax.processes import in_first
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
@@ -42,7 +43,10 @@ CHECKPOINTS = flags.DEFINE_list(
     "checkpoints", [], "Several runs' directories; patterns such as 'runs/*/' too."
 )
 IMAGES = flags.DEFINE_string(
-    "images", None, "Instead of a run: images that any program made of the --references."
+    "images",
+    None,
+    "Instead of a run: images that any program made of the --references; or, without those, that a "
+    "generator made, for the distance to a --reference.",
 )
 REFERENCES = flags.DEFINE_string(
     "references", None, "Their originals, of the same names; brought to --resolution if given."
@@ -126,7 +130,8 @@ SOME_FAILED = 2
 def main() -> int:
     # ---- The grid: every checkpoint on every data set in every size with every number of tokens --
     check_flags()
-    network = load_network()
+    lpips = load_lpips() if LPIPS.value else None
+    network = load_network(lpips)
     settings = Settings(
         step=STEP.value,
         weights=WEIGHTS.value,
@@ -136,7 +141,7 @@ def main() -> int:
         high_resolution=HIGH_RESOLUTION.value,
         focus=tuple(FOCUS.value),
         bias_map=BIAS_MAP.value,
-        lpips=load_lpips() if LPIPS.value else None,
+        lpips=lpips,
         network=network,
         reference=load_reference(REFERENCE.value, network) if REFERENCE.value else None,
         reference_name=REFERENCE.value,
@@ -172,8 +177,10 @@ def check_flags() -> None:
             "name one of --checkpoint=RUN, --checkpoints='runs/*/' and --images=DIR, not "
             + (" and ".join(given) or "none")
         )
-    if bool(IMAGES.value) != bool(REFERENCES.value):
-        raise ValueError("--images and --references belong together")
+    if REFERENCES.value and not IMAGES.value:
+        raise ValueError("--references=DIR are of --images=DIR")
+    if IMAGES.value and not (REFERENCES.value or REFERENCE.value):
+        raise ValueError("--images need their --references=DIR, or a --reference=FILE.npz")
     if IMAGES.value and (NUM_TOKENS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value):
         raise ValueError("--images takes no data sets, numbers of tokens or focus")
     if not FRECHET.value and (INCEPTION_FILE.value or REFERENCE.value or SAVE_STATISTICS.value):
@@ -181,6 +188,7 @@ def check_flags() -> None:
     if SAVE_STATISTICS.value and (
         len(RESOLUTION.value) > 1
         or len(DATASETS.value) > 1
+        or not (CHECKPOINT.value or CHECKPOINTS.value or REFERENCES.value)
         or (CHECKPOINTS.value and not DATASETS.value and not any(DATA.value.values()))
     ):
         raise ValueError("--save_statistics is for one data set at one resolution")
@@ -188,11 +196,13 @@ def check_flags() -> None:
         raise ValueError("say where the results go: --output=DIR")
 
 
-def load_network() -> FeatureNetwork | None:
+def load_network(lpips: LPIPSWeights | None) -> FeatureNetwork | None:
     """The network of the Fréchet distances."""
     if not FRECHET.value:
         return None
-    return inception_network(INCEPTION_FILE.value) if INCEPTION_FILE.value else vgg16_network()
+    if INCEPTION_FILE.value:
+        return inception_network(INCEPTION_FILE.value)
+    return vgg16_network(lpips)
 
 
 def find_output() -> Path:
@@ -221,9 +231,11 @@ def plan_grid(settings: Settings) -> list[Job | Unplanned]:
 def plan_images(settings: Settings) -> Job:
     """Looks at images that were made elsewhere."""
     sizes = cells.parse_sizes(RESOLUTION.value)
-    if len(sizes) > 1:
-        raise ValueError("--images have one --resolution")
+    if len(sizes) > 1 or (sizes and not REFERENCES.value):
+        raise ValueError("--images have one --resolution, that of their --references")
     size = sizes[0] if sizes else None
+    if not REFERENCES.value:
+        return plan_samples(Path(IMAGES.value), settings)
     return plan_pairs(Path(IMAGES.value), Path(REFERENCES.value), settings, size, VALUES.value)
 
 
@@ -250,8 +262,8 @@ def report(results: list[CellResult], summary) -> None:
         of = f"{result.name}: " if len(results) > 1 else ""
         if skipped := result.summary["num_unreadable"]:
             print(f"{of}skipped {skipped} unreadable image(s): see metrics.json")
-        for warning in result.summary["warnings"]:
-            print(f"{of}warning: {warning}")
+    for warning in dict.fromkeys(text for one in measured for text in one.summary["warnings"]):
+        print(f"warning: {warning}")
     for error, names in failures(results).items():
         print(f"FAILED {', '.join(names)}: {error}")
     if len(results) == 1:

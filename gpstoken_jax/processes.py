@@ -115,15 +115,13 @@ def total(count: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(count)).sum())
 
 
-def gather(data: bytes) -> list[bytes]:
-    """What every process has, in their order, in each of them."""
+def gather(data: bytes) -> Iterator[bytes]:
+    """What every process has, in their order, in each of them; one at a time, to save memory."""
     if jax.process_count() == 1:
-        return [data]
-    lengths = multihost_utils.process_allgather(np.int32(len(data))).tolist()
-    words = np.zeros(-(-max(lengths) // 4), np.uint32)
-    words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
-    parts = multihost_utils.process_allgather(words)
-    return [part.tobytes()[:length] for part, length in zip(parts, lengths, strict=True)]
+        yield data
+        return
+    for source in range(jax.process_count()):
+        yield _broadcast_bytes(data if jax.process_index() == source else b"", source)
 
 
 def check_same(what: str, value: Any) -> None:
@@ -191,16 +189,17 @@ def broadcast(tree: Tree, template: Tree) -> Tree:
     return jax.tree.unflatten(structure, result)
 
 
-def _broadcast_bytes(data: bytes) -> bytes:
+def _broadcast_bytes(data: bytes, source: int = 0) -> bytes:
     """In pieces, so that devices need little memory; as integers, whose sum is exact."""
+    is_source = jax.process_index() == source
     size = multihost_utils.broadcast_one_to_all(
-        np.uint32([len(data) >> 32, len(data) & (2**32 - 1)])
+        np.uint32([len(data) >> 32, len(data) & (2**32 - 1)]), is_source
     )
     size = (int(size[0]) << 32) | int(size[1])
     words = np.zeros(-(-size // 4), np.uint32)
-    if is_first():
+    if is_source:
         words.view(np.uint8)[:size] = np.frombuffer(data, np.uint8)
     for start in range(0, len(words), _CHUNK):
         piece = words[start : start + _CHUNK]
-        piece[:] = multihost_utils.broadcast_one_to_all(piece.copy())
+        piece[:] = multihost_utils.broadcast_one_to_all(piece.copy(), is_source)
     return words.tobytes()[:size]

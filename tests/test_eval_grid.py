@@ -179,11 +179,19 @@ def test_images_beside_references(folder, evaluate, tmp_path):
     own, saved = (one["metrics"]["images"]["frechet_vgg16"] for one in (measured, again))
     assert saved == pytest.approx(own, rel=1e-6) and own > 0
 
+    code, _, errors = evaluate(  # as if a generator had made them
+        f"--images={made}", f"--reference={statistics}", f"--output={tmp_path / 'c'}"
+    )
+    assert code == 0, errors
+    alone = json.loads((tmp_path / "c" / "metrics.json").read_text())
+    assert alone["metrics"] == {"images": {"frechet_vgg16": pytest.approx(saved, rel=1e-5)}}
+    assert "Image: coffee_0.png" in (tmp_path / "c" / "report.html").read_text()
+
 
 MISTAKES = {
     "name one of --checkpoint": [],
     "not checkpoint and images": ["--checkpoint=a", "--images=b", "--references=c"],
-    "--images and --references belong together": ["--images=b", "--output=o"],
+    "--images need their --references": ["--images=b", "--output=o"],
     "no directory is called nowhere/*": ["--checkpoints=nowhere/*", "--output=o"],
     "say where the results go": ["--checkpoints=nowhere/*"],
     "must be a side, or HEIGHTxWIDTH": ["--checkpoint=a", "--resolution=64x"],

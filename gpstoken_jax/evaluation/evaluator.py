@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gpstoken_jax.evaluation.features import ORIGINAL, FeatureNetwork
+from gpstoken_jax.evaluation.features import ORIGINAL, ApplyNetwork, FeatureNetwork
 from gpstoken_jax.focus import local_psnr
 from gpstoken_jax.metrics import Rounding, image_metrics, to_unit_range
+from gpstoken_jax.perceptual.lpips import lpips
 from gpstoken_jax.perceptual.weights import LPIPSWeights
 
 
@@ -109,6 +110,7 @@ class Evaluator:
       rounding: how a reconstruction becomes 8-bit values, see ``metrics.to_unit_range``.
       inside: a focus [H, W], inside and outside of which PSNR is measured too.
       network: whose features are collected, of images and reconstructions; None for none.
+      compared: False if images have no originals: then only features are collected.
     """
 
     def __init__(
@@ -119,14 +121,16 @@ class Evaluator:
         rounding: Rounding,
         inside: Bool[np.ndarray, "h w"] | None = None,
         network: FeatureNetwork | None = None,
+        compared: bool = True,
     ):
         self._methods = methods
         self._lpips = lpips_weights
         self._inside = inside
-        self._network = network
-        self._measure = _measure_on_devices(rounding)
-        self._extract = _extract_on_devices(network.apply, rounding) if network else None
-        self._extract_original = _extract_on_devices(network.apply, "none") if network else None
+        self._network = network.weights if network else None
+        if self._network is lpips_weights:
+            self._network = None  # one set of weights: its features are computed once for both
+        apply = network.apply if network else None
+        self._measure = _measure_on_devices(rounding, apply, compared)
 
     def __call__(self, batches: Iterable[dict]) -> Iterator[BatchResult]:
         """Results of every batch, of the images whose ``mask`` is set."""
@@ -137,11 +141,10 @@ class Evaluator:
         rows = np.flatnonzero(batch["mask"])
         images = shard(batch["image"])
         made = self._methods(batch | {"image": images})
-        metrics = {
-            method: self._measure(images, one.images, self._lpips, self._inside)
-            for method, one in made.items()
-        }
-        features = self._features(images, made)
+        reconstructions = {method: one.images for method, one in made.items()}
+        metrics, features = self._measure(
+            images, reconstructions, self._lpips, self._inside, self._network
+        )
         first, *others = made
         for method in others:
             metrics[method] = metrics[method] | dict(made[method].values)
@@ -155,23 +158,11 @@ class Evaluator:
             positions=batch["position"][rows],
             metrics={method: on_host(metrics[method]) for method in made},  # trees get sorted
             values=on_host(dict(made[first].values)),
-            features=on_host(features),
+            features={name: on_host(of) for name, of in features.items()},
             _rows=rows,
             _images=images,
             _reconstructions=made,
         )
-
-    def _features(
-        self, images: Array, made: Mapping[str, Reconstruction]
-    ) -> dict[str, dict[str, Array]]:
-        """Features of the originals and of every reconstruction, by feature set."""
-        if self._network is None:
-            return {}
-        weights = self._network.weights
-        of = {ORIGINAL: self._extract_original(images, weights)}
-        of |= {method: self._extract(one.images, weights) for method, one in made.items()}
-        sets = next(iter(of.values()))
-        return {name: {method: one[name] for method, one in of.items()} for name in sets}
 
 
 def shard(images: Float[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "d n h w 3"]:
@@ -187,24 +178,34 @@ def on_devices(function, in_axes):
 
 
 @lru_cache
-def _measure_on_devices(rounding: Rounding):
-    """One compiled function serves all cells whose images have one size."""
+def _measure_on_devices(rounding: Rounding, apply: ApplyNetwork | None, compared: bool):
+    """One compiled function serves all cells whose images have one size.
 
-    def measure(images, others, weights, inside):
-        metrics = image_metrics(images, others, lpips_weights=weights, rounding=rounding)
-        if inside is not None:
-            near, far = local_psnr(images, others, inside, rounding)
-            metrics |= {"psnr_inside": near, "psnr_outside": far}
-        return metrics
+    All methods are in it, and networks get one and the same array, so that the compiler sees what
+    there is in common and computes an image's VGG16 features once, for LPIPS and for distances.
+    """
 
-    return on_devices(measure, (0, 0, None, None))
+    def as_file(images, rounding):
+        return 2 * to_unit_range(images, rounding) - 1
 
+    def measure(images, reconstructions, lpips_weights, inside, network_weights):
+        weights = lpips_weights if network_weights is None else network_weights
+        originals = as_file(images, "none")
+        metrics, features = {}, {}
+        if apply and compared:
+            features[ORIGINAL] = apply(weights, originals)
+        for method, others in reconstructions.items():
+            made = as_file(others, rounding)
+            metrics[method] = image_metrics(images, others, rounding=rounding) if compared else {}
+            if compared and lpips_weights is not None:
+                metrics[method]["lpips"] = lpips(lpips_weights, made, originals)
+            if inside is not None:
+                near, far = local_psnr(images, others, inside, rounding)
+                metrics[method] |= {"psnr_inside": near, "psnr_outside": far}
+            if apply:
+                features[method] = apply(weights, made)
+        sets = next(iter(features.values()), {})
+        by_set = {name: {method: one[name] for method, one in features.items()} for name in sets}
+        return metrics, by_set
 
-@lru_cache
-def _extract_on_devices(apply, rounding: Rounding):
-    """Features of images as a file would hold them."""
-
-    def extract(images, weights):
-        return apply(weights, 2 * to_unit_range(images, rounding) - 1)
-
-    return on_devices(extract, (0, None))
+    return on_devices(measure, (0, 0, None, None, None))

@@ -10,10 +10,11 @@ EACH = 3
 def choose_examples(measurement: Measurement, metric: str = "psnr") -> dict[int, str]:
     """Position to "best", "middle" or "worst" of the first method, at most three of each.
 
-    Fewer of so few images that they would overlap; none of fewer than three. Equal values keep the
-    order of the data set, so the choice does not depend on how the work was shared.
+    Fewer of so few images that they would overlap; none of fewer than three, or without the metric.
+    Equal values keep the order of the data set, so the choice does not depend on how the work was
+    shared.
     """
-    values = np.asarray(next(iter(measurement.metrics.values()))[metric])
+    values = np.asarray(next(iter(measurement.metrics.values())).get(metric, ()))
     each = min(EACH, len(values) // 3)
     if not each:
         return {}

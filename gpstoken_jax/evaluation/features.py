@@ -12,9 +12,10 @@ from gpstoken_jax.frechet import Gaussian
 from gpstoken_jax.frechet_files import StatisticsError, load_statistics
 from gpstoken_jax.perceptual.inception import fid_features, load_inception
 from gpstoken_jax.perceptual.vgg import vgg_features
-from gpstoken_jax.perceptual.weights import load_lpips
+from gpstoken_jax.perceptual.weights import LPIPSWeights, load_lpips
 
 ORIGINAL = "original"
+ApplyNetwork = Callable[[Any, Float[Array, "b h w 3"]], Mapping[str, Float[Array, "b d"]]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class FeatureNetwork:
 
     description: str
     sets: tuple[str, ...]
-    apply: Callable[[Any, Float[Array, "b h w 3"]], Mapping[str, Float[Array, "b d"]]]
+    apply: ApplyNetwork
     weights: Any
 
 
@@ -53,8 +54,10 @@ def inception_network(path: str | Path) -> FeatureNetwork:
     )
 
 
-def vgg16_network() -> FeatureNetwork:
+def vgg16_network(weights: LPIPSWeights | None = None) -> FeatureNetwork:
     """VGG16, whose weights come with LPIPS; the distance in its features is no FID.
+
+    weights: if they are loaded already; sharing them saves half of the work.
 
     Raises:
       FileNotFoundError: what ``load_lpips`` raises.
@@ -63,7 +66,7 @@ def vgg16_network() -> FeatureNetwork:
         description="mean features of VGG16's last layer (no FID)",
         sets=("frechet_vgg16",),
         apply=_vgg16_features,
-        weights=load_lpips("vgg16"),
+        weights=weights or load_lpips("vgg16"),
     )
 
 

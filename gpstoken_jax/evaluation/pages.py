@@ -45,6 +45,8 @@ class Pages:
     def draw(self, result: ImageResult, subject: Subject) -> ReportRow:
         """One photo of the report."""
         (_, model), *others = result.outcomes.items()
+        if not model.metrics:  # nothing to compare it with
+            return ReportRow(result.name, to_uint8(result.image))
         others = dict(others)
         more: list[Figure] = []
         if (before := others.pop(UNFOCUSED, None)) is not None:

@@ -95,7 +95,7 @@ def frechet_distances(
             if method != ORIGINAL:
                 distance = frechet_distance(reference, statistics.gaussian())
                 distances.setdefault(method, {})[name] = distance
-        if text := few_samples_warning(reference, of[ORIGINAL].gaussian()):
+        if text := few_samples_warning(reference, next(iter(of.values())).gaussian()):
             warnings.append(f"{heading(name)}: {text}")
     return distances, warnings
 

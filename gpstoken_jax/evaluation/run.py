@@ -29,6 +29,7 @@ from gpstoken_jax.evaluation.settings import Settings
 from gpstoken_jax.frechet_files import save_statistics
 from gpstoken_jax.processes import from_first, gather, is_first
 from gpstoken_jax.report import ReportRow
+from gpstoken_jax.report.numbers import format_number, heading
 
 
 @dataclass(frozen=True)
@@ -198,19 +199,20 @@ def _merge_shares(
     measurement: Measurement, unreadable: Unreadable, rows: dict
 ) -> tuple[Measurement, Unreadable, dict]:
     """The measurement of all processes, and what none of them could read."""
-    parts = [pickle.loads(part) for part in gather(pickle.dumps((measurement, unreadable)))]
-    measurement, unreadable = parts[0]
-    for other, missing in parts[1:]:
-        measurement = measurement.merge(other)
-        unreadable = Unreadable(
-            unreadable.count + missing.count, unreadable.reasons | missing.reasons
-        )
-    return measurement, unreadable, rows
+    if jax.process_count() == 1:
+        return measurement, unreadable, rows
+    everywhere, missing = Measurement(), Unreadable()
+    for part in gather(pickle.dumps((measurement, unreadable))):
+        theirs, unread = pickle.loads(part)
+        everywhere = everywhere.merge(theirs)
+        missing = Unreadable(missing.count + unread.count, missing.reasons | unread.reasons)
+    return everywhere, missing, rows
 
 
 def _describe(result: CellResult) -> str:
     if result.error:
         return f"{result.name} FAILED: {result.error}"
     metrics = next(iter(result.summary["metrics"].values()))
-    there = "  (there already)" if result.reused else ""
-    return f"{result.name}  PSNR {metrics['psnr']:.2f}  SSIM {metrics['ssim']:.3f}{there}"
+    shown = (name for name in ("psnr", "ssim", "lpips") if name in metrics)
+    numbers = "".join(f"  {heading(name)} {format_number(name, metrics[name])}" for name in shown)
+    return f"{result.name}{numbers}{'  (there already)' if result.reused else ''}"

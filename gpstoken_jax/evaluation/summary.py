@@ -74,8 +74,9 @@ def overview(output: Path, results: Sequence[CellResult]) -> Overview:
         headings=[*shown, "method"],
         rows=rows,
         compared=[
-            (result.summary["protocol"]["data"], result.summary["protocol"]["size"])
+            tuple(str(protocol.get(key)) for key in ("data", "size", "values_per_image"))
             for result in measured
+            for protocol in [result.summary["protocol"]]
             for _ in result.summary["metrics"]
         ],
         series=rate_series(measured),
@@ -102,7 +103,7 @@ def rate_series(results: Sequence[CellResult]) -> list[Series]:
         if "num_tokens" in result.summary["protocol"]:
             groups.setdefault(tuple(lead[result.name]), []).append(result)
     series: list[Series] = []
-    for number, (of, cells) in enumerate(groups.items()):
+    for of, cells in groups.items():
         for method in dict.fromkeys(m for cell in cells for m in cell.summary["metrics"]):
             points = {
                 cell.summary["protocol"]["num_tokens"]: cell.summary["metrics"][method]
@@ -113,7 +114,7 @@ def rate_series(results: Sequence[CellResult]) -> list[Series]:
             parts = [part for name, part in zip(shown, of, strict=True) if own or name != "run"]
             label = " · ".join([*parts, _METHOD_NAMES.get(method) or SHORT_LABELS[method]])
             if own or not any(points == other.points for other in series):
-                series.append(Series(label, number, points, dashed=method != MODEL))
+                series.append(Series(label, len(series), points, dashed=method != MODEL))
     return series
 
 

@@ -14,10 +14,10 @@ _COLOURS = 6  # as many as the style sheet has
 
 @dataclass(frozen=True)
 class Series:
-    """One line: metrics by number of tokens. Lines of one `group` have one colour."""
+    """One line: metrics by number of tokens; `colour` is a number."""
 
     label: str
-    group: int
+    colour: int
     points: Mapping[int, Mapping[str, float]]
     dashed: bool = False
 
@@ -44,7 +44,7 @@ def _is_drawn(series: Sequence[Series], metric: str) -> bool:
 
 
 def _kind(one: Series) -> str:
-    return f"c{one.group % _COLOURS}" + " dashed" * one.dashed
+    return f"c{one.colour % _COLOURS}" + " dashed" * one.dashed
 
 
 def _diagram(series: Sequence[Series], metric: str) -> str:

@@ -57,25 +57,27 @@ class ReportRow:
     baseline_name: what the reader knows the baseline by
     more: further figures, below the others
 
-    A method without tokens has no drawings of Gaussians, and there may be no baseline: None.
+    A method without tokens has no drawings of Gaussians, there may be no baseline, and of an image
+    that has no reconstruction only itself is shown: None.
     """
 
     name: str
     original: Picture
-    initial: Picture | None
-    refined: Picture | None
-    reconstruction: Picture
-    baseline: Picture | None
-    error: Picture
-    metrics: Mapping[str, float]
-    baseline_metrics: Mapping[str, float]
+    initial: Picture | None = None
+    refined: Picture | None = None
+    reconstruction: Picture | None = None
+    baseline: Picture | None = None
+    error: Picture | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    baseline_metrics: Mapping[str, float] = field(default_factory=dict)
     baseline_name: str = "Baseline"
     more: tuple[Figure, ...] = ()
 
     def figures(self) -> list[Figure]:
         """All pictures in the order shown."""
+        first = "Image" if self.reconstruction is None else "Original"
         figures = [
-            Figure("Original", self.original, exact=True, compared=True),
+            Figure(first, self.original, exact=True, compared=True),
             Figure("Initial Gaussians", self.initial),
             Figure("Refined Gaussians", self.refined),
             Figure("Reconstruction", self.reconstruction, True, self.metrics, compared=True),

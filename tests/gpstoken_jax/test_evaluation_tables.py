@@ -91,3 +91,4 @@ def test_rate_curves_have_a_line_for_every_run_and_one_for_equal_baselines():
     assert [one.label for one in series] == ["runs/a · GPSToken", "JPEG", "runs/b · GPSToken"]
     assert series[0].line("psnr") == [(32, 23.0), (64, 25.0)]
     assert [one.dashed for one in series] == [False, True, False]
+    assert len({one.colour for one in series}) == 3
