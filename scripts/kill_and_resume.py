@@ -76,14 +76,16 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="emptied first")
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--program", default="train.py", help="one with the flags of train.py")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    return parser.parse_known_args()
+    arguments, training = parser.parse_known_args()
+    return arguments, [str(ROOT / arguments.program), *training]
 
 
 def start(training: list[str], run: RunDirectory) -> subprocess.Popen:
-    """Starts (or resumes) a run; what it prints goes to output.txt beside its directory."""
+    """Starts (or resumes) a run: program and flags; what it prints goes into a file beside it."""
     run.root.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / "train.py"), f"--workdir={run.root}", *training]
+    command = [sys.executable, *training, f"--workdir={run.root}"]
     with output_of(run).open("a") as output:
         return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
 

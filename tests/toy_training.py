@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "model": {"width": 8},
             "data": {"folder": "", "tfds_name": "", "tfds_dir": ""},
-            "optimizer": {"learning_rate": 0.1, "momentum": 0.0},
+            "optimizer": {"learning_rate": 0.5, "momentum": 0.0},
             "ema": {"decay": 0.9, "update_every": 1, "update_after": 0, "power": 2 / 3},
             "train": {"batch_size": 4, "steps": 12, "max_skipped": 3},
             "checkpoint": {"every_steps": 4, "keep": 3},
@@ -94,7 +94,8 @@ class ToyTask(tasks.Task):
     def train_step(self, state, batch, frozen):
         def loss_fn(params):
             x = batch["x"]
-            return jnp.mean((x @ params["params"]["linear"] - x.sum(axis=1)) ** 2)
+            errors = x @ params["params"]["linear"] - x.sum(axis=1)
+            return jnp.mean(errors**2) / self.config.model.width
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
         loss, grads = jax.lax.pmean((loss, grads), AXIS)
