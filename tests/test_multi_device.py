@@ -54,6 +54,7 @@ def tokenizer(tmp_path_factory):
         Image.fromarray(crop).save(folder / f"{i}.png")
     config = {
         "train.steps": STEPS,
+        "model.encoder.depth": 1,
         "optimizer.clip_norm": 0,
         "gan.start_step": 0,
         "checkpoint.every_steps": 1,
@@ -83,7 +84,10 @@ def _in_two_processes(start, arguments):
 
 
 def _finish(process, code=0):
-    out, err = process.communicate(timeout=500)
+    try:
+        out, err = process.communicate(timeout=900)
+    finally:
+        process.kill()
     assert process.returncode == code, out + err
     return out, err
 

@@ -9,12 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpstoken_jax.checkpoint import CheckpointError, Checkpoints, latest_step, load_tree
+from gpstoken_jax.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    latest_step,
+    load_newest_tree,
+    load_tree,
+)
 
 
 def _trees(value):
+    noise = np.random.default_rng(value).standard_normal((64, 64), np.float32)
     return {
-        "params": {"a": jnp.full((3, 2), value), "b": jnp.arange(4.0)},
+        "params": {"a": jnp.full((3, 2), value), "b": jnp.arange(4.0), "noise": jnp.array(noise)},
         "optimizer": {"step": jnp.int32(value)},
     }
 
@@ -102,6 +109,18 @@ def test_a_damaged_newest_falls_back_and_can_be_written_again(written, damage, c
     jax.tree.map(np.testing.assert_array_equal, trees, _trees(33))
 
 
+def test_who_only_reads_gets_the_newest_that_is_whole(written, caplog):
+    _flip_a_bit(written / "3")
+    step, tree = load_newest_tree(written, "params", _trees(0)["params"])
+    assert step == 2 and tree["a"][0, 0] == 2 and "3/params is damaged" in caplog.text
+    with pytest.raises(CheckpointError, match="3/params is damaged: its checksum is another"):
+        load_newest_tree(written, "params", _trees(0)["params"], 3)
+    _flip_a_bit(written / "2")
+    with pytest.raises(CheckpointError, match="3/params is damaged"):
+        load_newest_tree(written, "params", _trees(0)["params"])
+    assert sorted(p.name for p in written.iterdir()) == ["2", "3"]
+
+
 def test_when_all_are_damaged_nothing_is_touched(written):
     for step in ("2", "3"):
         _truncate(written / step)
@@ -113,7 +132,7 @@ def test_when_all_are_damaged_nothing_is_touched(written):
 
 
 def test_a_checkpoint_of_another_config_is_an_error_and_no_damage(written):
-    other = _trees(0) | {"params": {"a": jnp.zeros((3, 2), int), "b": jnp.zeros(5)}}
+    other = _trees(0) | {"params": _trees(0)["params"] | {"b": jnp.zeros(5)}}
     with pytest.raises(CheckpointError, match=r"b was float32\[4\] and is now float32\[5\]"):
         Checkpoints(written, keep=2).restore_latest(other)
     other = _trees(0) | {"discriminator": {"a": jnp.zeros(3)}}
