@@ -6,7 +6,7 @@
 Every other flag goes to train.py. SIGKILL comes at moments drawn from --seed: while the program
 starts or restores, between steps, or in the middle of writing a checkpoint. The run is started
 again each time, and runs to its end after the last kill. Then all arrays of its newest checkpoint
-and all lines of its log (but the times in them) have to be the same, bit by bit, as those of the
+and all lines of its log (but times and memory) have to be the same, bit by bit, as those of the
 other run. The exit code is 0 if they are.
 """
 
@@ -30,9 +30,9 @@ sys.path.insert(0, str(ROOT))
 
 from gpstoken_jax import checkpoint  # noqa: E402
 from gpstoken_jax.run_directory import RunDirectory  # noqa: E402
+from gpstoken_jax.training.metric_log import MEASURED  # noqa: E402
 
 MOMENTS = {"starting": 1, "training": 2, "saving": 2}  # and how often of five
-TIMES = {"images_per_second", "seconds_per_step", "train_seconds", "eta_seconds"}
 
 
 def main() -> int:
@@ -197,7 +197,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 def metrics(run: RunDirectory) -> list[dict]:
     """The lines of the log without times."""
     lines = map(json.loads, run.metrics.read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
 
 if __name__ == "__main__":

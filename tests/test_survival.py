@@ -14,9 +14,9 @@ import pytest
 
 from gpstoken_jax import checkpoint
 from gpstoken_jax.run_directory import RunDirectory
+from gpstoken_jax.training.metric_log import MEASURED
 
 ROOT = Path(__file__).parents[1]
-TIMES = {"images_per_second", "seconds_per_step", "train_seconds", "eta_seconds"}
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +60,7 @@ def _wait_for(condition, process, seconds=300):
 
 def _lines(workdir):
     lines = map(json.loads, RunDirectory(workdir).metrics.read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
 
 def _steps(workdir):

@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
             "ema": {"decay": 0.9, "update_every": 1, "update_after": 0, "power": 2 / 3},
             "train": {"batch_size": 4, "steps": 12, "max_skipped": 3},
             "checkpoint": {"every_steps": 4, "keep": 3},
+            "eval": {},
             "log": {"every_steps": 1, "images_every_steps": 1000},
             "toy": {
                 "nan_steps": (0,),  # whose batch has a NaN in its last row

@@ -49,7 +49,8 @@ class BestCheckpoint:
         if not math.isfinite(figure) or not (better or math.isnan(self.figure)):
             return False
         self.figure = figure
-        if step not in steps(self._checkpoints.directory):  # of the run before it was resumed
+        directory = self._checkpoints.directory
+        if not processes.from_first(lambda: step in steps(directory)):  # since before a restart
             self._checkpoints.save(step, trees(), {**place(), "figures": dict(figures)})
         return True
 

@@ -13,6 +13,12 @@ from tensorboardX import SummaryWriter
 from gpstoken_jax import processes
 from gpstoken_jax.run_directory import RunDirectory
 
+# What a line tells of the machine and the moment; all else is the same in every run of a config.
+MEASURED = frozenset(
+    {"seconds", "images_per_second", "seconds_per_step", "train_seconds", "eta_seconds"}
+    | {"data_wait", "device_wait", "tflops", "mfu", "host_memory_gb", "device_memory_gb"}
+)
+
 
 class MetricLog:
     """Appends to a run's metrics.jsonl and TensorBoard events.
