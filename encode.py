@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from absl import flags
-from jax.experimental import multihost_utils
 
-from gpstoken_jax import cli, data
+from gpstoken_jax import cli, data, processes
 from gpstoken_jax.data.crops import RandomCrops
 from gpstoken_jax.progress import Progress
 from gpstoken_jax.run_directory import Tokenizer, load_tokenizer
@@ -33,6 +32,7 @@ WEIGHTS = flags.DEFINE_enum(
     "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
 )
 DATA = cli.define_data_flags()
+cli.define_process_flags()
 SPLIT = flags.DEFINE_string("split", "all", "Which split of the data.")
 OUTPUT = flags.DEFINE_string("output", None, "Where the tokens go.", required=True)
 NUM_TOKENS = flags.DEFINE_integer(
@@ -91,9 +91,8 @@ def main() -> None:
         writer.write(shard, rows, names, reasons)
 
     # ---- The index, once every process is done --------------------------------------------------
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("shards written")
-    if jax.process_index() == 0:
+    processes.wait_for_all("shards written")
+    if processes.is_first():
         summarise(writer.finish(notes))
 
 

@@ -5,7 +5,6 @@ nothing and does nothing.
 """
 
 import contextlib
-import io
 import json
 import os
 import sys
@@ -85,7 +84,7 @@ def only_first_prints() -> Iterator[None]:
     if is_first():
         yield
     else:
-        with contextlib.redirect_stdout(io.TextIOWrapper(open(os.devnull, "wb"))):
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             yield
 
 
