@@ -70,20 +70,21 @@ def test_aligned_tiles_with_a_focus(evaluate):
     assert report.count("Feature map: coffee.png") == 1
 
 
-def test_tiles_apart_with_a_bias_map(evaluate, tmp_path):
+def test_a_rectangle_of_tiles_apart_with_a_bias_map(evaluate, tmp_path):
     grey = np.zeros((30, 30), np.uint8)
     grey[:15] = 200
     Image.fromarray(grey).save(tmp_path / "top.png")
     process, measured, report = evaluate(
-        "--resolution=64",
+        "--resolution=64x32",
         "--high_resolution=tiles",
         f"--bias_map={tmp_path / 'top.png'}",
         "--noreport_maps",
         "--num_tokens=6",
     )
     assert process.returncode == 0, process.stderr
-    assert measured["protocol"]["tiles"] == "2 x 2, tiles"
-    assert measured["protocol"]["num_tokens"] == 24
+    assert measured["protocol"]["size"] == "64 x 32"
+    assert measured["protocol"]["tiles"] == "2 x 1, tiles"
+    assert measured["protocol"]["num_tokens"] == 12
     assert "top.png" in measured["protocol"]["focus"]
     assert {image["floored_std"] for image in measured["images"]} == {0.0}
     assert "Token density" not in report

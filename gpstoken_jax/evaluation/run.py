@@ -91,11 +91,12 @@ class Run:
 
     def _find(self, subject: Subject, directory: Path) -> dict | None:
         """The summary of a cell that was measured before in the same way."""
-        path = directory / FILE_NAME
-        saved = self.settings.save_statistics
-        whole = not self.again and (directory / PAGE_NAME).exists()
-        whole = whole and (saved is None or saved.exists())
-        there = from_first(lambda: read_summary(path) if whole else None)
+        return from_first(lambda: self._find_here(subject, directory))
+
+    def _find_here(self, subject: Subject, directory: Path) -> dict | None:
+        path, saved = directory / FILE_NAME, self.settings.save_statistics
+        whole = (directory / PAGE_NAME).exists() and (saved is None or saved.exists())
+        there = read_summary(path) if whole and not self.again else None
         if there is None:
             return None
         if change := first_change(there.get("protocol", {}), subject.protocol):

@@ -54,6 +54,25 @@ def test_any_sharing_gives_the_same_bits(values, processes):
     assert whole.means()["model"]["psnr"] == mean
 
 
+def test_statistics_of_features_merge():
+    """Of three shares, one of them empty, as of all images at once; and their size is told."""
+    features = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+
+    def share(rows):
+        measurement = Measurement()
+        of = {"original": features[rows], "model": features[rows] ** 2}
+        measurement.add(batch(rows, np.zeros(len(rows)), {"pool": of}))
+        return measurement
+
+    merged = share(np.arange(1, 40, 2)).merge(Measurement()).merge(share(np.arange(0, 40, 2)))
+    for method, values in (("original", features), ("model", features**2)):
+        gaussian = merged.features["pool"][method].gaussian()
+        exact = values.astype(np.float64)
+        np.testing.assert_allclose(gaussian.mean, exact.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(gaussian.covariance, np.cov(exact.T), rtol=1e-10, atol=1e-14)
+    assert merged.sizes()["statistics"] == 2 * 8 * (5 + 25)
+
+
 def test_different_metrics_do_not_merge():
     other = measure([[0]], [1.0])
     del other.metrics["bicubic"]

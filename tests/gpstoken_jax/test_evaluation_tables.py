@@ -10,6 +10,7 @@ from gpstoken_jax.evaluation.summary import (
     failures,
     markdown_page,
     rate_series,
+    write_summary,
 )
 from gpstoken_jax.evaluation.tables import table_rows, to_csv, to_markdown, to_text
 
@@ -68,6 +69,13 @@ def test_markdown_is_a_table_and_says_what_failed():
     published = page.split("## Published figures")[1]
     assert "not measured here" in published and "| SDXL-VAE | 32 x 32 | 25.55 |" in published
     assert "SDXL-VAE" not in page.split("## Published figures")[0]
+
+
+def test_a_grid_that_failed_whole_has_its_files(tmp_path):
+    summary = write_summary(tmp_path, FAILED)
+    assert "no readable config.json" in summary.page.read_text("utf-8")
+    assert "no readable config.json" in summary.markdown.read_text("utf-8")
+    assert len(summary.csv.read_text("utf-8").splitlines()) == 3
 
 
 def test_text_is_aligned():
