@@ -96,11 +96,7 @@ def train(
     state, frozen = replicate((state, frozen))
     feed = Feed(batches, chronometer)
     log = MetricLog(run, step=first_step)
-    best = BestCheckpoint(
-        run.best,
-        config.checkpoint.get("best_metric", ""),
-        lowest=config.checkpoint.get("best_is_lowest", False),
-    )
+    best = BestCheckpoint(RunDirectory(run.best), config)
     compiled, work = functools.cache(on_all_devices), Work()
     profile = Profile(run.profile if PROFILE.value else None, first_step)
     signals, vote = StopSignals(), StopVote()
@@ -170,6 +166,7 @@ def train(
 
     # ---- The end --------------------------------------------------------------------------------
     checkpoints.close()
+    profile.close()
     best.close()
     log.close()
     processes.wait_for_all("the last checkpoint is written")

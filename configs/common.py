@@ -112,13 +112,14 @@ def model() -> ConfigDict:
                 "depth": 30,
                 "num_heads": 8,
                 "mlp_ratio": 4,
-                "remat": False,
+                "remat": False,  # less memory, a third more time: keep no activations of blocks
             },
             "decoder": {
                 "channels": 128,
                 "multipliers": (1, 2, 4),
                 "blocks_per_level": 3,
                 "norm_groups": 32,
+                "remat": False,
             },
         }
     )

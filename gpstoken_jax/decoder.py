@@ -20,6 +20,7 @@ class Decoder(nn.Module):
         is ``2 ** (len(multipliers) - 1)`` times smaller than the image a side.
       blocks_per_level: residual blocks of each level.
       norm_groups: groups of every norm.
+      remat: recompute each residual block in the backward pass instead of keeping its activations.
       dtype: compute dtype; the image is float32.
     """
 
@@ -27,6 +28,7 @@ class Decoder(nn.Module):
     multipliers: tuple[int, ...]
     blocks_per_level: int
     norm_groups: int
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -36,7 +38,8 @@ class Decoder(nn.Module):
         """Decodes one map an image; ``tiles`` is the (rows, columns) of tiles merged in it."""
 
         def block(width: int, name: str) -> ResnetBlock:
-            return ResnetBlock(width, norm, self.dtype, name=name)
+            kind = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+            return kind(width, norm, self.dtype, name=name)
 
         def norm(name: str) -> TileNorm:
             return TileNorm(self.norm_groups, tiles, self.dtype, name=name)

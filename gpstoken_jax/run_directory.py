@@ -3,7 +3,7 @@
 config.json     the whole config
 parameters.txt  name and shape of every parameter
 checkpoints/    one directory a step
-best/           the checkpoint of the best evaluation, see training/best.py
+best/           the checkpoint of the best evaluation, as a run's directory of its own
 metrics.jsonl   one JSON object a logged step
 tensorboard/    the same as scalars, and pictures
 samples/        the pictures as files, one a step
@@ -208,7 +208,7 @@ def _with_tuples(value: Any) -> Any:
 def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> None:
     differences = itertools.chain(
         _differences(task_name(old), task_name(new), "task"),
-        _differences(old.model.to_dict(), new.model.to_dict(), "model"),
+        _differences(*(_network(config.model.to_dict()) for config in (old, new)), "model"),
         _differences(*(_section(config, "statistics") for config in (old, new)), "statistics"),
     )
     if difference := next(differences, None):
@@ -216,6 +216,15 @@ def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> No
             f"{run.root} has a run of another model: {difference}. "
             "Use that config, or another --workdir."
         )
+
+
+def _network(model: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a model that its weights depend on, not how it is computed."""
+    return {
+        key: _network(value) if isinstance(value, dict) else value
+        for key, value in model.items()
+        if key not in ("dtype", "remat")
+    }
 
 
 def _section(config: ConfigDict, name: str) -> dict[str, Any]:

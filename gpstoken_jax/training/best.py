@@ -1,4 +1,7 @@
-"""The best checkpoint of a run, kept beside the newest ones."""
+"""The best checkpoint of a run, kept beside the newest ones.
+
+Its directory is a run's directory of its own: every program takes ``runs/NAME/best``.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+from ml_collections import ConfigDict
 
 from gpstoken_jax import processes
 from gpstoken_jax.checkpoint import CheckpointError, Checkpoints, latest_step, read_progress, steps
+from gpstoken_jax.run_directory import RunDirectory, write_config
 
 
 class BestCheckpoint:
@@ -18,13 +23,15 @@ class BestCheckpoint:
       figure: the best so far; NaN if there is none.
     """
 
-    def __init__(self, directory: Path, metric: str, *, lowest: bool = False):
-        """``metric`` names a figure of an evaluation; empty, nothing is kept."""
-        self._metric, self._lowest = metric, lowest
-        self._checkpoints = Checkpoints(directory, keep=1) if metric else None
-        self.figure = math.nan
-        if metric:
-            self.figure = processes.from_first(lambda: _saved_figure(directory, metric))
+    def __init__(self, run: RunDirectory, config: ConfigDict):
+        """``config.checkpoint.best_metric`` names the figure; without, nothing is kept."""
+        self._run, self._config = run, config
+        self._metric = config.checkpoint.get("best_metric", "")
+        self._lowest = config.checkpoint.get("best_is_lowest", False)
+        self._checkpoints, self.figure = None, math.nan
+        if self._metric:
+            self._checkpoints = Checkpoints(run.checkpoints, keep=1)
+            self.figure = processes.from_first(lambda: _saved_figure(run.checkpoints, self._metric))
 
     def consider(
         self,
@@ -49,8 +56,9 @@ class BestCheckpoint:
         if not math.isfinite(figure) or not (better or math.isnan(self.figure)):
             return False
         self.figure = figure
-        directory = self._checkpoints.directory
+        directory = self._run.checkpoints
         if not processes.from_first(lambda: step in steps(directory)):  # since before a restart
+            write_config(self._run, self._config)
             self._checkpoints.save(step, trees(), {**place(), "figures": dict(figures)})
         return True
 

@@ -1,7 +1,7 @@
 """How much arithmetic a step is, counted in its program, and what share of the device that uses."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -50,9 +50,11 @@ def count_flops(function: Callable[..., Any], *args: Any) -> int:
 
     A multiplication and an addition are two. A loop counts as often as it runs (XLA's own count
     takes its body once), of branches the largest; what is computed again to save memory counts
-    again. Element-wise operations and hand-written kernels do not count.
+    again, what leads to no result does not. Element-wise operations and hand-written kernels are
+    left out.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return _count(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def utilisation(flops: float, seconds: float) -> float | None:
@@ -64,25 +66,47 @@ def utilisation(flops: float, seconds: float) -> float | None:
     return None if peak is None else flops / seconds / peak
 
 
-def _count(jaxpr: core.Jaxpr) -> int:
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: core.Jaxpr, used: Sequence[bool]) -> tuple[int, list[bool]]:
+    """Operations for the outputs that are used, and which inputs they need.
+
+    What leads to no such output is left out, as the compiler does.
+    """
+    total = 0
+    live = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and isinstance(v, core.Var)}
+    for equation in reversed(jaxpr.eqns):
+        outputs = [v in live for v in equation.outvars]
+        if any(outputs):
+            flops, inputs = _count_equation(equation, outputs)
+            total += flops
+            pairs = zip(equation.invars, inputs, strict=True)
+            live |= {v for v, u in pairs if u and isinstance(v, core.Var)}
+    return total, [v in live for v in jaxpr.invars]
 
 
-def _count_equation(equation: core.JaxprEqn) -> int:
-    name = equation.primitive.name
+def _count_equation(equation: core.JaxprEqn, used: Sequence[bool]) -> tuple[int, list[bool]]:
+    name, all_inputs = equation.primitive.name, [True] * len(equation.invars)
     if name == "dot_general":
-        return _dot_general(equation)
+        return _dot_general(equation), all_inputs
     if name == "conv_general_dilated":
-        return _convolution(equation)
+        return _convolution(equation), all_inputs
     if name == "pallas_call":
-        return 0
-    inner = [_count(jaxpr) for jaxpr in _inner(equation)]
+        return 0, all_inputs
+    inner = list(inner_programs(equation))
+    if len(inner) == 1 and name != "scan" and _same_arity(equation, inner[0]):
+        return _count(inner[0], used)
+    counts = [_count(jaxpr, [True] * len(jaxpr.outvars))[0] for jaxpr in inner]
     if name == "cond":
-        return max(inner)
-    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
+        return max(counts), all_inputs
+    return sum(counts) * (equation.params["length"] if name == "scan" else 1), all_inputs
 
 
-def _inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+def _same_arity(equation: core.JaxprEqn, jaxpr: core.Jaxpr) -> bool:
+    """Whether an operation is a mere call of its program."""
+    lengths = len(equation.invars), len(equation.outvars)
+    return lengths == (len(jaxpr.invars), len(jaxpr.outvars))
+
+
+def inner_programs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
     """The programs inside an operation: loops, branches, calls."""
     for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

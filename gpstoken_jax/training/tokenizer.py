@@ -112,14 +112,21 @@ class TokenizerTask(Task):
     ) -> tuple[TokenizerState, Metrics]:
         key = step_key(self.config.seed, state.step)
         discriminator = state.discriminator if update.uses_discriminator else None
-        grads = accumulate(
-            partial(self._gradients, update, state.params, discriminator, frozen),
-            {"image": batch["image"]},
-            key,
-            discriminator.batch_stats if discriminator else {},
-            self.config.train.accumulate,
-        )
-        grads = jax.lax.pmean(grads, AXIS)
+        with jax.named_scope("gradients"):  # so the profile calls it
+            grads = accumulate(
+                partial(self._gradients, update, state.params, discriminator, frozen),
+                {"image": batch["image"]},
+                key,
+                discriminator.batch_stats if discriminator else {},
+                self.config.train.accumulate,
+            )
+            grads = jax.lax.pmean(grads, AXIS)
+        with jax.named_scope("update"):
+            return self._update(update, state, grads)
+
+    def _update(
+        self, update: Update, state: TokenizerState, grads: Gradients
+    ) -> tuple[TokenizerState, Metrics]:
         metrics = dict(grads.metrics)
         if update.autoencoder:
             metrics["grad_norm"] = norm(grads.autoencoder)

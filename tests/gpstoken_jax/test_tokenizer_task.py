@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from configs import common, tiny_gan
+from gpstoken_jax.model import init_params
 from gpstoken_jax.training.ema import ema_decay
+from gpstoken_jax.training.flops import inner_programs
 from gpstoken_jax.training.gradients import BOTH, WITHOUT_GAN
 from gpstoken_jax.training.schedule import autoencoder_updates, update_after
 from gpstoken_jax.training.step import AXIS
@@ -125,6 +127,52 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(state, stepped, imag
         assert metrics[name] == pytest.approx(float(stepped[1][name]), rel=1e-3), name
     with pytest.raises(ValueError, match=r"train\.accumulate=3 does not divide the 4 images"):
         _step(state, images, accumulate=3)
+
+
+def test_bfloat16_and_recomputed_blocks_are_close(state, stepped, images):
+    """Computed in bfloat16, kept in float32; blocks computed again are the same blocks."""
+    config = _config()
+    config.model.dtype = "bfloat16"
+    config.model.encoder.remat = config.model.decoder.remat = True
+    task = create_task(config)
+    step = _on_devices(task.step_at(3), 1)
+    new, metrics = step(state, {"image": images[None]}, {})
+    for name in ("loss", "mse", "discriminator"):
+        assert metrics[name].dtype == jnp.float32
+        assert metrics[name] == pytest.approx(float(stepped[1][name]), rel=0.02), name
+    for ours, theirs in zip(jax.tree.leaves(new), jax.tree.leaves(state), strict=True):
+        assert ours.dtype == theirs.dtype != jnp.bfloat16
+    grads, expected = (
+        jnp.concatenate(
+            [x.ravel() for x in jax.tree.leaves(optax.tree_utils.tree_get(s.opt_state, "mu"))]
+        )
+        for s in (new, stepped[0])
+    )
+    cosine = jnp.vdot(grads, expected) / jnp.linalg.norm(grads) / jnp.linalg.norm(expected)
+    assert 0.99 < cosine < 0.999999  # the upper end: it was not float32 after all
+
+
+def test_sums_of_the_forward_pass_are_float32(images):
+    config = _config()
+    config.model.dtype = "bfloat16"
+    task = create_task(config)
+    params = jax.eval_shape(lambda key: init_params(task.model, key), jax.random.key(0))
+    geometry, boxes = jnp.full((4, 4, 5), 0.5), jnp.tile(jnp.array([-1.0, -1, 1, 1]), (4, 4, 1))
+    program = jax.make_jaxpr(task.model.apply)(params, images, geometry, boxes)
+    operations = list(_operations(program.jaxpr))
+    summed = [e for e in operations if e.primitive.name in ("reduce_sum", "reduce_max")]
+    assert len(summed) > 10
+    assert not [e for e in summed if e.invars[0].aval.dtype == jnp.bfloat16]
+    products = [e for e in operations if e.primitive.name == "conv_general_dilated"]
+    halves = [e for e in products if e.invars[0].aval.dtype == jnp.bfloat16]
+    assert len(halves) == len(products) - 1  # all but the one that makes the image
+
+
+def _operations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in inner_programs(equation):
+            yield from _operations(inner)
 
 
 def test_checkpoint_trees_hold_everything(state):
