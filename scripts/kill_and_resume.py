@@ -44,8 +44,7 @@ def main() -> int:
         shutil.rmtree(run.root, ignore_errors=True)
     started = time.monotonic()
     print("running undisturbed ...", flush=True)
-    finish(training, quiet)
-    start_seconds = seconds_to_first_line(quiet)
+    start_seconds = finish(training, quiet)
     print(
         f"done in {time.monotonic() - started:.0f} s; now with {arguments.kills} kills", flush=True
     )
@@ -94,21 +93,26 @@ def output_of(run: RunDirectory) -> Path:
     return run.root.with_suffix(".txt")
 
 
-def finish(training: list[str], run: RunDirectory) -> None:
-    """Runs to the end; raises SystemExit with the program's last words if it fails."""
+def finish(training: list[str], run: RunDirectory) -> float:
+    """Runs to the end; returns the seconds until it wrote to its log.
+
+    Raises:
+      SystemExit: with the program's last words, if it fails.
+    """
+    size, begun, first_line = _size(run.metrics), time.monotonic(), None
     process = start(training, run)
     try:
-        code = process.wait()
+        while process.poll() is None:
+            if first_line is None and _size(run.metrics) > size:
+                first_line = time.monotonic()
+            time.sleep(0.02)
     finally:
         process.kill()
-    if code:
+    if process.returncode:
         last = output_of(run).read_text().splitlines()[-5:]
-        raise SystemExit("\n".join([*last, f"error: {run.root} ended with exit code {code}"]))
-
-
-def seconds_to_first_line(run: RunDirectory) -> float:
-    """From the start of a run to its first line of the log, about."""
-    return max(1.0, run.metrics.stat().st_mtime - run.config.stat().st_mtime)
+        last.append(f"error: {run.root} ended with exit code {process.returncode}")
+        raise SystemExit("\n".join(last))
+    return (first_line or time.monotonic()) - begun
 
 
 def kill_until_finished(

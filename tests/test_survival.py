@@ -85,7 +85,7 @@ def undisturbed(environment, tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_with_75_and_the_run_goes_on(toy, undisturbed, tmp_path, number):
-    process = toy(tmp_path, "--config.toy.seconds=0.1")
+    process = toy(tmp_path, "--config.toy.seconds=0.5")
     _wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and _lines(tmp_path), process)
     process.send_signal(number)
     out, _ = _finish(process, 75)
