@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
@@ -15,7 +16,9 @@ from gpstoken_jax import torch_weights
 from gpstoken_jax.checkpoint import CheckpointError, Checkpoints, latest_step, load_tree
 from gpstoken_jax.generation import sit_weights
 from gpstoken_jax.release_weights import Copy, ReleaseWeights, find_weights
-from gpstoken_jax.run_directory import RunDirectory, read_config, write_config
+from gpstoken_jax.run_directory import RunDirectory, read_config, task_name, write_config
+from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.state import TrainState, to_trees
 from gpstoken_jax.training.tokenizer import TokenizerTask
 from gpstoken_jax.weight_table import WeightsError, WeightTable
 
@@ -135,7 +138,7 @@ def release_table(config: ConfigDict) -> WeightTable:
     Raises:
       WeightsError: if nothing of the kind was published.
     """
-    task = config.get("task", "tokenizer")
+    task = task_name(config)
     if task not in _TABLES:
         raise WeightsError(f"there are no published weights for task={task!r}")
     if task == "sit" and not config.model.num_tokens:
@@ -177,9 +180,19 @@ def _num_unused(table: WeightTable) -> int:
 
 
 def _save(run: RunDirectory, config: ConfigDict, params: Any, ema_params: Any) -> None:
-    task = TokenizerTask(config)
-    state = task.start_from(params, ema_params, jax.random.key(config.seed))
+    trees = _fresh_trees(config, params, ema_params)
     checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
-    checkpoints.save(0, task.to_trees(state), {"data": None, "train_seconds": 0.0})
+    checkpoints.save(0, trees, {"data": None, "train_seconds": 0.0})
     checkpoints.close()
     write_config(run, config)
+
+
+def _fresh_trees(config: ConfigDict, params: Any, ema_params: Any) -> dict[str, Any]:
+    """The trees of a checkpoint, as training starts from these weights."""
+    if task_name(config) == "tokenizer":
+        task = TokenizerTask(config)
+        return task.to_trees(task.start_from(params, ema_params, jax.random.key(config.seed)))
+    # The generator's task would ask for the tokens to train on, which a conversion has no use for.
+    optimizer = create_optimizer(config.optimizer, config.train.steps)
+    step = np.zeros((), np.int32)
+    return to_trees(TrainState(step, params, ema_params, optimizer.init(params)))

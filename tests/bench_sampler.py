@@ -100,7 +100,9 @@ class ReleaseLoop:
     def __init__(self, model, params, steps: int):
         self.rows = 0
         self._steps = steps
-        self._network = jax.jit(lambda *inputs: model.apply(params, *inputs))
+        network = jax.jit(model.apply)
+        params = jax.device_put(params)
+        self._network = lambda *inputs: network(params, *inputs)
         self._null = model.num_classes
         self._shape = model.num_tokens, model.channels
 
