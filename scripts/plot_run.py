@@ -1,0 +1,87 @@
+"""Draws the curves of a training run, or of several on top of each other.
+
+    python scripts/plot_run.py --run=runs/tiny_gan --output=curves.png
+
+One panel a figure of metrics.jsonl; figures that a run does not have are left out.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from absl import flags
+from matplotlib import pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gpstoken_jax import cli
+from gpstoken_jax.run_directory import RunDirectory
+
+RUNS = flags.DEFINE_multi_string("run", None, "A run's directory; repeatable.", required=True)
+OUTPUT = flags.DEFINE_string("output", "curves.png", "The picture to write.")
+FIGURES = flags.DEFINE_list(
+    "figures",
+    ["mse", "lpips", "val_psnr", "val_lpips", "discriminator", "gan_weight", "val_loss", "loss"],
+    "Figures to draw, as metrics.jsonl names them.",
+)
+SMOOTH = flags.DEFINE_integer("smooth", 8, "Logged steps that a line averages.", lower_bound=1)
+COLUMNS = 3
+
+
+def main() -> None:
+    matplotlib.use("Agg")
+    curves = {root: read_curves(Path(root)) for root in RUNS.value}
+    names = [name for name in FIGURES.value if any(name in run for run in curves.values())]
+    if not names:
+        raise ValueError(f"none of {', '.join(FIGURES.value)} is in {', '.join(RUNS.value)}")
+    last = max(steps[-1] for run in curves.values() for steps, _ in run.values())
+    rows = -(-len(names) // COLUMNS)
+    figure, panels = plt.subplots(
+        rows, COLUMNS, figsize=(4 * COLUMNS, 2.6 * rows), squeeze=False, layout="constrained"
+    )
+    for panel, name in zip(panels.flat, names, strict=False):
+        for root, run in curves.items():
+            if name in run:
+                draw(panel, *run[name], label=root)
+        panel.set(title=name, xlabel="step", xlim=(0, last))
+    for panel in panels.flat[len(names) :]:
+        panel.set_visible(False)
+    if len(curves) > 1:
+        panels.flat[0].legend()
+    figure.savefig(OUTPUT.value, dpi=100)
+    print(f"{len(names)} figures of {len(curves)} run(s): {OUTPUT.value}")
+
+
+def read_curves(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and values of every logged figure; values that were not finite are left out.
+
+    Raises:
+      OSError: if the run has no metrics.jsonl.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in RunDirectory(root).metrics.read_text().splitlines():
+        values = json.loads(line)
+        for name, value in values.items():
+            if value is not None:
+                points.setdefault(name, []).append((values["step"], value))
+    return {name: tuple(np.array(pairs).T) for name, pairs in points.items()}
+
+
+def draw(panel: plt.Axes, steps: np.ndarray, values: np.ndarray, label: str) -> None:
+    """The values, faint, and their moving average over ``--smooth`` of them."""
+    width = min(SMOOTH.value, len(values))
+    if width < 2 or len(values) < 3 * width:
+        panel.plot(steps, values, marker=".", label=label)
+        return
+    (line,) = panel.plot(steps, values, alpha=0.25)
+    window = np.ones(width) / width
+    average = np.convolve(values, window, mode="valid")
+    panel.plot(steps[width - 1 :], average, color=line.get_color(), label=label)
+    low, high = np.percentile(values, (1, 99))
+    panel.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+
+
+if __name__ == "__main__":
+    cli.run(main)
