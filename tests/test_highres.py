@@ -87,6 +87,7 @@ def test_a_rectangle_of_tiles_apart_with_a_bias_map(evaluate, tmp_path):
     assert measured["protocol"]["num_tokens"] == 12
     assert "top.png" in measured["protocol"]["focus"]
     assert {image["floored_std"] for image in measured["images"]} == {0.0}
+    assert measured["metrics"]["unfocused"].keys() == measured["metrics"]["model"].keys()
     assert "Token density" not in report
 
 

@@ -61,7 +61,8 @@ class TokenizerMethods:
         made = {MODEL: Reconstruction(*self._reconstruct(self._params, images, self._bias))}
         if self._bias is not None:
             nowhere = np.zeros_like(self._bias)
-            made[UNFOCUSED] = Reconstruction(*self._reconstruct(self._params, images, nowhere))
+            again, shown, _ = self._reconstruct(self._params, images, nowhere)
+            made[UNFOCUSED] = Reconstruction(again, shown, {})
         return made | run_baselines(self._baselines, images)
 
 
