@@ -214,6 +214,23 @@ def test_statistics_are_those_of_the_tokens(encoded):
     assert tokens.index["statistics"]["num_tokens"] == NUM_IMAGES * TOKENS
 
 
+def test_random_crops_of_each_image(run_dir, folder, env, tmp_path):
+    """As a generator is trained on: several crops an image, numbered, of the class of the image."""
+    few = tmp_path / "photos" / "chelsea"
+    few.mkdir(parents=True)
+    for path in sorted((folder / "chelsea").glob("*.png"))[:3]:
+        (few / path.name).write_bytes(path.read_bytes())
+    more = "--passes=4", "--crop_scale=0.3,0.6"
+    result = _run(_encode(run_dir, tmp_path / "photos", tmp_path / "tokens", *more), env)
+    assert result.returncode == 0, result.stderr
+    tokens = open_tokens(tmp_path / "tokens")
+    assert len(tokens) == 12 and tokens.header["passes"] == 4
+    names = sorted(path.name for path in few.iterdir())
+    assert [e.name for e in tokens] == [f"chelsea/{n}#{i}" for n in names for i in range(4)]
+    assert all(tokens.header["label_names"][e.label] == "chelsea" for e in tokens)
+    assert len({e.features.tobytes() for e in tokens}) == 12
+
+
 def test_a_pickled_data_set_reads_the_same(encoded):
     tokens = open_tokens(encoded[0])
     _ = tokens[3]
