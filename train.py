@@ -115,7 +115,7 @@ def train(
         try:
             batch = next(feed)
         except Exception:  # the data is gone; what was learnt from it shall not be
-            if step - 1 > saved:
+            if step - 1 > saved and jax.process_count() == 1:  # others would not join in saving
                 save(step - 1)
             raise
         run_step = compiled(task.step_at(step))

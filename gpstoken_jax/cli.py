@@ -78,21 +78,12 @@ def run(main: Callable[[], int | None]) -> None:
                 processes.join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
             with processes.only_first_prints():
                 return main()
-        except USER_ERRORS as error:
-            if logging.level_debug():
+        except (*USER_ERRORS, jax.errors.JaxRuntimeError) as error:
+            gone = processes.means_another_is_gone(error)
+            if logging.level_debug() or not (gone or isinstance(error, USER_ERRORS)):
                 raise
-            print(f"{processes.name_of_this()}error: {error}", file=sys.stderr, flush=True)
-            return processes.leave(1)
-        except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() == 1:
-                raise
-            reason = " ".join(str(error).split())[:300]
-            print(
-                f"{processes.name_of_this()}error: another process may be gone, look at its "
-                f"messages first; then start all of them again: {reason}",
-                file=sys.stderr,
-                flush=True,
-            )
-            return processes.leave(processes.EXIT_CODE_OTHER_GONE)
+            reason = "another process is gone, look at its messages" if gone else str(error)
+            print(f"{processes.name_of_this()}error: {reason}", file=sys.stderr, flush=True)
+            return processes.leave(processes.EXIT_CODE_OTHER_GONE if gone else 1)
 
     app.run(guarded)

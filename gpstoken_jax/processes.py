@@ -7,6 +7,7 @@ nothing and does nothing.
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -91,6 +92,12 @@ def only_first_prints() -> Iterator[None]:
 def name_of_this() -> str:
     """E.g. ``process 1: `` for messages; empty if there is only one."""
     return f"process {jax.process_index()}: " if jax.process_count() > 1 else ""
+
+
+def means_another_is_gone(error: Exception) -> bool:
+    """Whether an error is that of a step that waited for a process which is no more."""
+    kinds = "Gloo|NCCL|coordination service"  # JAX has no type of its own for it
+    return jax.process_count() > 1 and re.search(kinds, str(error)) is not None
 
 
 def leave(exit_code: int) -> int:
