@@ -15,5 +15,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.update(width=128, depth=3, num_heads=4, dropout=0.1)
     if arg == "tiny":
         config.model.update(width=64, depth=2)
-        config.train.update(batch_size=32, steps=1000)
+        config.train.update(batch_size=32, steps=500)
     return layout_common.smoke(config) if arg == "smoke" else config
