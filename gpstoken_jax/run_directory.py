@@ -16,14 +16,16 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import jax
 from absl import logging
 from clu import parameter_overview
+from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax import checkpoint, processes
@@ -188,14 +190,42 @@ def load_tokenizer(
     Raises:
       CheckpointError: if something is missing or does not fit together; says what.
     """
+    config, model, params, step = load_weights(
+        root, "tokenizer", GPSToken, init_params, step=step, weights=weights
+    )
+    return Tokenizer(model, params, config, step)
+
+
+def load_weights(
+    root: str | Path,
+    task: str,
+    create_model: Callable[[ConfigDict], Any],
+    init_params: Callable[[Any, PRNGKeyArray], Any],
+    *,
+    step: int | None = None,
+    weights: str = "ema_params",
+) -> tuple[ConfigDict, Any, Any, int]:
+    """The config, the model, its parameters and their step, of a run of one task.
+
+    Args:
+      root: the run's directory.
+      task: the ``config.task`` that the run must have.
+      create_model: makes the model from the ``model`` section of a config.
+      init_params: makes the model's parameters from it and a key; only their shapes are asked for.
+      step: which checkpoint; the newest that can be read if None.
+      weights: ``"ema_params"`` or ``"params"``.
+
+    Raises:
+      CheckpointError: if something is missing or does not fit together; says what.
+    """
     run = RunDirectory(Path(root))
     config = read_config(run)
-    if task_name(config) != "tokenizer":
-        raise CheckpointError(f"{run.root} has no tokenizer but a run of task={config.task!r}")
-    model = GPSToken(config.model)
-    template = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    if task_name(config) != task:
+        raise CheckpointError(f"{run.root} is a run of task {task_name(config)!r}, not {task!r}")
+    model = create_model(config.model)
+    template = jax.eval_shape(partial(init_params, model), jax.random.key(0))
     step, params = checkpoint.load_newest_tree(run.checkpoints, weights, template, step)
-    return Tokenizer(model, params, config, step)
+    return config, model, params, step
 
 
 def _with_tuples(value: Any) -> Any:

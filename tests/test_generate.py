@@ -183,5 +183,5 @@ def test_mistakes_are_named_in_one_line(run, layouts, random_run, tmp_path):
     assert "'bird' is no class of this generator: it has cat, dog, a/b" in run(
         tmp_path, f"--layouts={layouts}", "--classes=bird", fails=True
     )
-    with pytest.raises(CheckpointError, match="has no generator but a run of task 'tokenizer'"):
+    with pytest.raises(CheckpointError, match="is a run of task 'tokenizer', not 'sit'"):
         load_generator(random_run)

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from gpstoken_jax import checkpoint
 from gpstoken_jax.checkpoint import CheckpointError
 from gpstoken_jax.generation.normalisation import Normalisation
 from gpstoken_jax.generation.sit import SiT, create_sit, init_params
 from gpstoken_jax.generation.transport import Transport
-from gpstoken_jax.run_directory import RunDirectory, Tokenizer, read_config, task_name
+from gpstoken_jax.run_directory import Tokenizer, load_weights
 
 
 @dataclass(frozen=True)
@@ -82,20 +80,15 @@ def load_generator(
 
     Args:
       root: the run's directory.
-      step: which checkpoint; the newest if None.
+      step: which checkpoint; the newest that can be read if None.
       weights: ``"ema_params"`` or ``"params"``.
 
     Raises:
       CheckpointError: if something is missing or does not fit together; says what.
     """
-    run = RunDirectory(Path(root))
-    config = read_config(run)
-    if task_name(config) != "sit":
-        raise CheckpointError(f"{root} has no generator but a run of task {task_name(config)!r}")
-    model = create_sit(config.model)
-    template = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
-    step = checkpoint.latest_step(run.checkpoints) if step is None else step
-    params = checkpoint.load_tree(run.checkpoints, weights, template, step)
+    config, model, params, step = load_weights(
+        root, "sit", create_sit, init_params, step=step, weights=weights
+    )
     return Generator(
         model,
         params,

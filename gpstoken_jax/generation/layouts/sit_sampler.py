@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax import checkpoint
 from gpstoken_jax.generation import samplers
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.layouts.chunks import in_chunks
@@ -19,7 +18,7 @@ from gpstoken_jax.generation.layouts.sampler import check_labels
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import SiT, init_params
 from gpstoken_jax.generation.transport import Transport
-from gpstoken_jax.run_directory import RunDirectory, read_config
+from gpstoken_jax.run_directory import load_weights
 
 CHANNELS = 5
 _SMALLEST = 1e-4  # sigma of a Gaussian, whatever was drawn
@@ -125,17 +124,14 @@ def load_sit_sampler(
 
     Args:
       root: the run's directory.
-      step: which checkpoint; the newest if None.
+      step: which checkpoint; the newest that can be read if None.
       weights: ``"ema_params"`` or ``"params"``.
 
     Raises:
       CheckpointError: if something is missing or does not fit together; says what.
     """
-    run = RunDirectory(Path(root))
-    config = read_config(run)
-    network = create_network(config.model)
-    template = jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0))
-    step = checkpoint.latest_step(run.checkpoints) if step is None else step
-    params = checkpoint.load_tree(run.checkpoints, weights, template, step)
+    config, network, params, step = load_weights(
+        root, "layout_sit", create_network, init_params, step=step, weights=weights
+    )
     description = f"the SiT of {root}, step {step}"
     return SitLayoutSampler(network, params, config, description=description)

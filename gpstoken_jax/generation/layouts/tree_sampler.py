@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import Float32, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax import checkpoint
 from gpstoken_jax.generation.layouts.chunks import in_chunks
 from gpstoken_jax.generation.layouts.sampler import check_labels
 from gpstoken_jax.generation.layouts.split_tree import split_tree
 from gpstoken_jax.generation.layouts.tree_network import TreeNetwork, draw, init_params
-from gpstoken_jax.run_directory import RunDirectory, read_config
+from gpstoken_jax.run_directory import load_weights
 
 _draw = jax.jit(draw, static_argnums=0)
 
@@ -92,18 +91,15 @@ def load_tree_sampler(
     Args:
       root: the run's directory.
       num_tokens: L; that of the training layouts by default.
-      step: which checkpoint; the newest if None.
+      step: which checkpoint; the newest that can be read if None.
       weights: ``"ema_params"`` or ``"params"``.
 
     Raises:
       CheckpointError: if something is missing or does not fit together; says what.
     """
-    run = RunDirectory(Path(root))
-    config = read_config(run)
-    network = create_network(config.model)
-    template = jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0))
-    step = checkpoint.latest_step(run.checkpoints) if step is None else step
-    params = checkpoint.load_tree(run.checkpoints, weights, template, step)
+    config, network, params, step = load_weights(
+        root, "layout_tree", create_network, init_params, step=step, weights=weights
+    )
     return TreeSampler(
         network,
         params,
