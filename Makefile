@@ -57,8 +57,8 @@ demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few phot
 	  --output=$(GENERATE)/decoded
 	@$(BIN)/python decode.py --checkpoint=$(DEMO) --tokens=$(GENERATE)/val_tokens \
 	  --output=$(GENERATE)/val_decoded
-	@$(BIN)/python scripts/check_classes.py --real=$(GENERATE)/decoded \
-	  --images=held_out=$(GENERATE)/val_decoded,samples=$(GENERATE)/samples \
+	@$(BIN)/python scripts/check_classes.py --real=$(GENERATE)/decoded/train \
+	  --images=held_out=$(GENERATE)/val_decoded/val,samples=$(GENERATE)/samples \
 	  --output=$(GENERATE)/classes.json
 	@echo "samples: $(GENERATE)/samples/grid.png"
 
