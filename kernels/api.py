@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from kernels import pallas, reference, self_check, triton, xla
-from kernels.gaussian import well_posed
+from gpstoken_jax.kernels import pallas, reference, self_check, triton, xla
+from gpstoken_jax.kernels.gaussian import well_posed
 
 # In the order of preference.
 IMPLEMENTATIONS = {"pallas": pallas, "triton": triton, "xla": xla, "reference": reference}

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from kernels.gaussian import geometry_gradient
-from kernels.tiling import (
+from gpstoken_jax.kernels.gaussian import geometry_gradient
+from gpstoken_jax.kernels.tiling import (
     Tiling,
     block_boxes,
     compact,

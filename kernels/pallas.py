@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from kernels import blocks
-from kernels.batching import fold_vmap
-from kernels.tiling import Tiling
+from gpstoken_jax.kernels import blocks
+from gpstoken_jax.kernels.batching import fold_vmap
+from gpstoken_jax.kernels.tiling import Tiling
 
 FORWARD_TILE, FORWARD_BLOCK = (8, 8), 32
 BACKWARD_TILE, BACKWARD_BLOCK = (8, 4), 64
@@ -81,7 +81,7 @@ def _parts(array: Array, narrow: bool) -> tuple[Array, ...]:
 
 
 def _forward(geometry, features, *, size, support):
-    from kernels import pallas_bodies  # needs a JAX with Mosaic GPU kernels
+    from gpstoken_jax.kernels import pallas_bodies  # needs a JAX with Mosaic GPU kernels
 
     batch, _, channels = features.shape
     tiling, narrow = Tiling(*size, *FORWARD_TILE), features.dtype == jnp.bfloat16
@@ -102,7 +102,7 @@ def _forward(geometry, features, *, size, support):
 
 
 def _backward(geometry, features, cotangent, *, support):
-    from kernels import pallas_bodies
+    from gpstoken_jax.kernels import pallas_bodies
 
     batch, _, channels = features.shape
     tiling, narrow = Tiling(*cotangent.shape[1:3], *BACKWARD_TILE), features.dtype == jnp.bfloat16

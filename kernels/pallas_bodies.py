@@ -14,8 +14,8 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from kernels.blocks import HALF_LOG2_E, ROWS
-from kernels.gaussian import moments as moments_of
+from gpstoken_jax.kernels.blocks import HALF_LOG2_E, ROWS
+from gpstoken_jax.kernels.gaussian import moments as moments_of
 
 
 @dataclass(frozen=True)

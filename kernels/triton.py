@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from kernels import blocks
-from kernels.batching import fold_vmap
-from kernels.tiling import Tiling
+from gpstoken_jax.kernels import blocks
+from gpstoken_jax.kernels.batching import fold_vmap
+from gpstoken_jax.kernels.tiling import Tiling
 
 FORWARD_TILE, BACKWARD_TILE = (8, 8), (8, 4)  # a larger one makes the backward spill registers
 BLOCK = 32
@@ -103,7 +103,7 @@ def _sizes(tokens: blocks.Blocks, tiling: Tiling) -> dict:
 
 
 def _forward(geometry, features, *, size, support):
-    from kernels import triton_bodies
+    from gpstoken_jax.kernels import triton_bodies
 
     batch, _, channels = features.shape
     tiling = Tiling(*size, *FORWARD_TILE)
@@ -126,7 +126,7 @@ def _forward(geometry, features, *, size, support):
 
 
 def _backward(geometry, features, cotangent, *, support):
-    from kernels import triton_bodies
+    from gpstoken_jax.kernels import triton_bodies
 
     batch, _, channels = features.shape
     tiling = Tiling(*cotangent.shape[1:3], *BACKWARD_TILE)

@@ -7,11 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gpstoken_jax.checkpoint import CheckpointError
 from gpstoken_jax.generation.normalisation import Normalisation
 from gpstoken_jax.generation.sit import SiT, create_sit, init_params
 from gpstoken_jax.generation.transport import Transport
-from gpstoken_jax.run_directory import Tokenizer, load_weights
+from gpstoken_jax.runtime.checkpoint import CheckpointError
+from gpstoken_jax.runtime.run_directory import Tokenizer, load_weights
 
 
 @dataclass(frozen=True)

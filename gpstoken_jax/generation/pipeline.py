@@ -13,7 +13,7 @@ from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.layouts import LayoutSampler
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import BatchSampler
-from gpstoken_jax.run_directory import Tokenizer
+from gpstoken_jax.runtime.run_directory import Tokenizer
 from gpstoken_jax.tokens.coding import BatchDecoder
 
 _NOT_THERE = -2
