@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpstoken_jax.features.vgg import vgg_features, vgg_perceptual
-from gpstoken_jax.features.weights import load_lpips
 from gpstoken_jax.metrics.frechet import (
     FeatureMoments,
     FeatureStatistics,
@@ -19,6 +18,7 @@ from gpstoken_jax.metrics.frechet import (
     frechet_distance,
 )
 from gpstoken_jax.metrics.frechet_files import StatisticsError, load_statistics, save_statistics
+from gpstoken_jax.weights.networks import load_lpips
 
 
 @pytest.fixture(scope="module")
