@@ -7,6 +7,7 @@ is an ordinary OSError.
 
 import io
 import itertools
+import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -15,14 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import safe_open
+from safetensors.numpy import save
 
-from gpstoken_jax.weights.errors import WeightsError, reading
+from gpstoken_jax.runtime.files import UNSEALED, reading, seal_bytes, write_file
+from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.pickle_reader import Unpickler, expansion_limit
 
 Tensors = Mapping[str, np.ndarray]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_METADATA = "gpstoken_jax"  # key of what our own safetensors files say of themselves
 _ZIP_MAGIC = b"PK\x03\x04"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _ZIP_EXPANSION, _ZIP_ALWAYS_ALLOWED = 64, 1 << 24  # zeros in a .npz file shrink a thousandfold
@@ -46,7 +50,7 @@ def read_pickle(path: str | Path) -> Any:
       OSError: if it cannot be opened.
     """
     data = Path(path).read_bytes()
-    with reading(path, "a pickle of arrays"):
+    with reading(path, "a pickle of arrays", WeightsError):
         unpickler = Unpickler(data, expansion_limit(len(data)))
         return unpickler.resolve(unpickler.load())
 
@@ -57,7 +61,7 @@ def read_torch_file(path: str | Path) -> Any:
     Returns and raises as of ``read_pickle``; bfloat16 arrays have the dtype of ``ml_dtypes``.
     """
     data = Path(path).read_bytes()
-    with reading(path, "a file of torch.save"):
+    with reading(path, "a file of torch.save", WeightsError):
         load = _load_torch_zip if data.startswith(_ZIP_MAGIC) else _load_torch_stream
         return load(data)
 
@@ -73,7 +77,11 @@ def read_npz(path: str | Path, names: Iterable[str] | None = None) -> dict[str, 
       WeightsError: for anything else in it.
       OSError: if it cannot be opened.
     """
-    with open(path, "rb") as file, reading(path, "a .npz file"), _open_zip(file) as archive:
+    with (
+        open(path, "rb") as file,
+        reading(path, "a .npz file", WeightsError),
+        _open_zip(file) as archive,
+    ):
         entries = {name.removesuffix(".npy"): name for name in archive.namelist()}
         wanted = entries if names is None else [name for name in names if name in entries]
         return {name: _parse_npy(_read_entry(archive, entries[name])) for name in wanted}
@@ -91,12 +99,15 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     kind = _sniff(path)
     if kind == "safetensors":
-        with reading(path, "a safetensors file"), safe_open(path, framework="np") as file:
+        with (
+            reading(path, "a safetensors file", WeightsError),
+            safe_open(path, framework="np") as file,
+        ):
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     if kind == "npz":
         return read_npz(path)
     value = read_torch_file(path)
-    with reading(path, "a state dict"):
+    with reading(path, "a state dict", WeightsError):
         tensors = _named(value, expansion_limit(Path(path).stat().st_size))
         if not tensors:
             raise WeightsError("it holds no tensors by name")
@@ -110,12 +121,35 @@ def read_specs(path: str | Path) -> dict[str, TensorSpec]:
     """
     if _sniff(path) != "safetensors":
         return {key: TensorSpec(t.shape, t.dtype.name) for key, t in read_tensors(path).items()}
-    with reading(path, "a safetensors file"), safe_open(path, framework="np") as file:
+    with reading(path, "a safetensors file", WeightsError), safe_open(path, framework="np") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
         return {
             key: TensorSpec(tuple(s.get_shape()), _DTYPES.get(s.get_dtype(), s.get_dtype()))
             for key, s in slices.items()
         }
+
+
+def write_tensors(path: str | Path, tensors: Tensors, **about: Any) -> None:
+    """Writes a safetensors file, sealed, whole or not at all; ``about`` is kept as JSON in it.
+
+    Loaders of PyTorch weights read it, too.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    text = json.dumps({"seal": UNSEALED} | about)
+    write_file(path, seal_bytes(save(dict(tensors), {"format": "pt", _METADATA: text})))
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What ``write_tensors`` noted in a file; nothing for files of other programs.
+
+    Raises as of ``read_tensors``.
+    """
+    if _sniff(path) != "safetensors":
+        return {}
+    with reading(path, "a safetensors file", WeightsError), safe_open(path, framework="np") as file:
+        return dict(json.loads((file.metadata() or {}).get(_METADATA, "{}")))
 
 
 def _sniff(path: str | Path) -> str:
@@ -124,7 +158,7 @@ def _sniff(path: str | Path) -> str:
         if not start.startswith(_ZIP_MAGIC):
             named = Path(path).suffix == ".safetensors"
             return "safetensors" if named or start[8:] == b"{" else "torch"
-        with reading(path, "a file of weights"), _open_zip(file) as archive:
+        with reading(path, "a file of weights", WeightsError), _open_zip(file) as archive:
             names = archive.namelist()
             return "npz" if names and all(name.endswith(".npy") for name in names) else "torch"
 

@@ -160,7 +160,7 @@ def show_shape(shape: Sequence[int]) -> str:
 
 
 def complain(problems: Mapping[str, Sequence[str]], most: int = 4) -> None:
-    """Raises WeightsError, in one line, if any kind of problem has an entry; names a few of each."""
+    """Raises WeightsError, in one line, if any kind of problem has entries; names some of each."""
     found = [
         f"{len(items)} {kind} ({', '.join(items[:most])}{', ...' if len(items) > most else ''})"
         for kind, items in problems.items()
