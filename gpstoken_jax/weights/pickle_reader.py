@@ -231,14 +231,13 @@ class _Tensor(_StandIn):
             raise WeightsError("a stored tensor reaches beyond its storage")
         spend(math.prod(self.shape) * storage.dtype.itemsize)
         if not math.prod(self.shape):
-            return np.zeros(self.shape, storage.dtype)
-        view = np.lib.stride_tricks.as_strided(
+            return storage.values[:0].reshape(self.shape)
+        return np.lib.stride_tricks.as_strided(
             storage.values[self.offset :],
             tuple(self.shape),
             [step * storage.dtype.itemsize for step in self.strides],
+            writeable=False,
         )
-        view.flags.writeable = False
-        return view
 
 
 def _cost(value: Any) -> int:
@@ -306,6 +305,7 @@ _NAMES: Mapping[tuple[str, str], _StandIn] = {
     ("collections", "defaultdict"): _Name(lambda *_: _Dict()),
     ("collections", "deque"): _Name(_sequence),
     ("argparse", "Namespace"): _Name(lambda *_: _Namespace()),
+    ("copy_reg", "_reconstructor"): _Name(lambda kind, *_: kind.call()),  # of a Namespace
     ("_codecs", "encode"): _Name(_text_to_bytes),
     ("numpy", "ndarray"): _Name(),
     ("numpy", "dtype"): _Name(_Dtype),
@@ -319,7 +319,9 @@ _NAMES: Mapping[tuple[str, str], _StandIn] = {
         (module, name): _Name(call)
         for module in ("builtins", "__builtin__")  # of Python 3 and 2
         for name, call in {
-            **dict.fromkeys(("dict", "float", "int", "list", "str", "tuple")),  # of defaultdicts
+            **dict.fromkeys(
+                ("dict", "float", "int", "list", "object", "str", "tuple")
+            ),  # of defaultdicts
             **dict.fromkeys(("bytes", "bytearray"), _bytes),
         }.items()
     },
