@@ -18,6 +18,7 @@ from gpstoken_jax.features.convnext import ConvNeXtSmall, ConvNeXtWeights
 from gpstoken_jax.features.inception import InceptionWeights
 from gpstoken_jax.features.inception_network import InceptionV3
 from gpstoken_jax.features.lpips import LPIPSWeights
+from gpstoken_jax.runtime.files import reading
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.files import Tensors, read_pickle, read_tensors
 from gpstoken_jax.weights.table import complain, show_shape
@@ -116,7 +117,7 @@ def load_lpips(network: str = "vgg16", path: str | Path | None = None) -> LPIPSW
     tree = read_pickle(path)
     shapes = variable_shapes(BACKBONES[network](), SMALLEST_SIDE[network])
     names = sorted({layer for _, layer, _ in shapes})  # conv1_1, conv1_2, ... in order
-    try:
+    with reading(path, f"an LPIPS {network} weight file", WeightsError):
         stored = tree[_LPIPS_BACKBONES[network]]
         backbone = {
             name: {leaf: stored[f"Conv_{i}"][leaf] for leaf in ("kernel", "bias")}
@@ -129,8 +130,6 @@ def load_lpips(network: str = "vgg16", path: str | Path | None = None) -> LPIPSW
             if backbone[layer][leaf].shape != shape
         ]
         complain({"of another shape": wrong})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} is not an LPIPS {network} weight file: {error}") from error
     return LPIPSWeights(*jax.tree.map(_float32, (backbone, heads)), network)
 
 

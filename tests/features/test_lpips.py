@@ -157,5 +157,5 @@ def test_missing_weights_say_what_to_do(monkeypatch):
 def test_unknown_network_and_wrong_file(tmp_path):
     with pytest.raises(ValueError, match="must be one of"):
         load_lpips("resnet")
-    with pytest.raises(ValueError, match="is not an LPIPS vgg16 weight file"):
+    with pytest.raises(ValueError, match="not an LPIPS vgg16 weight file"):
         load_lpips("vgg16", lpips_weights_path("alexnet"))
