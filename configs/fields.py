@@ -32,6 +32,7 @@ _FIELDS = {
     "model.depth": "Blocks of the transformer.",
     "model.num_heads": "Attention heads; must divide the width.",
     "model.mlp_ratio": "Hidden width of the MLPs, in widths.",
+    "model.dropout": "Share of activations that is dropped in training.",
     "model.learn_sigma": "Make twice the output and drop half of it, as published.",
     "model.remat": "Recompute blocks in the backward pass: less memory, a third more time.",
     "model.min_size": "Smallest side of a region, in pixels; 0 takes it from the data.",

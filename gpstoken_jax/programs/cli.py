@@ -94,6 +94,9 @@ def run(main: Callable[[], int | None]) -> None:
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
         rest = FLAGS(arguments)
+        for name in ("config", "data"):
+            if name in FLAGS and FLAGS[name].value is not None:
+                FLAGS[name].value.keys()  # a config file that could not be read says so only now
     except Exception as error:  # absl, ml_collections and a config file each raise their own kinds
         if not isinstance(error, flags.Error | ValueError | OSError | AttributeError | TypeError):
             raise
@@ -108,6 +111,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 def _flag_mistake(error: Exception) -> str:
     """One line on what is wrong with the flags."""
     message = " ".join(str(error).replace("\\n", " ").strip("'\"").split())
+    message = message.partition("earlier failure to load:")[2].strip() or message
     names = getattr(error, "flagname", None)
     if isinstance(error, flags.UnrecognizedFlagError) and names:
         near = difflib.get_close_matches(names, list(FLAGS), n=1)
