@@ -33,10 +33,11 @@ from gpstoken_jax.evaluation.sample_job import plan_samples
 from gpstoken_jax.evaluation.settings import Settings
 from gpstoken_jax.evaluation.summary import describe_gain, failures, write_summary
 from gpstoken_jax.evaluation.tokenizer_job import plan_tokenizer
-from gpstoken_jax.features.weights import LPIPSWeights, load_lpips
+from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.model.high_resolution import WAYS
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime.processes import in_first
+from gpstoken_jax.weights.networks import load_lpips
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
 CHECKPOINTS = flags.DEFINE_list(

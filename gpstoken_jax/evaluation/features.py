@@ -8,11 +8,12 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from gpstoken_jax.features.inception import fid_features, load_inception
+from gpstoken_jax.features.inception import fid_features
+from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.features.vgg import vgg_features
-from gpstoken_jax.features.weights import LPIPSWeights, load_lpips
 from gpstoken_jax.metrics.frechet import Gaussian
-from gpstoken_jax.metrics.frechet_files import StatisticsError, load_statistics
+from gpstoken_jax.weights.networks import load_inception, load_lpips
+from gpstoken_jax.weights.statistics import StatisticsError, load_statistics
 
 ORIGINAL = "original"
 ApplyNetwork = Callable[[Any, Float[Array, "b h w 3"]], Mapping[str, Float[Array, "b d"]]]
@@ -24,7 +25,7 @@ class FeatureNetwork:
 
     Attributes:
       description: what it is, for the protocol.
-      sets: the names of its features, as ``frechet_files`` has them.
+      sets: the names of its features, as ``weights.statistics`` has them.
       apply: (weights, images in [-1, 1]) to features [B, D] by set.
       weights: what ``apply`` takes.
     """

@@ -28,8 +28,8 @@ from gpstoken_jax.evaluation.results import (
     write_result,
 )
 from gpstoken_jax.evaluation.settings import Settings
-from gpstoken_jax.metrics.frechet_files import save_statistics
 from gpstoken_jax.runtime.processes import from_first, gather, is_first
+from gpstoken_jax.weights.statistics import save_statistics
 
 
 @dataclass(frozen=True)

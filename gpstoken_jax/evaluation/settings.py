@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpstoken_jax.evaluation.features import FeatureNetwork
-from gpstoken_jax.features.weights import LPIPSWeights
+from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics.frechet import Gaussian
 
 

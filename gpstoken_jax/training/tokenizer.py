@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax import data
 from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminator
-from gpstoken_jax.losses.reconstruction import load_loss_networks
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.training import state as states
@@ -35,6 +34,7 @@ from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
 from gpstoken_jax.training.step import AXIS, one_copy, step_key
 from gpstoken_jax.training.task import Batch, Metrics, Step, Task
 from gpstoken_jax.training.validation import Validation
+from gpstoken_jax.weights.networks import load_loss_networks
 
 Params = Any
 

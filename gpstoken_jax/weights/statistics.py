@@ -7,13 +7,15 @@ tools pass over both.
 """
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from gpstoken_jax.metrics.frechet import Gaussian
+from gpstoken_jax.runtime.files import reading
+from gpstoken_jax.weights.errors import WeightsError
+from gpstoken_jax.weights.files import read_npz
 
 # Our names of features, the endings of their keys, and how many numbers they are.
 _ENDINGS = {"fid": "", "sfid": "_s", "frechet_vgg16": ""}
@@ -52,22 +54,16 @@ def load_statistics(path: str | Path, name: str) -> Gaussian:
     Raises FileNotFoundError, or StatisticsError for a file that does not hold them. Nothing in the
     file is executed.
     """
-    ending = _ENDINGS[name]
-    path = Path(path)
+    path, ending = Path(path), _ENDINGS[name]
     if not path.is_file():
         raise FileNotFoundError(f"there is no statistics file {path}")
     wanted = (f"mu{ending}", f"sigma{ending}", "count", "features")
     try:
-        with path.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, Mapping):
-                raise StatisticsError(f"{path} holds one array, not mu and sigma by name")
-            stored = {key: arrays[key] for key in wanted if key in arrays}
-    except StatisticsError:
-        raise
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StatisticsError(f"{path} is not an .npz file of statistics: {error}") from error
-    return _checked(path, name, stored)
+        stored = read_npz(path, wanted)
+    except WeightsError as error:
+        raise StatisticsError(str(error)) from error
+    with reading(path, "an .npz file of statistics", StatisticsError):
+        return _checked(path, name, stored)
 
 
 def _checked(path: Path, name: str, stored: Mapping[str, np.ndarray]) -> Gaussian:
