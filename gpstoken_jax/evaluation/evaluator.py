@@ -14,6 +14,7 @@ from gpstoken_jax.features.lpips import lpips
 from gpstoken_jax.features.weights import LPIPSWeights
 from gpstoken_jax.metrics.image import Rounding, image_metrics, to_unit_range
 from gpstoken_jax.partition.focus import local_psnr
+from gpstoken_jax.runtime.devices import map_over_devices, share_out
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Evaluator:
 
     def _batch(self, batch: Mapping[str, Any]) -> BatchResult:
         rows = np.flatnonzero(batch["mask"])
-        images = shard(batch["image"])
+        images = share_out(batch["image"])
         made = self._methods(batch | {"image": images})
         reconstructions = {method: one.images for method, one in made.items()}
         metrics, features = self._measure(
@@ -163,18 +164,6 @@ class Evaluator:
             _images=images,
             _reconstructions=made,
         )
-
-
-def shard(images: Float[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "d n h w 3"]:
-    """A batch as [devices, images, ...]; repeats the last image to fill up all devices."""
-    devices = jax.local_device_count()
-    padded = np.pad(images, [(0, -len(images) % devices), *[(0, 0)] * 3], mode="edge")
-    return padded.reshape(devices, -1, *padded.shape[1:])
-
-
-def on_devices(function, in_axes):
-    """``function`` on the devices of this process alone: processes have their own images."""
-    return jax.pmap(function, in_axes=in_axes, devices=jax.local_devices())
 
 
 @lru_cache
@@ -208,4 +197,5 @@ def _measure_on_devices(rounding: Rounding, apply: ApplyNetwork | None, compared
         by_set = {name: {method: one[name] for method, one in features.items()} for name in sets}
         return metrics, by_set
 
-    return on_devices(measure, (0, 0, None, None, None))
+    axes = (0, 0, None, None, None)
+    return map_over_devices(measure, axes, devices=jax.local_devices())

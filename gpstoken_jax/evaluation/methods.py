@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from gpstoken_jax.evaluation.baselines import Baseline
-from gpstoken_jax.evaluation.evaluator import Reconstruction, on_devices, shard
+from gpstoken_jax.evaluation.evaluator import Reconstruction
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.partition.focus import strength_to_bias
+from gpstoken_jax.runtime.devices import map_over_devices, share_out
 from gpstoken_jax.runtime.run_directory import Tokenizer
 
 MODEL, UNFOCUSED, GIVEN = "model", "unfocused", "images"
@@ -54,7 +56,9 @@ class TokenizerMethods:
             }
             return decoded.images, shown, {"floored_std": decoded.floored_std}
 
-        self._reconstruct = on_devices(reconstruct, (None, 0, None))
+        self._reconstruct = map_over_devices(
+            reconstruct, (None, 0, None), devices=jax.local_devices()
+        )
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Reconstruction]:
         images = batch["image"]
@@ -73,7 +77,7 @@ class GivenImages:
         self._baselines = dict(baselines or {})
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Reconstruction]:
-        made = {GIVEN: Reconstruction(shard(batch["given"]), {}, {})}
+        made = {GIVEN: Reconstruction(share_out(batch["given"]), {}, {})}
         return made | run_baselines(self._baselines, batch["image"])
 
 
