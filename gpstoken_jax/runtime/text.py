@@ -12,7 +12,7 @@ _UNPRINTABLE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~#$])")
-_BLOCK_START = re.compile(r"^(\s*)([-+=>:]|\d+(?=[.)]))")
+_BLOCK_START = re.compile(r"^(\s*)([-+=>:]|\d+(?=[.)](?:\s|$)))")
 _FORMULA_START = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 
 
