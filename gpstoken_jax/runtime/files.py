@@ -9,10 +9,12 @@ reader of its format, and no bit of it can change unnoticed.
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import mmap
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -157,6 +159,17 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     """Writes a sealed JSON object, whole or not at all."""
     text = json.dumps({SEAL_KEY: UNSEALED} | dict(value), indent=2)
     write_file(path, seal_bytes(text.encode() + b"\n"))
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Writes NumPy arrays as a sealed ``.npz``, whole or not at all; its seal is a zip comment."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = UNSEALED.encode()
+    write_file(path, seal_bytes(buffer.getvalue()), durable=durable)
 
 
 def read_json(path: str | Path, *, required: bool = False) -> dict[str, Any]:

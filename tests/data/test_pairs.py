@@ -1,15 +1,10 @@
 """Images beside their references: who belongs to whom, and mistakes that name the file."""
 
-import types
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from gpstoken_jax import data
-from gpstoken_jax.evaluation.pairs import PairBatches, find_pairs
-
-CONFIG = types.SimpleNamespace(num_threads=1, num_workers=0, prefetch=1)
+from gpstoken_jax.data.pairs import PairBatches, find_pairs
 
 
 def save(path, size=(16, 24), colour=0):
@@ -38,11 +33,8 @@ def test_pairs_have_one_name_but_for_the_extension(folders):
 
 
 def test_every_pair_once_in_batches_of_one_size(folders):
-    def open_batches(source, size):
-        return data.eval_batches(source, CONFIG, size, 2)
-
     seen = {}
-    for batch in PairBatches(find_pairs(*folders), open_batches):
+    for batch in PairBatches(find_pairs(*folders), 2):
         assert batch["image"].shape == batch["given"].shape
         for i in np.flatnonzero(batch["mask"]):
             level = [np.rint((batch[key][i].max() + 1) * 127.5) for key in ("given", "image")]
@@ -108,8 +100,11 @@ def test_a_broken_file_is_named_and_not_left_out(folders):
     with pytest.raises(ValueError, match=r"b\.png cannot be read"):
         find_pairs(made, refs)
     (made / "b.png").write_bytes(broken[:60])  # a whole header: noticed when it is its turn
-    batches = PairBatches(
-        find_pairs(made, refs), lambda source, size: data.eval_batches(source, CONFIG, size, 2)
-    )
+    batches = PairBatches(find_pairs(made, refs), 2)
     with pytest.raises(ValueError, match=r"b\.png cannot be read"):
         list(batches)
+
+
+def test_some_pairs_keep_their_positions(folders):
+    batches = PairBatches(find_pairs(*folders), 2, positions=[1, 2])
+    assert [batch["position"].tolist() for batch in batches] == [[1, 2]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpstoken_jax.evaluation.classes import check_classes
+from gpstoken_jax.metrics.class_check import check_classes
 
 
 def _cloud(rng, centre, count):

@@ -1,4 +1,4 @@
-"""Which network's features a Fréchet distance compares, and what the distance is then called."""
+"""Networks whose features are compared by Fréchet distances, and the names of the distances."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ class FeatureNetwork:
 
 
 def metric_name(feature_set: str, *, to_own_originals: bool) -> str:
-    """What a table calls the distance: FID to the images' own originals is rFID."""
+    """Name of the distance in a table: FID to the images' own originals is rFID."""
     return "rfid" if feature_set == "fid" and to_own_originals else feature_set
 
 

@@ -3,19 +3,18 @@
 An image and its reference have the same path below their folders but for the file's extension.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from gpstoken_jax import data
 from gpstoken_jax.data.folder import ImageFile, list_folder
 from gpstoken_jax.data.images import FORMATS, decode, read_bytes
-from gpstoken_jax.data.loader import Unreadable
+from gpstoken_jax.data.loader import ReadAhead, Unreadable, eval_batches
 from gpstoken_jax.data.sources import Example
 
 _NAMED = 3  # files named in an error
@@ -110,33 +109,39 @@ class _Files:
 
 
 class PairBatches:
-    """Every pair once, size by size: the image as ``given``, its reference as ``image``.
+    """Batches of pairs, of one size each: the image as ``given``, its reference as ``image``.
 
     Iterating raises ValueError at a file that cannot be read: a mean over fewer images than another
     method's could not be compared with it.
+
+    Args:
+      pairs: all of them; those of one size follow each other.
+      batch_size: images a batch.
+      positions: of the pairs to go through, which batches name; all by default.
     """
 
     def __init__(
-        self,
-        pairs: Sequence[Pair],
-        open_batches: Callable[[data.ImageSource, Size], data.EvalBatches],
+        self, pairs: Sequence[Pair], batch_size: int, positions: Sequence[int] | None = None
     ):
         self.unreadable = Unreadable()
-        self._groups = defaultdict(list)
-        for position, pair in enumerate(pairs):
-            self._groups[pair.size].append((position, pair))
-        self._open = open_batches
+        self._pairs, self._batch_size = pairs, batch_size
+        self._positions = range(len(pairs)) if positions is None else positions
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for size, group in self._groups.items():
-            positions = np.array([position for position, _ in group])
+        for size, group in groupby(self._positions, key=lambda i: self._pairs[i].size):
+            positions = np.array(list(group))
             made, given = (
-                self._open(_Files(tuple(getattr(pair, kind) for _, pair in group)), size)
+                eval_batches(
+                    _Files(tuple(getattr(self._pairs[i], kind) for i in positions)),
+                    ReadAhead(),
+                    size,
+                    self._batch_size,
+                )
                 for kind in ("image", "reference")
             )
             for ours, theirs in zip(made, given, strict=True):
-                _check_readable(made, given)
-                _check_sizes(ours, size)
+                check_batch(ours, made.unreadable, size, "its reference")
+                check_batch(theirs, given.unreadable)
                 yield theirs | {
                     "given": ours["image"],
                     "name": ours["name"],
@@ -144,14 +149,18 @@ class PairBatches:
                 }
 
 
-def _check_sizes(batch: dict[str, Any], size: Size) -> None:
-    """The loader would bring an image of another size to this one, which nobody asked for."""
+def check_batch(
+    batch: dict[str, Any], unreadable: Unreadable, size: Size | None = None, other: str = ""
+) -> None:
+    """Refuses images that cannot be read, or (given a size) were brought to it by the loader.
+
+    Raises:
+      ValueError: naming the first of them, and ``other``, which has the right size.
+    """
+    for name, reason in unreadable.reasons.items():
+        raise ValueError(f"{name} cannot be read: {reason}")
     for name, found in zip(batch["name"], batch["size"].tolist(), strict=True):
-        if name and tuple(found) != size:
-            raise ValueError(f"{name} is {found[0]} x {found[1]} pixels, not {size[0]} x {size[1]}")
-
-
-def _check_readable(*batches: data.EvalBatches) -> None:
-    for one in batches:
-        for name, reason in one.unreadable.reasons.items():
-            raise ValueError(f"{name} cannot be read: {reason}")
+        if size and name and tuple(found) != size:
+            raise ValueError(
+                f"{name} is {found[0]} x {found[1]} pixels, not {size[0]} x {size[1]} as {other}"
+            )
