@@ -4,16 +4,19 @@ A source has a length, `label_names`, a `description` and `source[i]`, which dec
 raises `UnreadableImageError`. Everything after (order, crops, batches) is in `loader.py`.
 """
 
+import bisect
 import dataclasses
+import itertools
 import os
 import pathlib
+import pickle
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
 from gpstoken_jax.data import folder as folder_lib
-from gpstoken_jax.data import images
+from gpstoken_jax.data import images, storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,8 @@ class TfdsSource:
     label_names: tuple[str, ...]
     description: str
     split: str
+    shards: tuple[str, ...]  # the files
+    shard_ends: tuple[int, ...]  # number of the first record after each
 
     def __len__(self) -> int:
         return len(self.records)
@@ -103,7 +108,21 @@ class TfdsSource:
     def _read(self, index: int) -> dict[str, Any]:
         try:
             return self.records[index]
-        except Exception as error:  # array_record raises plain C++ errors for a damaged shard
+        except Exception:  # of C++, the same ones for a damaged file and for a faulty disk
+            path = self.shards[bisect.bisect_right(self.shard_ends, index)]
+            return storage.retry(lambda: self._read_anew(index, path), path)
+
+    def _read_anew(self, index: int, path: str) -> dict[str, Any]:
+        """Reads a record with a reader of its own; one that has failed once stays failed.
+
+        Raises:
+            images.UnreadableImageError: When the file can be read, but not as records.
+            OSError: When the system cannot read the file.
+        """
+        try:
+            return pickle.loads(pickle.dumps(self.records))[index]
+        except Exception as error:
+            storage.read_through(path)
             raise images.UnreadableImageError(f"record cannot be read: {error}") from error
 
     def _name_of(self, record: dict[str, Any], index: int) -> str:
@@ -199,7 +218,18 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
         (key for key in ("name", "file_name", "filename", "id") if key in features), None
     )
     description = f"TFDS {builder.info.full_name}, split {split}: {len(records)} images"
-    return TfdsSource(records, image_key, label_key, name_key, tuple(names), description, split)
+    files = builder.info.splits[split].file_instructions
+    return TfdsSource(
+        records,
+        image_key,
+        label_key,
+        name_key,
+        tuple(names),
+        description,
+        split,
+        tuple(str(file.filename) for file in files),
+        tuple(itertools.accumulate(file.take for file in files)),
+    )
 
 
 def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
