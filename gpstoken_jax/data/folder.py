@@ -31,7 +31,8 @@ SPLIT_FOLDERS = {
 SYSTEM_FOLDERS = frozenset(
     {
         "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx",
-        "lost+found", "$recycle.bin", "system volume information", "recycler", "found.000", "__pycache__",
+        "lost+found", "$recycle.bin", "system volume information", "recycler",
+        "found.000", "__pycache__",
     }
 )  # fmt: skip
 _NEEDS_ESCAPES = re.compile(r"[\n\r\\\ud800-\udfff]")
