@@ -19,15 +19,14 @@ from absl import flags
 from PIL import Image
 
 from gpstoken_jax.data.images import write_png
-from gpstoken_jax.generation.generator import Generator, load_generator
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
 from gpstoken_jax.generation.layouts.photo import PhotoSampler
-from gpstoken_jax.generation.pipeline import Pipeline
 from gpstoken_jax.generation.samplers import LAST_STEPS, METHODS, Sampler
+from gpstoken_jax.generator import Generator, Pipeline
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.runtime.run_directory import Tokenizer, load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokenWriter, visualize
 from gpstoken_jax.tokens.coding import checksum, to_pixels
 
@@ -61,9 +60,9 @@ _GRID_COLUMNS, _GRID_ROWS = 8, 16
 
 
 def main() -> None:
-    generator = load_generator(GENERATOR.value, weights=WEIGHTS.value)
-    tokenizer = load_tokenizer(TOKENIZER.value)
-    labels = generator.find_labels(CLASSES.value)
+    generator = Generator.from_pretrained(GENERATOR.value, weights=WEIGHTS.value)
+    tokenizer = Tokenizer.from_pretrained(TOKENIZER.value)
+    labels = generator.labels(CLASSES.value)
     layouts = open_stage1(generator, tokenizer)
     sampler, guidance = sampling(generator)
     pipeline = Pipeline(
@@ -75,7 +74,7 @@ def main() -> None:
         seed=SEED.value,
         batch_size=BATCH_SIZE.value,
     )
-    pipeline.check_classes(labels)
+    generator.check_layouts(layouts, labels)
     settings = describe(generator, tokenizer, layouts, sampler, guidance, labels)
     writer = TokenWriter(
         Path(OUTPUT.value) / "tokens",
@@ -138,16 +137,17 @@ def sampling(generator: Generator) -> tuple[Sampler, Guidance]:
     Raises:
       ValueError: if they are not what they must be.
     """
-    defaults = generator.config.sample
-    method, steps = METHOD.value or defaults.method, STEPS.value or defaults.steps
-    scale = defaults.guidance_scale if SCALE.value is None else SCALE.value
-    try:
-        low, high = map(float, INTERVAL.value or defaults.guidance_interval)
-    except ValueError as error:
-        raise ValueError(
-            f"--guidance_interval must be two times, not {','.join(INTERVAL.value)!r}"
-        ) from error
-    return Sampler(method, steps, LAST_STEP.value), Guidance(scale, low, high)
+    interval = None
+    if INTERVAL.value:
+        try:
+            low, high = map(float, INTERVAL.value)
+        except ValueError as error:
+            raise ValueError(
+                f"--guidance_interval must be two times, not {','.join(INTERVAL.value)!r}"
+            ) from error
+        interval = low, high
+    sampler = generator.sampler(METHOD.value, STEPS.value, LAST_STEP.value)
+    return sampler, generator.guidance(SCALE.value, interval)
 
 
 def describe(
@@ -177,7 +177,7 @@ def describe(
             "sampler": dataclasses.asdict(sampler),
             "guidance": dataclasses.asdict(guidance),
             "seed": SEED.value,
-            "classes": [generator.label_names[label] for label in labels],
+            "classes": [generator.label_name(label) for label in labels],
             "count": COUNT.value,
         },
     }
@@ -185,7 +185,7 @@ def describe(
 
 def image_name(generator: Generator, label: int, number: int) -> str:
     """Where an image goes, below the output directory."""
-    folder = generator.label_names[label].replace("/", "_").strip(". ") or str(label)
+    folder = generator.label_name(label).replace("/", "_").strip(". ") or str(label)
     return f"{folder}/{number:06d}.png"
 
 

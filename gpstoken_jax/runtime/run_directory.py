@@ -14,8 +14,6 @@ lock            held by the training process
 
 import fcntl
 import itertools
-import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +29,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.runtime import checkpoint, processes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
+from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,7 @@ def write_config(run: RunDirectory, config: ConfigDict) -> None:
     """Writes config.json, whole or not at all; in the first of several processes."""
     if not processes.is_first():
         return
-    temporary = run.config.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    os.replace(temporary, run.config)
+    write_json(run.config, config.to_dict())
 
 
 def write_parameters(run: RunDirectory, params: Any) -> None:
@@ -163,11 +160,11 @@ def read_config(run: RunDirectory) -> ConfigDict:
     """Reads config.json.
 
     Raises:
-      CheckpointError: if it is missing or not JSON.
+      CheckpointError: if it is missing or damaged.
     """
     try:
-        values = json.loads(run.config.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        values = read_json(run.config)
+    except (OSError, DamagedFileError) as error:
         raise CheckpointError(f"{run.root} has no readable config.json: {error}") from error
     return ConfigDict(_with_tuples(values))
 

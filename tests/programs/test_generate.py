@@ -13,14 +13,14 @@ from PIL import Image
 from skimage import data as photos
 
 from gpstoken_jax.configs import sit_tiny
-from gpstoken_jax.generation.generator import load_generator
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.layouts import Layouts, open_layouts, write_layouts
-from gpstoken_jax.generation.pipeline import Pipeline
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import create_sit, init_params
+from gpstoken_jax.generator import Generator, Pipeline
 from gpstoken_jax.runtime.checkpoint import CheckpointError, Checkpoints
-from gpstoken_jax.runtime.run_directory import RunDirectory, load_tokenizer, write_config
+from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import open_tokens
 from gpstoken_jax.tokens.coding import BatchDecoder, to_pixels
 
@@ -109,7 +109,7 @@ def test_images_of_every_class_with_tokens_and_a_record(made, random_run):
     assert "9 evaluations of the network an image" in said
     grid = np.asarray(Image.open(output / "grid.png"))
     assert grid.shape == (2 * 32 + 4, 5 * 32 + 4 * 4, 3)
-    tokens, tokenizer = open_tokens(output / "tokens"), load_tokenizer(random_run)
+    tokens, tokenizer = open_tokens(output / "tokens"), Tokenizer.from_pretrained(random_run)
     assert [tokens.header["label_names"][e.label] for e in tokens] == ["cat"] * 5 + ["dog"] * 5
     example = tokens[6]
     assert example.name == "dog/000001.png"
@@ -169,15 +169,16 @@ def test_layouts_are_matched_by_the_names_of_classes(generator, random_run, layo
     for row, number in ((0, 1), (1, 1), (2, 0)):
         matches = (stored == made["initial_geometry"][row]).all(axis=(1, 2))
         assert np.flatnonzero(matches)[0] % 2 == number
-    pipeline.check_classes([0, 1])
+    loaded, stage1 = Generator.from_pretrained(generator), open_layouts(layouts)
+    loaded.check_layouts(stage1, [0, 1])
     with pytest.raises(ValueError, match="no layouts of class 'a/b', only of dog, cat"):
-        pipeline.check_classes([2])
+        loaded.check_layouts(stage1, [2])
 
 
 def _pipeline(generator, random_run, layouts):
     return Pipeline(
-        load_generator(generator),
-        load_tokenizer(random_run),
+        Generator.from_pretrained(generator),
+        Tokenizer.from_pretrained(random_run),
         open_layouts(layouts),
         Sampler("ode_euler", 3),
         Guidance(1.5),
@@ -192,4 +193,4 @@ def test_mistakes_are_named_in_one_line(run, layouts, random_run, tmp_path):
         tmp_path, f"--layouts={layouts}", "--classes=bird", fails=True
     )
     with pytest.raises(CheckpointError, match="is a run of task 'tokenizer', not 'sit'"):
-        load_generator(random_run)
+        Generator.from_pretrained(random_run)
