@@ -6,14 +6,12 @@ otherwise a lossless PNG of the converted pixels), label, name and upright heigh
 
 import collections
 import concurrent.futures
-import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from gpstoken_jax.data import folder, images
 
@@ -38,19 +36,13 @@ def encode_record(file: folder.ImageFile) -> tuple[dict[str, Any], tuple[str, ..
         conversions += (f"{decoded.format} stored as PNG",)
     height, width = decoded.pixels.shape[:2]
     record = {
-        "image": _as_png(decoded.pixels) if conversions else data,
+        "image": images.encode_png(decoded.pixels, compress_level=3) if conversions else data,
         "label": file.label,
         "name": file.name,
         "height": height,
         "width": width,
     }
     return record, conversions
-
-
-def _as_png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
 
 
 class ImageFiles(tfds.core.GeneratorBasedBuilder):

@@ -18,7 +18,6 @@ import dataclasses
 import importlib
 import io
 import os
-import pathlib
 
 import numpy as np
 from jaxtyping import UInt8
@@ -255,9 +254,8 @@ def _wide_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def write_png(path: pathlib.Path, pixels: np.ndarray) -> None:
-    """Writes uint8 pixels [H, W, 3] as a PNG file, whole or not at all; makes its directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(pixels).save(temporary, "PNG")
-    os.replace(temporary, path)
+def encode_png(pixels: UInt8[np.ndarray, "h w 3"], compress_level: int = 6) -> bytes:
+    """Makes the content of a PNG file; `compress_level` is from 0 to 9, the smallest."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=compress_level)
+    return buffer.getvalue()

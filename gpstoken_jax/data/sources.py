@@ -6,10 +6,12 @@ raises `UnreadableImageError`. Everything after (order, crops, batches) is in `l
 
 import bisect
 import dataclasses
+import hashlib
 import itertools
 import os
 import pathlib
 import pickle
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +19,7 @@ from jaxtyping import UInt8
 
 from gpstoken_jax.data import folder as folder_lib
 from gpstoken_jax.data import images, storage
+from gpstoken_jax.runtime.outputs import fingerprint_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,8 @@ class ImageSource(Protocol):
 
     def name(self, index: int) -> str: ...
 
+    def fingerprint(self, *, content: bool = False) -> str: ...
+
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
@@ -71,6 +76,17 @@ class FolderSource:
 
     def name(self, index: int) -> str:
         return self.files[index].name
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        """A digest that changes with the images, their names or their classes.
+
+        Args:
+            content: Read all files, instead of trusting their sizes and dates.
+
+        Raises:
+            storage.StorageError: When a file cannot be read.
+        """
+        return fingerprint(self.files, self.label_names, content)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +121,13 @@ class TfdsSource:
             return self._number_name(index)
         return self._name_of(record, index)
 
+    def fingerprint(self, *, content: bool = False) -> str:
+        """A digest that changes with the files of records; see `FolderSource`."""
+        files = [(os.path.basename(path), path) for path in self.shards]
+        digest = storage.retry(lambda: fingerprint_files(files, content=content), self.description)
+        classes = hashlib.sha256(repr((self.split, self.shard_ends, self.label_names)).encode())
+        return f"{digest} {classes.hexdigest()[:8]}"
+
     def _read(self, index: int) -> dict[str, Any]:
         try:
             return self.records[index]
@@ -133,6 +156,15 @@ class TfdsSource:
 
     def _number_name(self, index: int) -> str:
         return f"{self.split}-{index:08d}"
+
+
+def fingerprint(
+    files: Sequence[folder_lib.ImageFile], label_names: Sequence[str], content: bool = False
+) -> str:
+    """A digest of image files: names, classes, splits, and sizes and dates or contents."""
+    named = [(f"{file.name} {file.label} {file.split}", file.path) for file in files]
+    digest = storage.retry(lambda: fingerprint_files(named, content=content), "the image files")
+    return f"{digest} {hashlib.sha256(repr(label_names).encode()).hexdigest()[:8]}"
 
 
 def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
