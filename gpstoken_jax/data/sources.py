@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from gpstoken_jax.data import folder as folder_lib
 from gpstoken_jax.data import images, storage
-from gpstoken_jax.runtime.outputs import fingerprint_files
+from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +230,9 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
     import tensorflow_datasets as tfds  # here, so that reading folders does not wait for it
 
     builder = _find_builder(tfds, name, data_dir)
+    ours = builder.name == "image_files"
+    if ours:
+        _check_files(pathlib.Path(builder.data_dir))
     split = _existing_split(builder, split)
     features = builder.info.features
     image_key = _image_key(tfds, features)
@@ -246,6 +249,10 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
         raise ValueError(f"split {split!r} of {builder.data_dir} is empty")
     label_key = "label" if "label" in features else None
     names = getattr(features[label_key], "names", ()) if label_key else ()
+    if ours:
+        from gpstoken_jax.data.records import unescape_class
+
+        names = map(unescape_class, names)
     name_key = next(
         (key for key in ("name", "file_name", "filename", "id") if key in features), None
     )
@@ -278,6 +285,22 @@ def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
             )
         return builder
     return tfds.builder_from_directory(str(_find_prepared(pathlib.Path(data_dir).expanduser())))
+
+
+def _check_files(directory: pathlib.Path) -> None:
+    """Compares the small files of a data set of ours with what was written.
+
+    Records are not read here; they have checksums of their own, which count when they are read.
+
+    Raises:
+        DamagedFileError: When one differs.
+    """
+    if len(directory.parents) < 2 or not (directory.parents[1] / MANIFEST).exists():
+        return  # prepared by an early version, or moved alone
+    manifest = read_manifest(directory.parents[1], "data set")
+    for name in manifest.files:
+        if name.endswith((".json", ".txt")):
+            manifest.check(name)
 
 
 def _find_prepared(data_dir: pathlib.Path) -> pathlib.Path:

@@ -123,6 +123,7 @@ def test_other_tfds_data_sets(tmp_path):
 
 
 def test_tfrecord_data_sets_are_refused_with_advice(prepared):
+    (prepared / "manifest.json").unlink()  # as if it were someone else's
     info = prepared / "image_files/1.0.0/dataset_info.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
     with pytest.raises(ValueError, match="file_format=array_record"):
