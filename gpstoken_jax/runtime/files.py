@@ -7,6 +7,7 @@ reader of its format, and no bit of it can change unnoticed.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -56,6 +57,9 @@ def reading(
     except MemoryError as cause:
         raise error(f"{path} was not read: it asks for more memory than there is") from cause
     except Exception as cause:
+        number = getattr(cause, "errno", None)
+        if number is not None and number != errno.EINVAL:  # of a seek that damaged content asks for
+            raise  # the storage failed, which says nothing of the file
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
         raise error(f"{path} is damaged or not {expected} ({reason})") from cause
 
