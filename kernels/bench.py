@@ -20,8 +20,8 @@ from pathlib import Path
 import jax
 
 import kernels
-from kernels import floor
-from kernels.specs import SPECS, Spec
+from . import floor
+from .specs import SPECS, Spec
 
 # Float32 arrays of the size of the weights that the dense form's gradient keeps (as measured).
 DENSE_ARRAYS = 12

@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
-from kernels.batching import fold_vmap
-from kernels.gaussian import geometry_gradient, local_weights, moments
-from kernels.tiling import (
+from .batching import fold_vmap
+from .gaussian import geometry_gradient, local_weights, moments
+from .tiling import (
     INERT,
     Tiling,
     block_boxes,
