@@ -11,7 +11,6 @@ import math
 from jax import Array
 
 from .mosaic_lists import region_of
-from .mosaic_plan import slot_count
 from .mosaic_tiles import (
     COLUMN_STRIDE,
     HALF_LOG2_E,
@@ -72,7 +71,7 @@ def gradients(problem: Problem, geometry, features, cotangent, plan, lists=()):
 
 def all_slots(problem: Problem) -> int:
     """Slots an image: those of the plan, then one a warp for each token that has none of them."""
-    return slot_count(problem) + WARPS * problem.tokens
+    return problem.slots + WARPS * problem.tokens
 
 
 def sum_tiles(problem: Problem, geometry, features, cotangent, plan, lists) -> tuple[Array, Array]:
@@ -192,7 +191,7 @@ def sum_tokens(
 
                 tiles = wide * (y_last - y_first + 1)
                 sums = loop(warp, tiles, WARPS, no_sums(problem), tile_of)
-                slot = image * all_slots(problem) + slot_count(problem) + number * WARPS + warp
+                slot = image * all_slots(problem) + problem.slots + number * WARPS + warp
                 slot = without.where(slot, -1)
                 store_sums(problem, vectors, moments, chunk, slot, sums)
 
@@ -332,7 +331,7 @@ def sum_slots(problem: Problem, geometry, plan, vectors, moments, dtype) -> tupl
         first, _, wide, high = plan.load(row * 4, 4)
         image, number = row // problem.tokens, row % problem.tokens
         planned = first >= 0
-        first = planned.where(first, number * WARPS + slot_count(problem))
+        first = planned.where(first, number * WARPS + problem.slots)
         count = planned.where(wide * high, WARPS)
         start = image * all_slots(problem) + first
         total = zeros(1)[0]

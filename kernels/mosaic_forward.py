@@ -40,23 +40,23 @@ from .mosaic_words import (
 )
 
 
-def draw(problem: Problem, geometry: Array, features: Array, lists=(), slots: int = 0):
-    """The map [B, H, W, C]; with slots, (map, plan [B, L, 4]), see `mosaic_plan`."""
+def draw(problem: Problem, geometry: Array, features: Array, lists=(), planned: bool = False):
+    """The map [B, H, W, C]; planned, (map, plan [B, L, 4]), see `mosaic_plan`."""
     image = shape((problem.batch, problem.height, problem.width, problem.channels), features.dtype)
     plan = shape((problem.batch, problem.tokens, 4), "int32")
-    planners = problem.batch if slots else 0  # the first blocks
+    planners = problem.batch if planned else 0  # the first blocks
 
     def body(shared, *arrays):
-        if not slots:
+        if not planned:
             return draw_tile(problem, shared, block(), *arrays)
         *arrays, plan = arrays
-        plan_it = lambda: plan_image(problem, shared, block(), arrays[0], plan, slots)  # noqa: E731
+        plan_it = lambda: plan_image(problem, shared, block(), arrays[0], plan)  # noqa: E731
         when(block() < planners, plan_it)
         tile = block() - planners
         return when(tile >= 0, lambda: draw_tile(problem, shared, tile, *arrays))
 
     words = Room.words(problem, cotangent=False)
-    outputs = [image, plan] if slots else image
+    outputs = [image, plan] if planned else image
     run = kernel("splat_forward", body, outputs, words, problem.grid + planners)
     return run(geometry, features, *problem.coordinates(), *lists)
 

@@ -25,12 +25,6 @@ from .mosaic_words import (
 )
 
 
-def slot_count(problem: Problem) -> int:
-    """Slots an image: several times what the tokens of a partition need."""
-    down, across = problem.tiles
-    return 8 * problem.tokens + 8 * down * across
-
-
 def tile_range(problem: Problem, token: list[Number]) -> list[Number]:
     """First tile across and down, and how many across and down, that a token's box meets.
 
@@ -50,14 +44,14 @@ def tile_range(problem: Problem, token: list[Number]) -> list[Number]:
 
 
 def plan_image(
-    problem: Problem, shared: Shared, image: Number, geometry: Global, plan: Global, slots: int
+    problem: Problem, shared: Shared, image: Number, geometry: Global, plan: Global
 ) -> None:
     """plan[B * L, 4]: first slot or -1, first tile (x | y << 16), tiles across and down.
 
     A token that meets nothing has 0 tiles. Sums saturate just above `slots`, so no number of tokens
     overflows them.
     """
-    lane, warp = thread() & 31, thread() >> 5
+    lane, warp, slots = thread() & 31, thread() >> 5, problem.slots
 
     def token_of(number):
         finite, token = well_posed(geometry, image * problem.tokens + number)

@@ -63,6 +63,7 @@ class Problem:
     width: int
     support: float
     narrow: bool  # bfloat16 features
+    slots: int  # of an image, see `mosaic_plan`
 
     @property
     def parts(self) -> int:

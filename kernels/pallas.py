@@ -7,6 +7,7 @@ missing, `unsupported` says so and `xla` serves.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -72,26 +73,31 @@ def _splat_backward(size, support, residuals, cotangent):
 splat.defvjp(_splat_forward, _splat_backward)
 
 
+def slot_count(tokens: int, size: tuple[int, int]) -> int:
+    """Slots an image for partial sums of the backward: a token needs one a tile of 8 x 8 pixels.
+
+    Several times what the tokens of a partition need; tokens that find none are summed in another
+    way, so that memory does not depend on the data.
+    """
+    return 8 * tokens + 8 * math.prod(-(-side // 8) for side in size)
+
+
 def _problem(geometry, features, size, support):
     from .mosaic_tiles import Problem
 
-    batch, tokens, channels = features.shape
-    return Problem(
-        batch, tokens, channels, *size, support, narrow=features.dtype == jnp.bfloat16
-    )
+    narrow, slots = features.dtype == jnp.bfloat16, slot_count(features.shape[1], size)
+    return Problem(*features.shape, *size, support, narrow, slots)
 
 
 def _forward(geometry, features, *, size, support, planned: bool) -> tuple[Array, ...]:
     """The map; for the backward also the plan of its slots, and the lists where they are made."""
-    from . import mosaic_forward, mosaic_lists, mosaic_plan
+    from . import mosaic_forward, mosaic_lists
 
     problem = _problem(geometry, features, size, support)
     many = problem.tokens > mosaic_lists.ENOUGH
     lists = mosaic_lists.list_tokens(problem, geometry) if many else ()
-    if not planned:
-        return (mosaic_forward.draw(problem, geometry, features, lists),)
-    slots = mosaic_plan.slot_count(problem)
-    return (*mosaic_forward.draw(problem, geometry, features, lists, slots), *lists)
+    drawn = mosaic_forward.draw(problem, geometry, features, lists, planned)
+    return (*drawn, *lists) if planned else (drawn,)
 
 
 def _backward(geometry, features, plan, *rest, size, support) -> tuple[Array, Array]:
