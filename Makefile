@@ -16,7 +16,7 @@ help:  ## show this
 
 demo: $(VENV)/.run  ## data, training, evaluation and report of a tiny model, on the CPU in minutes
 	@echo "[1/3] preparing the data set"
-	@$(BIN)/python prepare_data.py --demo --output data/demo
+	@$(BIN)/gpstoken prepare_data --demo --output data/demo
 	@echo "[2/3] training the tiny configuration"
 	@$(BIN)/python train.py --config=configs/tiny.py --workdir=$(DEMO) --data.tfds_dir=data/demo
 	@echo "[3/3] evaluating on photos it has not seen"
@@ -24,19 +24,19 @@ demo: $(VENV)/.run  ## data, training, evaluation and report of a tiny model, on
 
 demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few photos, and a grid of samples
 	@echo "[1/9] photos: eight classes, one photo each, its right part held out"
-	@$(BIN)/python prepare_data.py --demo --output data/demo
+	@$(BIN)/gpstoken prepare_data --demo --output data/demo
 	@$(BIN)/python scripts/demo_classes.py --output=$(GENERATE)/photos
 	@echo "[2/9] tokenizer: that of make demo"
 	@$(BIN)/python train.py --config=configs/tiny.py --workdir=$(DEMO) --data.tfds_dir=data/demo
 	@echo "[3/9] tokens of random crops"
-	@$(BIN)/python encode.py --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=train \
+	@$(BIN)/gpstoken encode --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=train \
 	  --passes=96 --crop_scale=0.3,1 --output=$(GENERATE)/tokens
-	@$(BIN)/python encode.py --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=val \
+	@$(BIN)/gpstoken encode --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=val \
 	  --passes=16 --crop_scale=0.3,1 --output=$(GENERATE)/val_tokens
 	@echo "[4/9] their layouts"
-	@$(BIN)/python prepare_layouts.py --tokens=$(GENERATE)/tokens \
+	@$(BIN)/gpstoken prepare_layouts --tokens=$(GENERATE)/tokens \
 	  --output=$(GENERATE)/layouts.safetensors
-	@$(BIN)/python prepare_layouts.py --tokens=$(GENERATE)/val_tokens \
+	@$(BIN)/gpstoken prepare_layouts --tokens=$(GENERATE)/val_tokens \
 	  --output=$(GENERATE)/val_layouts.safetensors
 	@echo "[5/9] stage 1: a network that draws layouts"
 	@$(BIN)/python train.py --config=configs/layout_tree.py:tiny --workdir=$(GENERATE)/stage1 \
@@ -50,12 +50,12 @@ demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few phot
 	  --real=$(GENERATE)/val_layouts.safetensors --tree=$(GENERATE)/stage1 \
 	  --output=$(GENERATE)/comparison
 	@echo "[8/9] new images of each class"
-	@$(BIN)/python generate.py --generator=$(GENERATE)/stage2 --tokenizer=$(DEMO) \
+	@$(BIN)/gpstoken generate --generator=$(GENERATE)/stage2 --tokenizer=$(DEMO) \
 	  --layouts=$(GENERATE)/stage1 --output=$(GENERATE)/samples
 	@echo "[9/9] are the classes found again? reconstructions tell how well at all"
-	@$(BIN)/python decode.py --checkpoint=$(DEMO) --tokens=$(GENERATE)/tokens \
+	@$(BIN)/gpstoken decode --checkpoint=$(DEMO) --tokens=$(GENERATE)/tokens \
 	  --output=$(GENERATE)/decoded
-	@$(BIN)/python decode.py --checkpoint=$(DEMO) --tokens=$(GENERATE)/val_tokens \
+	@$(BIN)/gpstoken decode --checkpoint=$(DEMO) --tokens=$(GENERATE)/val_tokens \
 	  --output=$(GENERATE)/val_decoded
 	@$(BIN)/python scripts/check_classes.py --real=$(GENERATE)/decoded/train \
 	  --images=held_out=$(GENERATE)/val_decoded/val,samples=$(GENERATE)/samples \
@@ -77,7 +77,7 @@ kernel-compile: $(VENV)-kernel-compile/.done  ## compile the GPU kernels for H10
 	@$(VENV)-kernel-compile/bin/python scripts/kernel_compile.py
 
 bench: $(VENV)/.run  ## time every implementation of splat on this machine
-	@$(BIN)/python -m kernels.bench
+	@$(BIN)/python -m gpstoken_jax.kernels.bench
 
 clean:  ## remove the environment and the demo's results
 	rm -rf $(VENV) $(VENV)-kernel-compile $(DEMO) $(GENERATE) data/demo
@@ -90,14 +90,14 @@ $(VENV)/.python: .python-version
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.run: requirements.txt $(VENV)/.python
+$(VENV)/.run: requirements.txt pyproject.toml setup.py $(VENV)/.python
 	@echo "installing requirements.txt"
-	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt | $(COUNT)
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -e . | $(COUNT)
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements.txt $(VENV)/.python
+$(VENV)/.dev: requirements-dev.txt requirements.txt pyproject.toml setup.py $(VENV)/.python
 	@echo "installing requirements-dev.txt"
-	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt | $(COUNT)
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt -e . | $(COUNT)
 	@touch $@
 
 $(VENV)-kernel-compile/.done: requirements-kernel-compile.txt .python-version
@@ -106,5 +106,5 @@ $(VENV)-kernel-compile/.done: requirements-kernel-compile.txt .python-version
 	@$(PYTHON) -m venv $(VENV)-kernel-compile
 	@echo "installing requirements-kernel-compile.txt"
 	@$(VENV)-kernel-compile/bin/python -m pip install --disable-pip-version-check --no-deps \
-	  -r requirements-kernel-compile.txt | $(COUNT)
+	  -r requirements-kernel-compile.txt -e . | $(COUNT)
 	@touch $@

@@ -17,7 +17,6 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
-from gpstoken_jax import cli
 from gpstoken_jax.evaluation import baselines, cells
 from gpstoken_jax.evaluation.features import (
     FeatureNetwork,
@@ -34,9 +33,10 @@ from gpstoken_jax.evaluation.sample_job import plan_samples
 from gpstoken_jax.evaluation.settings import Settings
 from gpstoken_jax.evaluation.summary import describe_gain, failures, write_summary
 from gpstoken_jax.evaluation.tokenizer_job import plan_tokenizer
-from gpstoken_jax.high_resolution import WAYS
-from gpstoken_jax.perceptual.weights import LPIPSWeights, load_lpips
-from gpstoken_jax.processes import in_first
+from gpstoken_jax.features.weights import LPIPSWeights, load_lpips
+from gpstoken_jax.model.high_resolution import WAYS
+from gpstoken_jax.programs import cli
+from gpstoken_jax.runtime.processes import in_first
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
 CHECKPOINTS = flags.DEFINE_list(

@@ -4,7 +4,8 @@
 
 Every field of the config can be set: --config.SECTION.FIELD=VALUE. The same command again resumes
 from the newest checkpoint; SIGTERM and Ctrl-C save first and exit with code 75. What it leaves is
-told in gpstoken_jax/run_directory.py, several processes and what may go wrong in docs/survival.md.
+told in gpstoken_jax/runtime/run_directory.py, several processes and what may go wrong in
+docs/survival.md.
 """
 
 import contextlib
@@ -16,9 +17,10 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from gpstoken_jax import cli, processes
-from gpstoken_jax.checkpoint import Checkpoints
-from gpstoken_jax.run_directory import (
+from gpstoken_jax.programs import cli
+from gpstoken_jax.runtime import processes
+from gpstoken_jax.runtime.checkpoint import Checkpoints
+from gpstoken_jax.runtime.run_directory import (
     RunDirectory,
     lock_run,
     open_run,

@@ -8,7 +8,7 @@ network for a quick run on a laptop.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gpstoken_jax.configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -5,7 +5,7 @@ python train.py --config=configs/layout_tree.py --workdir=runs/layouts --config.
 
 from ml_collections import ConfigDict
 
-from configs import layout_common
+from gpstoken_jax.configs import layout_common
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -5,7 +5,7 @@ python train.py --config=configs/sit_tiny.py --workdir=runs/sit_tiny --config.da
 
 from ml_collections import ConfigDict
 
-from configs import sit_common
+from gpstoken_jax.configs import sit_common
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -1,12 +1,12 @@
 """SiT-XL on the tokens of GPSToken-M128, the published generator: 676 M parameters.
 
 python train.py --config=configs/sit_xl.py --workdir=runs/sit_xl --config.data.tokens=tokens/m128
-python convert.py --config=configs/sit_xl.py:published --input=FILE --output=runs/sit_xl_published
+gpstoken convert --config=configs/sit_xl.py:published --input=FILE --output=runs/sit_xl_published
 """
 
 from ml_collections import ConfigDict
 
-from configs import sit_common
+from gpstoken_jax.configs import sit_common
 
 # Of the tokens that the published weights were trained on, by channel.
 _MEAN = (

@@ -5,7 +5,7 @@ python train.py --config=configs/tiny.py --workdir=runs/tiny --data.folder=DIR
 
 from ml_collections import ConfigDict
 
-from configs import common
+from gpstoken_jax.configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -8,7 +8,7 @@ Result on 304 photos: 24.7 dB held-out PSNR, LPIPS 0.31 (docs/training.md has th
 
 from ml_collections import ConfigDict
 
-from configs import common, tiny
+from gpstoken_jax.configs import common, tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -10,7 +10,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpstoken_jax.data import images, transforms
-from gpstoken_jax.visualize import image_grid
+from gpstoken_jax.tokens.visualize import image_grid
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory.", required=True)
 IMAGE = flags.DEFINE_string("image", None, "A photo; one of scikit-image's by default.")

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from gpstoken_jax import cli, editing
-from gpstoken_jax.focus import parse_focus
-from gpstoken_jax.layout import partition_images
-from gpstoken_jax.run_directory import Tokenizer, load_tokenizer
-from gpstoken_jax.visualize import draw_gaussians, to_uint8
+from gpstoken_jax.partition.focus import parse_focus
+from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.programs import cli
+from gpstoken_jax.runtime.run_directory import Tokenizer, load_tokenizer
+from gpstoken_jax.tokens import editing
+from gpstoken_jax.tokens.visualize import draw_gaussians, to_uint8
 
 SECOND_IMAGE = flags.DEFINE_string("second_image", None, "A photo to take texture from.")
 BOX = flags.DEFINE_string(

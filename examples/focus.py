@@ -7,10 +7,11 @@ import common
 import jax
 from absl import flags
 
-from gpstoken_jax import cli, focus
-from gpstoken_jax.high_resolution import decode_images, encode_images
-from gpstoken_jax.run_directory import load_tokenizer
-from gpstoken_jax.visualize import draw_density, draw_gaussians, draw_outline, to_uint8
+from gpstoken_jax.model.high_resolution import decode_images, encode_images
+from gpstoken_jax.partition import focus
+from gpstoken_jax.programs import cli
+from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokens.visualize import draw_density, draw_gaussians, draw_outline, to_uint8
 
 FOCUS = flags.DEFINE_multi_string(
     "focus", ["0.3,0.15,0.4,0.4,0.5"], "x,y,w,h,strength in fractions of the image; repeatable."

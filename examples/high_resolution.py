@@ -7,10 +7,10 @@ import common
 import jax
 from absl import flags
 
-from gpstoken_jax import cli
-from gpstoken_jax.high_resolution import WAYS, decode_images, encode_images
-from gpstoken_jax.metrics import image_metrics
-from gpstoken_jax.run_directory import load_tokenizer
+from gpstoken_jax.metrics.image import image_metrics
+from gpstoken_jax.model.high_resolution import WAYS, decode_images, encode_images
+from gpstoken_jax.programs import cli
+from gpstoken_jax.runtime.run_directory import load_tokenizer
 
 TILES = flags.DEFINE_integer("tiles", 2, "Rows and columns of tiles.", lower_bound=1)
 

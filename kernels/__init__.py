@@ -1,5 +1,5 @@
 """Gaussian splatting of token features onto a map: one operation in several implementations."""
 
-from .api import available, splat
+from gpstoken_jax.kernels.api import available, splat
 
 __all__ = ["available", "splat"]

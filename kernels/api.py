@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from . import pallas, reference, self_check, xla
+from gpstoken_jax.kernels import pallas, reference, self_check, xla
 
 # In the order of preference.
 IMPLEMENTATIONS = {"pallas": pallas, "xla": xla, "reference": reference}

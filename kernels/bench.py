@@ -1,6 +1,6 @@
 """Time `splat` in every implementation that serves here, and set it beside the best and the floor.
 
-    python -m kernels.bench [--shape NAME ...] [--implementation NAME ...] [--runs 20]
+    python -m gpstoken_jax.kernels.bench [--shape NAME ...] [--implementation NAME ...] [--runs 20]
         [--json FILE] [--markdown FILE]
 
 Times are medians of many runs, each ended by waiting for the result; memory is what the compiled
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import jax
 
-import kernels
-from . import floor
-from .specs import SPECS, Spec
+from gpstoken_jax import kernels
+from gpstoken_jax.kernels import floor
+from gpstoken_jax.kernels.specs import SPECS, Spec
 
 # Float32 arrays of the size of the weights that the dense form's gradient keeps (as measured).
 DENSE_ARRAYS = 12

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .gaussian import pixel_coordinates
-from .specs import Spec
+from gpstoken_jax.kernels.gaussian import pixel_coordinates
+from gpstoken_jax.kernels.specs import Spec
 
 PRODUCTS = 3  # bfloat16 products for one of float32 grade
 

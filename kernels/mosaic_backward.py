@@ -10,8 +10,8 @@ import math
 
 from jax import Array
 
-from .mosaic_lists import region_of
-from .mosaic_tiles import (
+from gpstoken_jax.kernels.mosaic_lists import region_of
+from gpstoken_jax.kernels.mosaic_tiles import (
     COLUMN_STRIDE,
     HALF_LOG2_E,
     ROW_STRIDE,
@@ -31,7 +31,7 @@ from .mosaic_tiles import (
     tabulate,
     well_posed,
 )
-from .mosaic_words import (
+from gpstoken_jax.kernels.mosaic_words import (
     WARPS,
     Global,
     Number,

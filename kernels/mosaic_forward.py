@@ -2,9 +2,9 @@
 
 from jax import Array
 
-from .mosaic_lists import region_of
-from .mosaic_plan import plan_image
-from .mosaic_tiles import (
+from gpstoken_jax.kernels.mosaic_lists import region_of
+from gpstoken_jax.kernels.mosaic_plan import plan_image
+from gpstoken_jax.kernels.mosaic_tiles import (
     COLUMN_STRIDE,
     ROW_STRIDE,
     STEP,
@@ -21,7 +21,7 @@ from .mosaic_tiles import (
     store_channels,
     tabulate,
 )
-from .mosaic_words import (
+from gpstoken_jax.kernels.mosaic_words import (
     Global,
     barrier,
     block,

@@ -2,7 +2,7 @@
 
 from jax import Array
 
-from .mosaic_tiles import (
+from gpstoken_jax.kernels.mosaic_tiles import (
     TILE,
     Problem,
     Room,
@@ -10,7 +10,7 @@ from .mosaic_tiles import (
     choose,
     tabulate,
 )
-from .mosaic_words import (
+from gpstoken_jax.kernels.mosaic_words import (
     barrier,
     block,
     integer,

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .gaussian import MAX_RHO, MAX_SIGMA, MIN_SIGMA, pixel_coordinates
-from .mosaic_words import (
+from gpstoken_jax.kernels.gaussian import MAX_RHO, MAX_SIGMA, MIN_SIGMA, pixel_coordinates
+from gpstoken_jax.kernels.mosaic_words import (
     WARPS,
     Global,
     Number,

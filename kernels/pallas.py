@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from .batching import fold_vmap
+from gpstoken_jax.kernels.batching import fold_vmap
 
 MINIMUM_JAX = (0, 11)
 LARGEST_ARRAY = 2**31 - 1  # elements: the kernels' indices are int32
@@ -26,7 +26,7 @@ def missing_in_jax() -> str | None:
     if tuple(map(int, jax.__version__.split(".")[:2])) < MINIMUM_JAX:
         return f"it needs JAX >= 0.11 (Python >= 3.12), this is {jax.__version__}"
     try:
-        from . import mosaic_words  # noqa: F401
+        from gpstoken_jax.kernels import mosaic_words  # noqa: F401
     except (ImportError, AttributeError) as error:
         return f"JAX {jax.__version__} lacks a part that the kernels are written with: {error}"
     return None
@@ -83,7 +83,7 @@ def slot_count(tokens: int, size: tuple[int, int]) -> int:
 
 
 def _problem(geometry, features, size, support):
-    from .mosaic_tiles import Problem
+    from gpstoken_jax.kernels.mosaic_tiles import Problem
 
     narrow, slots = features.dtype == jnp.bfloat16, slot_count(features.shape[1], size)
     return Problem(*features.shape, *size, support, narrow, slots)
@@ -91,7 +91,7 @@ def _problem(geometry, features, size, support):
 
 def _forward(geometry, features, *, size, support, planned: bool) -> tuple[Array, ...]:
     """The map; for the backward also the plan of its slots, and the lists where they are made."""
-    from . import mosaic_forward, mosaic_lists
+    from gpstoken_jax.kernels import mosaic_forward, mosaic_lists
 
     problem = _problem(geometry, features, size, support)
     many = problem.tokens > mosaic_lists.ENOUGH
@@ -101,7 +101,7 @@ def _forward(geometry, features, *, size, support, planned: bool) -> tuple[Array
 
 
 def _backward(geometry, features, plan, *rest, size, support) -> tuple[Array, Array]:
-    from . import mosaic_backward
+    from gpstoken_jax.kernels import mosaic_backward
 
     *lists, cotangent = rest
     problem = _problem(geometry, features, size, support)

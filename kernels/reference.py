@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from .gaussian import local_weights, pixel_coordinates
+from gpstoken_jax.kernels.gaussian import local_weights, pixel_coordinates
 
 
 def unsupported(platform: str, features_dtype) -> str | None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import xla
+from gpstoken_jax.kernels import xla
 
 SIZE, TOKENS, CHANNELS = (24, 20), 100, 20
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}  # of the norm; bfloat16 has eight bits

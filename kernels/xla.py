@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
-from .batching import fold_vmap
-from .gaussian import geometry_gradient, local_weights, moments
-from .tiling import (
+from gpstoken_jax.kernels.batching import fold_vmap
+from gpstoken_jax.kernels.gaussian import geometry_gradient, local_weights, moments
+from gpstoken_jax.kernels.tiling import (
     INERT,
     Tiling,
     block_boxes,

@@ -23,7 +23,6 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gpstoken_jax import cli
 from gpstoken_jax.generation.layouts import (
     EmpiricalSampler,
     Layouts,
@@ -35,6 +34,7 @@ from gpstoken_jax.generation.layouts.measures import compare
 from gpstoken_jax.generation.layouts.picture import layout_grid
 from gpstoken_jax.generation.layouts.snap import snap
 from gpstoken_jax.generation.layouts.split_tree import split_tree
+from gpstoken_jax.programs import cli
 
 REAL = flags.DEFINE_string("real", None, "File of held-out layouts.", required=True)
 TRAINING = flags.DEFINE_string("training", None, "File of training layouts.", required=True)

@@ -10,8 +10,8 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gpstoken_jax import cli
 from gpstoken_jax.data.demo_classes import write_demo_classes
+from gpstoken_jax.programs import cli
 
 OUTPUT = flags.DEFINE_string("output", None, "Where the folders train/ and val/ go.", required=True)
 

@@ -159,7 +159,7 @@ def _directions(channels: int, dtype: str):
     import jax
     import jax.numpy as jnp
 
-    from kernels import pallas
+    from gpstoken_jax.kernels import pallas
 
     shape = lambda *s: jax.ShapeDtypeStruct(s, dtype)  # noqa: E731
     geometry = jax.ShapeDtypeStruct((16, 256, 5), jnp.float32)
@@ -178,7 +178,7 @@ def compile_transformed() -> None:
     import jax
     import jax.numpy as jnp
 
-    from kernels import pallas
+    from gpstoken_jax.kernels import pallas
 
     loss = lambda g, f: (pallas.splat(g, f, (20, 23), 3.0) ** 2).sum()  # noqa: E731
     gradient = jax.grad(loss, (0, 1))

@@ -28,8 +28,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gpstoken_jax import checkpoint  # noqa: E402
-from gpstoken_jax.run_directory import RunDirectory  # noqa: E402
+from gpstoken_jax.runtime import checkpoint  # noqa: E402
+from gpstoken_jax.runtime.run_directory import RunDirectory  # noqa: E402
 from gpstoken_jax.training.metric_log import MEASURED  # noqa: E402
 
 MOMENTS = {"starting": 1, "training": 2, "saving": 2}  # and how often of five

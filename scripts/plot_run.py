@@ -16,8 +16,8 @@ from matplotlib import pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gpstoken_jax import cli
-from gpstoken_jax.run_directory import RunDirectory
+from gpstoken_jax.programs import cli
+from gpstoken_jax.runtime.run_directory import RunDirectory
 
 RUNS = flags.DEFINE_multi_string("run", None, "A run's directory; repeatable.", required=True)
 OUTPUT = flags.DEFINE_string("output", "curves.png", "The picture to write.")

@@ -13,9 +13,9 @@ import time
 import jax
 import numpy as np
 
-from gpstoken_jax.high_resolution import WAYS, decode_images, encode_images
-from gpstoken_jax.model import GPSToken, init_params
-from gpstoken_jax.tiles import tile_grid
+from gpstoken_jax.model.gpstoken import GPSToken, init_params
+from gpstoken_jax.model.high_resolution import WAYS, decode_images, encode_images
+from gpstoken_jax.tokens.tiles import tile_grid
 
 
 def main() -> None:

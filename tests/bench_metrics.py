@@ -18,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from skimage import data
 
-from gpstoken_jax.baselines import bicubic_baseline, jpeg_baseline, webp_baseline
-from gpstoken_jax.frechet import FeatureStatistics, frechet_distance
-from gpstoken_jax.metrics import PIXEL_METRICS, image_metrics
-from gpstoken_jax.perceptual.convnext import ConvNeXtSmall, ConvNeXtWeights, convnext_perceptual
-from gpstoken_jax.perceptual.inception import InceptionWeights, fid_features, inception_perceptual
-from gpstoken_jax.perceptual.inception_network import InceptionV3
-from gpstoken_jax.perceptual.lpips import lpips
-from gpstoken_jax.perceptual.vgg import vgg_features, vgg_perceptual
-from gpstoken_jax.perceptual.weights import load_lpips
+from gpstoken_jax.evaluation.codecs import bicubic_baseline, jpeg_baseline, webp_baseline
+from gpstoken_jax.features.convnext import ConvNeXtSmall, ConvNeXtWeights, convnext_perceptual
+from gpstoken_jax.features.inception import InceptionWeights, fid_features, inception_perceptual
+from gpstoken_jax.features.inception_network import InceptionV3
+from gpstoken_jax.features.lpips import lpips
+from gpstoken_jax.features.vgg import vgg_features, vgg_perceptual
+from gpstoken_jax.features.weights import load_lpips
+from gpstoken_jax.metrics.frechet import FeatureStatistics, frechet_distance
+from gpstoken_jax.metrics.image import PIXEL_METRICS, image_metrics
 
 
 def random_variables(network, side: int):

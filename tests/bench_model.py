@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-import kernels
-from gpstoken_jax.encoder import BlockConditions, Encoder, Stem
-from gpstoken_jax.geometry import boxes_to_pixels
-from gpstoken_jax.layers import ResnetBlock, SpatialAttention
-from gpstoken_jax.roi_align import roi_align
-from gpstoken_jax.tile_norm import TileNorm
+from gpstoken_jax import kernels
+from gpstoken_jax.model.encoder import BlockConditions, Encoder, Stem
+from gpstoken_jax.model.layers import ResnetBlock, SpatialAttention
+from gpstoken_jax.model.roi_align import roi_align
+from gpstoken_jax.model.tile_norm import TileNorm
+from gpstoken_jax.partition.geometry import boxes_to_pixels
 from tests.full_size import CONFIGS, FullSize, full_size
 
 THREADS = 2

@@ -18,12 +18,12 @@ import numpy as np
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-from configs import common
+from gpstoken_jax.configs import common
 from gpstoken_jax.data import eval_batches, open_source
-from gpstoken_jax.geometry import regions_to_boxes
-from gpstoken_jax.layout import partition_images, to_grey
-from gpstoken_jax.partition import partition
-from gpstoken_jax.partition_jit import partition_jit
+from gpstoken_jax.partition.device import partition_jit
+from gpstoken_jax.partition.geometry import regions_to_boxes
+from gpstoken_jax.partition.host import partition
+from gpstoken_jax.partition.images import partition_images, to_grey
 
 SETTINGS = [(64, 32), (128, 64), (256, 128), (256, 256)]  # side, tokens
 

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs import tiny
-from gpstoken_jax.checkpoint import Checkpoints
-from gpstoken_jax.model import GPSToken, init_params
-from gpstoken_jax.run_directory import RunDirectory, write_config
+from gpstoken_jax.configs import tiny
+from gpstoken_jax.model.gpstoken import GPSToken, init_params
+from gpstoken_jax.runtime.checkpoint import Checkpoints
+from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import gpstoken_l256, gpstoken_m128
-from gpstoken_jax.layout import partition_images
-from gpstoken_jax.model import GPSToken
-from gpstoken_jax.torch_weights import from_torch
+from gpstoken_jax.configs import gpstoken_l256, gpstoken_m128
+from gpstoken_jax.model.gpstoken import GPSToken
+from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.weights.tokenizer_table import from_torch
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIGS = {"M128": gpstoken_m128, "L256": gpstoken_l256}

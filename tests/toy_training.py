@@ -110,7 +110,7 @@ def create_task(config: ConfigDict) -> ToyTask:
 
 if __name__ == "__main__":
     import train
-    from gpstoken_jax import cli
+    from gpstoken_jax.programs import cli
 
     tasks.MODULES["toy"] = "__main__"
     cli.run(train.main)

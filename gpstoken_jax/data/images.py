@@ -118,6 +118,21 @@ def decode(data: bytes) -> DecodedImage:
         raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
 
 
+def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Converts an opened PIL image to upright RGB, as `decode` does with a file.
+
+    Raises:
+        UnreadableImageError: As of `decode`.
+    """
+    try:
+        _check_size(image.size)
+        return _decode_opened(image).pixels
+    except UnreadableImageError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
+
+
 def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:

@@ -136,7 +136,7 @@ def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
         problem = "both a folder and a TFDS data set are given" if wants_tfds else "no data given"
         raise ValueError(
             f"{problem}: set either data.folder=DIR (a directory of images) or data.tfds_dir=DIR "
-            "(made by `python prepare_data.py --folder DIR --output DATA_DIR`)"
+            "(made by `gpstoken prepare_data --folder DIR --output DATA_DIR`)"
         )
     if wants_tfds:
         return open_tfds(data_config.tfds_name, data_config.tfds_dir, split)
@@ -229,7 +229,7 @@ def _find_prepared(data_dir: pathlib.Path) -> pathlib.Path:
     if not found:
         raise FileNotFoundError(
             f"no prepared data set in {data_dir}: make one with "
-            "`python prepare_data.py --folder DIR --output DATA_DIR`"
+            "`gpstoken prepare_data --folder DIR --output DATA_DIR`"
         )
     if len(found) > 1:
         raise ValueError(

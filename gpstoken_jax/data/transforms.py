@@ -19,6 +19,11 @@ _ATTEMPTS = 10
 _TO_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255)) * np.float32(2) - np.float32(1)
 
 
+def to_uint8(images: Float32[np.ndarray, "*b h w 3"]) -> UInt8[np.ndarray, "*b h w 3"]:
+    """Rounds images in [-1, 1] to pixels of 0 to 255, clipping what lies outside."""
+    return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
 def check_crop(crop: str) -> None:
     """Raises ValueError unless `crop` is one of `CROPS`."""
     if crop not in CROPS:

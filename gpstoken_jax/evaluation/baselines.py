@@ -7,8 +7,13 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from gpstoken_jax.baselines import CodecResult, bicubic_baseline, jpeg_baseline, webp_baseline
 from gpstoken_jax.data.loader import available_cores
+from gpstoken_jax.evaluation.codecs import (
+    CodecResult,
+    bicubic_baseline,
+    jpeg_baseline,
+    webp_baseline,
+)
 
 NAMES = ("bicubic", "jpeg", "webp")
 COMPRESSED = ("jpeg", "webp")  # hold bytes, not values

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gpstoken_jax.evaluation.features import ORIGINAL, ApplyNetwork, FeatureNetwork
-from gpstoken_jax.focus import local_psnr
-from gpstoken_jax.metrics import Rounding, image_metrics, to_unit_range
-from gpstoken_jax.perceptual.lpips import lpips
-from gpstoken_jax.perceptual.weights import LPIPSWeights
+from gpstoken_jax.features.lpips import lpips
+from gpstoken_jax.features.weights import LPIPSWeights
+from gpstoken_jax.metrics.image import Rounding, image_metrics, to_unit_range
+from gpstoken_jax.partition.focus import local_psnr
 
 
 @dataclass(frozen=True)

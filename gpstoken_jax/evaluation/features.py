@@ -8,11 +8,11 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from gpstoken_jax.frechet import Gaussian
-from gpstoken_jax.frechet_files import StatisticsError, load_statistics
-from gpstoken_jax.perceptual.inception import fid_features, load_inception
-from gpstoken_jax.perceptual.vgg import vgg_features
-from gpstoken_jax.perceptual.weights import LPIPSWeights, load_lpips
+from gpstoken_jax.features.inception import fid_features, load_inception
+from gpstoken_jax.features.vgg import vgg_features
+from gpstoken_jax.features.weights import LPIPSWeights, load_lpips
+from gpstoken_jax.metrics.frechet import Gaussian
+from gpstoken_jax.metrics.frechet_files import StatisticsError, load_statistics
 
 ORIGINAL = "original"
 ApplyNetwork = Callable[[Any, Float[Array, "b h w 3"]], Mapping[str, Float[Array, "b d"]]]

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from gpstoken_jax.evaluation.evaluator import BatchResult
-from gpstoken_jax.frechet import FeatureStatistics
+from gpstoken_jax.metrics.frechet import FeatureStatistics
 
 Columns = dict[str, array]
 

@@ -8,9 +8,9 @@ from jaxtyping import Float
 
 from gpstoken_jax.evaluation.baselines import Baseline
 from gpstoken_jax.evaluation.evaluator import Reconstruction, on_devices, shard
-from gpstoken_jax.focus import strength_to_bias
-from gpstoken_jax.high_resolution import decode_images, encode_images
-from gpstoken_jax.run_directory import Tokenizer
+from gpstoken_jax.model.high_resolution import decode_images, encode_images
+from gpstoken_jax.partition.focus import strength_to_bias
+from gpstoken_jax.runtime.run_directory import Tokenizer
 
 MODEL, UNFOCUSED, GIVEN = "model", "unfocused", "images"
 

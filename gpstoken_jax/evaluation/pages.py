@@ -10,9 +10,7 @@ from gpstoken_jax.evaluation.baselines import SHORT_LABELS
 from gpstoken_jax.evaluation.evaluator import ImageResult
 from gpstoken_jax.evaluation.job import Subject
 from gpstoken_jax.evaluation.methods import UNFOCUSED
-from gpstoken_jax.evaluation.results import CellResult
-from gpstoken_jax.evaluation.tables import method_label
-from gpstoken_jax.report import (
+from gpstoken_jax.evaluation.report import (
     FOCUS_NOTE,
     MAP_NOTE,
     Figure,
@@ -23,8 +21,10 @@ from gpstoken_jax.report import (
     unfocused_figures,
     write_report,
 )
-from gpstoken_jax.report.overview import Example
-from gpstoken_jax.visualize import to_uint8
+from gpstoken_jax.evaluation.report.overview import Example
+from gpstoken_jax.evaluation.results import CellResult
+from gpstoken_jax.evaluation.tables import method_label
+from gpstoken_jax.tokens.visualize import to_uint8
 
 PAGE_NAME = "report.html"
 EXAMPLES = "examples"

@@ -10,11 +10,11 @@ from typing import Any
 from gpstoken_jax.evaluation.baselines import COMPRESSED
 from gpstoken_jax.evaluation.features import ORIGINAL, metric_name
 from gpstoken_jax.evaluation.measurement import Measurement
+from gpstoken_jax.evaluation.report.numbers import heading
 from gpstoken_jax.evaluation.settings import Settings
-from gpstoken_jax.frechet import few_samples_warning, frechet_distance
-from gpstoken_jax.high_resolution import floored_std_warning
-from gpstoken_jax.metrics import METRIC_DEFINITIONS
-from gpstoken_jax.report.numbers import heading
+from gpstoken_jax.metrics.frechet import few_samples_warning, frechet_distance
+from gpstoken_jax.metrics.image import METRIC_DEFINITIONS
+from gpstoken_jax.model.high_resolution import floored_std_warning
 
 FILE_NAME = "metrics.json"
 _FRECHET = "Fréchet distance between all reconstructions and"

@@ -17,6 +17,8 @@ from gpstoken_jax.evaluation.features import ORIGINAL
 from gpstoken_jax.evaluation.job import Batches, Job, Subject
 from gpstoken_jax.evaluation.measurement import Measurement
 from gpstoken_jax.evaluation.pages import PAGE_NAME, Pages, write_examples
+from gpstoken_jax.evaluation.report import ReportRow
+from gpstoken_jax.evaluation.report.numbers import format_number, heading
 from gpstoken_jax.evaluation.results import (
     FILE_NAME,
     CellResult,
@@ -26,10 +28,8 @@ from gpstoken_jax.evaluation.results import (
     write_result,
 )
 from gpstoken_jax.evaluation.settings import Settings
-from gpstoken_jax.frechet_files import save_statistics
-from gpstoken_jax.processes import from_first, gather, is_first
-from gpstoken_jax.report import ReportRow
-from gpstoken_jax.report.numbers import format_number, heading
+from gpstoken_jax.metrics.frechet_files import save_statistics
+from gpstoken_jax.runtime.processes import from_first, gather, is_first
 
 
 @dataclass(frozen=True)

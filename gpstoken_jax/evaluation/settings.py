@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpstoken_jax.evaluation.features import FeatureNetwork
-from gpstoken_jax.frechet import Gaussian
-from gpstoken_jax.perceptual.weights import LPIPSWeights
+from gpstoken_jax.features.weights import LPIPSWeights
+from gpstoken_jax.metrics.frechet import Gaussian
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,10 @@ from pathlib import Path
 from gpstoken_jax.evaluation.baselines import SHORT_LABELS
 from gpstoken_jax.evaluation.methods import MODEL, UNFOCUSED
 from gpstoken_jax.evaluation.pages import PAGE_NAME, read_examples
+from gpstoken_jax.evaluation.report.curves import Series
+from gpstoken_jax.evaluation.report.html import write_whole
+from gpstoken_jax.evaluation.report.overview import CellLink, Overview, write_overview
+from gpstoken_jax.evaluation.report.published import published_markdown
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.tables import (
     lead_columns,
@@ -16,10 +20,6 @@ from gpstoken_jax.evaluation.tables import (
     to_markdown,
     to_text,
 )
-from gpstoken_jax.report.curves import Series
-from gpstoken_jax.report.html import write_whole
-from gpstoken_jax.report.overview import CellLink, Overview, write_overview
-from gpstoken_jax.report.published import published_markdown
 
 CSV_NAME, MARKDOWN_NAME = "results.csv", "results.md"
 _METHOD_NAMES = {MODEL: "GPSToken", UNFOCUSED: "GPSToken without the focus"}

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from gpstoken_jax.evaluation.baselines import COMPRESSED, LABELS
 from gpstoken_jax.evaluation.methods import UNFOCUSED
+from gpstoken_jax.evaluation.report.numbers import format_number, heading, in_order
 from gpstoken_jax.evaluation.results import CellResult
-from gpstoken_jax.report.numbers import format_number, heading, in_order
 
 _PROTOCOL_COLUMNS = (
     "checkpoint",

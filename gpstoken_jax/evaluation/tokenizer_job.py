@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
-from gpstoken_jax.checkpoint import CheckpointError
 from gpstoken_jax.evaluation.baselines import describe_baselines, make_baselines
 from gpstoken_jax.evaluation.cells import Cell
 from gpstoken_jax.evaluation.evaluator import Evaluator
@@ -19,10 +18,11 @@ from gpstoken_jax.evaluation.job import Job, Subject
 from gpstoken_jax.evaluation.methods import TokenizerMethods
 from gpstoken_jax.evaluation.protocol import fingerprint, shared_protocol
 from gpstoken_jax.evaluation.settings import Settings
-from gpstoken_jax.focus import box_strength, focus_mask, parse_focuses, read_strength_map
-from gpstoken_jax.run_directory import RunDirectory, Tokenizer, load_tokenizer, read_config
-from gpstoken_jax.tiles import tile_grid
+from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
+from gpstoken_jax.runtime.checkpoint import CheckpointError
+from gpstoken_jax.runtime.run_directory import RunDirectory, Tokenizer, load_tokenizer, read_config
 from gpstoken_jax.tokens.coding import Subset, checksum
+from gpstoken_jax.tokens.tiles import tile_grid
 
 CROP = "resized to cover the size (bilinear, antialiased), then centre crop"
 

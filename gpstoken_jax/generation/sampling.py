@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gpstoken_jax.devices import spread
 from gpstoken_jax.generation.adaptive import sample_dopri5
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.samplers import Sampler, evaluations, image_noise, sample
 from gpstoken_jax.generation.sit import SiT
 from gpstoken_jax.generation.transport import Transport
+from gpstoken_jax.runtime.devices import spread
 
 Params = Any
 

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from gpstoken_jax.data import Example, ImageSource
-from gpstoken_jax.devices import spread
-from gpstoken_jax.layout import partition_images
-from gpstoken_jax.metrics import Rounding, image_metrics, to_unit_range
-from gpstoken_jax.run_directory import Tokenizer
+from gpstoken_jax.metrics.image import Rounding, image_metrics, to_unit_range
+from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.runtime.devices import spread
+from gpstoken_jax.runtime.run_directory import Tokenizer
 
 
 class BatchEncoder:

@@ -11,9 +11,15 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from gpstoken_jax import processes
-from gpstoken_jax.checkpoint import CheckpointError, Checkpoints, latest_step, read_progress, steps
-from gpstoken_jax.run_directory import RunDirectory, write_config
+from gpstoken_jax.runtime import processes
+from gpstoken_jax.runtime.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    latest_step,
+    read_progress,
+    steps,
+)
+from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 
 
 class BestCheckpoint:

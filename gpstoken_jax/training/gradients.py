@@ -15,13 +15,13 @@ from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax.adversarial import (
+from gpstoken_jax.losses.adversarial import (
     PatchDiscriminator,
     adaptive_weight,
     discriminator_loss,
     generator_loss,
 )
-from gpstoken_jax.losses import perceptual_loss, reconstruction_loss
+from gpstoken_jax.losses.reconstruction import perceptual_loss, reconstruction_loss
 from gpstoken_jax.training.state import DiscriminatorState
 from gpstoken_jax.training.task import Batch, Metrics
 

@@ -228,7 +228,7 @@ def _training_layouts(config: ConfigDict) -> Layouts:
     if not config.data.layouts:
         raise ValueError(
             "no layouts given: set --config.data.layouts=FILE "
-            "(made by `python prepare_layouts.py --tokens=DIR --output=FILE`)"
+            "(made by `gpstoken prepare_layouts --tokens=DIR --output=FILE`)"
         )
     layouts = read_layouts(config.data.layouts)
     found = {

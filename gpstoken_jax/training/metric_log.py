@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-from gpstoken_jax import processes
-from gpstoken_jax.run_directory import RunDirectory
+from gpstoken_jax.runtime import processes
+from gpstoken_jax.runtime.run_directory import RunDirectory
 
 # What a line tells of the machine and the moment; all else is the same in every run of a config.
 MEASURED = frozenset(

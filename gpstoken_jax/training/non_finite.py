@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float
 
-from gpstoken_jax import processes
+from gpstoken_jax.runtime import processes
 
 Metrics = Mapping[str, Float[Array, ""]]
 LAG = 2  # steps between a step and the look at it; so many batches are kept

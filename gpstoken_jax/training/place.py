@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gpstoken_jax import processes
+from gpstoken_jax.runtime import processes
 from gpstoken_jax.training.chronometer import Chronometer
 from gpstoken_jax.training.non_finite import SkippedSteps
 from gpstoken_jax.training.task import Batches

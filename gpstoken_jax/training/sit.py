@@ -10,15 +10,14 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from gpstoken_jax import visualize
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.normalisation import Normalisation
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import image_keys, sample_batch
 from gpstoken_jax.generation.sit import create_sit, drop_labels, init_params
 from gpstoken_jax.generation.transport import Transport
-from gpstoken_jax.run_directory import load_tokenizer
-from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
+from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens, visualize
 from gpstoken_jax.tokens.batches import TokenBatches, read_rows
 from gpstoken_jax.tokens.coding import BatchDecoder
 from gpstoken_jax.training import state as states
@@ -38,7 +37,7 @@ class SiTTask(Task):
     """
 
     after_training = (
-        "generate: python generate.py --generator={workdir} --tokenizer=RUN --output=DIR "
+        "generate: gpstoken generate --generator={workdir} --tokenizer=RUN --output=DIR "
         "--layouts=FILE"
     )
 
@@ -201,7 +200,7 @@ def _training_tokens(config: ConfigDict) -> TokenDataset:
     if not config.data.tokens:
         raise ValueError(
             "no tokens given: set --config.data.tokens=DIR "
-            "(made by `python encode.py --checkpoint=RUN --data.folder=IMAGES --output=DIR`)"
+            "(made by `gpstoken encode --checkpoint=RUN --data.folder=IMAGES --output=DIR`)"
         )
     tokens = open_tokens(config.data.tokens)
     if not len(tokens):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from gpstoken_jax.run_directory import task_name
+from gpstoken_jax.runtime.run_directory import task_name
 
 Batch = Mapping[str, Any]  # name to array [B, ...]
 Metrics = dict[str, Float[Array, ""]]

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
-from gpstoken_jax.adversarial import PatchDiscriminator, init_discriminator
-from gpstoken_jax.layout import partition_images
-from gpstoken_jax.losses import load_loss_networks
-from gpstoken_jax.model import GPSToken, init_params
+from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminator
+from gpstoken_jax.losses.reconstruction import load_loss_networks
+from gpstoken_jax.model.gpstoken import GPSToken, init_params
+from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.ema import ema_decay, update_ema
 from gpstoken_jax.training.gradients import (

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gpstoken_jax import data, metrics
-from gpstoken_jax.layout import partition_images
-from gpstoken_jax.metrics import Mean
-from gpstoken_jax.model import GPSToken
-from gpstoken_jax.perceptual.weights import LPIPSWeights
-from gpstoken_jax.processes import gather
+from gpstoken_jax import data
+from gpstoken_jax.features.weights import LPIPSWeights
+from gpstoken_jax.metrics import image as metrics
+from gpstoken_jax.metrics.image import Mean
+from gpstoken_jax.model.gpstoken import GPSToken
+from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.runtime.processes import gather
 
 Params = Any
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import kernels
+from gpstoken_jax import kernels
 from tests.kernels.float64 import off_the_edges, splat64
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "renderer.npz"

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import kernels
-from kernels import api
+from gpstoken_jax import kernels
+from gpstoken_jax.kernels import api
 
 
 def _tokens(shape=(4,), channels=2):

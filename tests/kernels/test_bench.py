@@ -2,8 +2,8 @@
 
 import pytest
 
-from kernels import bench, floor
-from kernels.specs import SPECS, Spec
+from gpstoken_jax.kernels import bench, floor
+from gpstoken_jax.kernels.specs import SPECS, Spec
 
 TINY = Spec(batch=1, side=8, tokens=4, channels=2)
 

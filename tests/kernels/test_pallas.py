@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from kernels import pallas, self_check
+from gpstoken_jax.kernels import pallas, self_check
 from tests.kernels.suite import SplatSuite
 
 ON_GPU = jax.default_backend() == "gpu"

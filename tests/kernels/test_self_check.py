@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import kernels
-from kernels import api, self_check, xla
+from gpstoken_jax import kernels
+from gpstoken_jax.kernels import api, self_check, xla
 
 
 def _pretender(splat):

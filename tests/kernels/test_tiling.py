@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.tiling import Tiling, compact, morton_order, pad_tokens, token_boxes
+from gpstoken_jax.kernels.tiling import Tiling, compact, morton_order, pad_tokens, token_boxes
 
 
 @pytest.mark.parametrize("size", [(16, 16), (5, 7), (17, 33), (1, 40)])

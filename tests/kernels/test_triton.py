@@ -5,8 +5,8 @@ import os
 import jax
 import pytest
 
-from kernels import self_check
-from kernels import triton as splat_triton
+from gpstoken_jax.kernels import self_check
+from gpstoken_jax.kernels import triton as splat_triton
 from tests.kernels import triton_interpreter
 from tests.kernels.suite import SplatSuite
 

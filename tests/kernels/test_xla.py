@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import kernels
-from kernels import xla
+from gpstoken_jax import kernels
+from gpstoken_jax.kernels import xla
 from tests.kernels.suite import SplatSuite, random_tokens
 
 

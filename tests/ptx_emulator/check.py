@@ -26,7 +26,7 @@ def run(case: Case, emulator) -> tuple[dict[str, float], list[str], list]:
     import jax
     import jax.numpy as jnp
 
-    from kernels import pallas
+    from gpstoken_jax.kernels import pallas
 
     geometry, features, cotangent = arguments(case)
     draw = functools.partial(pallas.splat)

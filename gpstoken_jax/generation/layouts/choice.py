@@ -7,7 +7,7 @@ from gpstoken_jax.generation.layouts.file import LayoutsError, is_layout_file, r
 from gpstoken_jax.generation.layouts.sampler import LayoutSampler
 from gpstoken_jax.generation.layouts.sit_sampler import load_sit_sampler
 from gpstoken_jax.generation.layouts.tree_sampler import load_tree_sampler
-from gpstoken_jax.run_directory import RunDirectory, read_config, task_name
+from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
 
 
 def open_layouts(path: str | Path, *, num_tokens: int | None = None) -> LayoutSampler:

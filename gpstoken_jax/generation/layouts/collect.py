@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax import data
 from gpstoken_jax.generation.layouts.file import Layouts
-from gpstoken_jax.layout import partition_images
-from gpstoken_jax.progress import Progress
+from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.runtime.progress import Progress
 from gpstoken_jax.tokens import open_tokens
 
 _BATCH = 64  # images at a time

@@ -100,7 +100,7 @@ def read_layouts(path: str | Path) -> Layouts:
     if not path.is_file():
         raise LayoutsError(
             f"there is no file of layouts {path}: make one with "
-            f"`python prepare_layouts.py --tokens=DIR --output={path}`"
+            f"`gpstoken prepare_layouts --tokens=DIR --output={path}`"
         )
     header, tensors = _read(path)
     if header.get("version") != VERSION:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from gpstoken_jax.generation.layouts.file import Layouts
 from gpstoken_jax.generation.layouts.split_tree import SplitTree, split_tree
-from gpstoken_jax.geometry import geometry_to_regions
+from gpstoken_jax.partition.geometry import geometry_to_regions
 
 _CELLS = 16  # of a density map, a side
 

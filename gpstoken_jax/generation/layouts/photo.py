@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.data import images, transforms
-from gpstoken_jax.layout import partition_images
+from gpstoken_jax.partition.images import partition_images
 
 
 class PhotoSampler:

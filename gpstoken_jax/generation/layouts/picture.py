@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from gpstoken_jax import visualize
+from gpstoken_jax.tokens import visualize
 
 _BACKGROUND = (24, 24, 28)
 

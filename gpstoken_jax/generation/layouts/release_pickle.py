@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpstoken_jax.generation.layouts.file import Layouts, LayoutsError
-from gpstoken_jax.perceptual.array_pickle import read_array_pickle
+from gpstoken_jax.weights.array_pickle import read_array_pickle
 
 _IMAGE_SIZE = 256
 _PARTITION = {"weight": 2.5, "min_size": 8}

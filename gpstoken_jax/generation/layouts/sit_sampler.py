@@ -18,7 +18,7 @@ from gpstoken_jax.generation.layouts.sampler import check_labels
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import SiT, init_params
 from gpstoken_jax.generation.transport import Transport
-from gpstoken_jax.run_directory import load_weights
+from gpstoken_jax.runtime.run_directory import load_weights
 
 CHANNELS = 5
 _SMALLEST = 1e-4  # sigma of a Gaussian, whatever was drawn

@@ -28,8 +28,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from gpstoken_jax.geometry import geometry_to_regions, regions_to_geometry
-from gpstoken_jax.regions import max_regions
+from gpstoken_jax.partition.geometry import geometry_to_regions, regions_to_geometry
+from gpstoken_jax.partition.regions import max_regions
 
 State = TypeVar("State")
 

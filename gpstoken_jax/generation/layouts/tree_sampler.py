@@ -13,7 +13,7 @@ from gpstoken_jax.generation.layouts.chunks import in_chunks
 from gpstoken_jax.generation.layouts.sampler import check_labels
 from gpstoken_jax.generation.layouts.split_tree import split_tree
 from gpstoken_jax.generation.layouts.tree_network import TreeNetwork, draw, init_params
-from gpstoken_jax.run_directory import load_weights
+from gpstoken_jax.runtime.run_directory import load_weights
 
 _draw = jax.jit(draw, static_argnums=0)
 

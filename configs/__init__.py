@@ -1,0 +1,1 @@
+"""Configs of models and runs, one file each, documented by its docstring."""

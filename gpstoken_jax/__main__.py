@@ -1,0 +1,53 @@
+"""One command for all programs: ``gpstoken NAME ...``, or ``python -m gpstoken_jax NAME ...``."""
+
+import runpy
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import gpstoken_jax
+
+PROGRAMS = {
+    "train": "train a tokenizer, a generator or a layout network",
+    "eval": "measure checkpoints, other methods' images, or samples",
+    "encode": "turn a data set into token files",
+    "decode": "turn token files into images",
+    "generate": "draw new images of a class",
+    "convert": "load published PyTorch weights, or write them",
+    "prepare_data": "pack a folder of images into array_record files",
+    "prepare_layouts": "collect the layouts of tokenised images",
+}
+_AT_THE_ROOT = ("train", "eval")  # of a checkout; a wheel has them beside the others
+
+
+def main() -> int | None:
+    """Runs the program named first on the command line with the rest as its flags."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "--helpfull", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(gpstoken_jax.__version__)
+        return 0
+    name = arguments[0]
+    if name not in PROGRAMS:
+        print(f"error: there is no program {name!r}\n\n{_overview()}", file=sys.stderr)
+        return 2
+    sys.argv = [f"gpstoken {name}", *arguments[1:]]
+    module = f"gpstoken_jax.programs.{name}"
+    if name in _AT_THE_ROOT and find_spec(module) is None:
+        path = Path(gpstoken_jax.__file__).parents[1] / f"{name}.py"
+        runpy.run_path(str(path), run_name="__main__")
+    else:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return None
+
+
+def _overview() -> str:
+    rows = (f"  {name:<16} {purpose}" for name, purpose in PROGRAMS.items())
+    usage = "usage: gpstoken NAME [--flag=value ...]      gpstoken NAME --help"
+    return "\n".join([usage, "", *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Feature networks of losses and metrics: VGG, AlexNet, Inception, ConvNeXt, LPIPS."""

@@ -1,0 +1,135 @@
+"""Inception-v3 features of images, and the distance of two images in them."""
+
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from gpstoken_jax.features.inception_network import NETWORK_SIDE, InceptionOutputs, InceptionV3
+from gpstoken_jax.features.resize import resize_tensorflow1
+from gpstoken_jax.features.torch_names import (
+    torch_name,
+    torch_shape,
+    variable_shapes,
+    variables_from_torch,
+)
+from gpstoken_jax.weights.weight_files import read_state_dict, select_tensors
+
+Scaling = Literal["release", "correct"]
+
+# What an image in [-1, 1] plus one is multiplied by before the network's own (v - 128) / 128.
+_SCALES = {"correct": 127.5, "release": 255.0}
+WHERE_TO_GET_IT = (
+    "Inception-v3 for the FID is published by the torch-fidelity project (release v0.2.0) as "
+    "weights-inception-2015-12-05-6726825d.pth, and by pytorch-fid (release fid_weights) as "
+    "pt_inception-2015-12-05-6726825d.pth, the same file: download it and give its path."
+)
+
+
+@struct.dataclass
+class InceptionWeights:
+    """The variables of `InceptionV3`: {"params": ..., "batch_stats": ...}."""
+
+    variables: dict
+
+
+def load_inception(path: str | Path) -> InceptionWeights:
+    """Inception-v3 in its FID version from a `.pth` or `.safetensors` file.
+
+    The file has the tensors of torch-fidelity or pytorch-fid: 472 by name, from
+    `Conv2d_1a_3x3.conv.weight` [32, 3, 3, 3] to `fc.bias` [1008]; 23.9 million numbers.
+    torchvision's Inception-v3 has the same names but 1000 classes and other weights: refused.
+    Raises FileNotFoundError that says where to get it, and ValueError that names what does not fit.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no {path}. {WHERE_TO_GET_IT}")
+    image = jax.ShapeDtypeStruct((1, NETWORK_SIDE, NETWORK_SIDE, 3), jnp.float32)
+    shapes = variable_shapes(InceptionV3(), image)
+    tensors = select_tensors(
+        read_state_dict(path),
+        {torch_name(name): torch_shape(name, shape) for name, shape in shapes.items()},
+        source=path,
+        network="Inception-v3 in its FID version",
+        ignored=("num_batches_tracked", "AuxLogits"),
+    )
+    return InceptionWeights(variables_from_torch(shapes, tensors))
+
+
+def prepare_images(
+    images: Float[Array, "b h w 3"], scaling: Scaling = "correct"
+) -> Float[Array, "b 299 299 3"]:
+    """The network's input from images in [-1, 1].
+
+    scaling: "correct" maps [-1, 1] to [0, 255] as the FID does. "release" is what the published
+    training code does: it multiplies by 255 instead of 127.5, so the network sees [-1, 2.98].
+    Raises ValueError for another scaling.
+    """
+    if scaling not in _SCALES:
+        raise ValueError(f"scaling must be one of {sorted(_SCALES)}, not {scaling!r}.")
+    levels = (images.astype(jnp.float32) + 1) * _SCALES[scaling]
+    return (resize_tensorflow1(levels, (NETWORK_SIDE, NETWORK_SIDE)) - 128) / 128
+
+
+def inception_outputs(
+    weights: InceptionWeights,
+    images: Float[Array, "b h w 3"],
+    *,
+    scaling: Scaling = "correct",
+    train: bool = False,
+    dtype: jnp.dtype = jnp.float32,
+) -> InceptionOutputs:
+    """Features and logits of images in [-1, 1] of any size; see `InceptionOutputs`.
+
+    For a FID that agrees with others round the images to 8 bits first (`metrics.to_unit_range`).
+    train: normalise by the statistics of this batch; dtype: of the computation.
+    """
+    network = InceptionV3(train=train, dtype=dtype)
+    inputs = prepare_images(images, scaling)
+    if not train:
+        return network.apply(weights.variables, inputs)
+    return network.apply(weights.variables, inputs, mutable=["batch_stats"])[0]
+
+
+def fid_features(
+    weights: InceptionWeights, images: Float[Array, "b h w 3"], *, dtype: jnp.dtype = jnp.float32
+) -> dict[str, Float[Array, "b d"]]:
+    """Features of images in [-1, 1] for the Fréchet distances: "fid" (2048) and "sfid" (2023).
+
+    The spatial ones run over rows, columns and then channels, as in the evaluation suite of
+    "Diffusion Models Beat GANs", whose reference statistics can so be compared with.
+    """
+    outputs = inception_outputs(weights, images, dtype=dtype)
+    return {"fid": outputs.pool, "sfid": outputs.spatial.reshape(len(images), -1)}
+
+
+def inception_perceptual(
+    weights: InceptionWeights,
+    x: Float[Array, "b h w 3"],
+    y: Float[Array, "b h w 3"],
+    *,
+    scaling: Scaling = "release",
+    train: bool = False,
+    dtype: jnp.dtype = jnp.float32,
+) -> Float[Array, " b"]:
+    """Mean squared difference of the 2048 pool features of each pair of images in [-1, 1].
+
+    Differentiable in both. train: normalise by the statistics of x and y together, one batch; the
+    published training does not (it calls eval() on the network), though its code means to.
+    Otherwise the two go through the network apart, so a gradient for one costs nothing for the
+    other. Raises ValueError for shapes that differ.
+    """
+    if x.shape != y.shape:
+        raise ValueError(f"images of one shape are compared, not {x.shape} and {y.shape}.")
+
+    def features(images):
+        options = {"scaling": scaling, "train": train, "dtype": dtype}
+        return inception_outputs(weights, images, **options).pool
+
+    if train:
+        of_x, of_y = jnp.split(features(jnp.concatenate([x, y])), 2)
+    else:
+        of_x, of_y = features(x), features(y)
+    return jnp.mean(jnp.square(of_x - of_y), axis=-1)

@@ -1,0 +1,372 @@
+"""The generator as an object: classes in, Gaussian tokens of new images out."""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from gpstoken_jax.generation.guidance import Guidance
+from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
+from gpstoken_jax.generation.normalisation import Normalisation
+from gpstoken_jax.generation.samplers import Sampler
+from gpstoken_jax.generation.sampling import BatchSampler
+from gpstoken_jax.generation.sit import SiT, create_sit, init_params
+from gpstoken_jax.generation.transport import Transport
+from gpstoken_jax.runtime.checkpoint import CheckpointError
+from gpstoken_jax.runtime.run_directory import load_weights
+from gpstoken_jax.tokenizer import Tokenizer, Tokens
+from gpstoken_jax.weights import pretrained
+from gpstoken_jax.weights.sit_table import weight_table
+
+NO_CLASS = -1
+_NO_LAYOUTS = -2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generator:
+    """Stage 2 of generation with its weights: the texture of a layout of Gaussians.
+
+    Example:
+      >>> generator = Generator.from_pretrained("runs/sit", layouts="runs/layout")  # doctest: +SKIP
+      >>> tokens = generator.sample(["cat", "dog"], seed=1)                         # doctest: +SKIP
+      >>> pixels = tokenizer.decode(tokens, uint8=True)                             # doctest: +SKIP
+
+    Attributes:
+      model: the Flax module.
+      params: what it takes, ``{"params": ...}``.
+      config: the whole config of the run that trained it.
+      step: the training step of the weights.
+      layouts: stage 1, for ``sample``; None if layouts are given with every call.
+    """
+
+    model: SiT
+    params: Any
+    config: ConfigDict
+    step: int = 0
+    layouts: LayoutSampler | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        layouts: str | Path | LayoutSampler | None = None,
+        step: int | None = None,
+        weights: str = "ema_params",
+        config: ConfigDict | None = None,
+    ) -> Self:
+        """Loads a generator.
+
+        Args:
+          source: as of ``Tokenizer.from_pretrained``.
+          layouts: stage 1: a file of layouts, a work directory of a layout network, or a sampler.
+          step: which checkpoint of a work directory; the newest that can be read if None.
+          weights: ``"ema_params"``, the averaged ones, or ``"params"``.
+          config: of the model, for a file that comes without one.
+
+        Raises:
+          CheckpointError: if something is missing, damaged or does not fit; says what and where.
+          WeightsError: if a file holds other tensors than the model has; names them.
+          LayoutsError: if the layouts cannot be read or have another number of tokens.
+        """
+        root = pretrained.find(source)
+        if pretrained.is_work_directory(root):
+            root, step = pretrained.split_step(root, step)
+            config, model, params, step = load_weights(
+                root, "sit", create_sit, init_params, step=step, weights=weights
+            )
+        else:
+            config, params, step = pretrained.load(root, "sit", weight_table, weights, config)
+            model = create_sit(config.model)
+        if isinstance(layouts, str | Path):
+            layouts = open_layouts(layouts, num_tokens=model.num_tokens)
+        return cls(model, params, config, step, layouts)
+
+    @functools.cached_property
+    def transport(self) -> Transport:
+        """The path from noise to data, and what the network predicts on it."""
+        return Transport.of(self.config.transport)
+
+    @functools.cached_property
+    def normalisation(self) -> Normalisation:
+        """Mean and standard deviation of the tokens that it makes."""
+        return Normalisation.of(self.config.statistics)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether it was trained on images with classes."""
+        return bool(self.config.label_names) or self.model.num_classes > 1
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes; their numbers where they have no names, nothing without classes."""
+        if not self.has_classes:
+            return ()
+        return tuple(self.config.label_names) or tuple(map(str, range(self.model.num_classes)))
+
+    def label_name(self, label: int) -> str:
+        """Names a label for people and for files."""
+        return "unlabelled" if label == NO_CLASS else self.label_names[label]
+
+    def labels(self, classes: str | int | Sequence[str | int]) -> list[int]:
+        """Converts classes to labels.
+
+        Args:
+          classes: names or numbers; ``"all"`` is every class, and the only choice for a generator
+            that was trained without classes.
+
+        Raises:
+          ValueError: for one that is none.
+        """
+        classes = [classes] if isinstance(classes, str | int) else list(classes)
+        if classes == ["all"]:
+            return list(range(len(self.label_names))) or [NO_CLASS]
+        if not self.has_classes:
+            raise ValueError(
+                f"this generator was trained on images without classes: it cannot make "
+                f"{str(classes[0])!r}, only all"
+            )
+        return [self._label(str(name)) for name in classes]
+
+    def _label(self, name: str) -> int:
+        names = self.label_names
+        if name in names:
+            return names.index(name)
+        if name.isdecimal() and int(name) < len(names):
+            return int(name)
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise ValueError(f"{name!r} is no class of this generator: it has {shown}")
+
+    def sampler(
+        self, method: str | None = None, steps: int | None = None, last_step: str = "mean"
+    ) -> Sampler:
+        """Makes a sampler; what is None is as the config says."""
+        defaults = self.config.sample
+        return Sampler(method or defaults.method, steps or defaults.steps, last_step)
+
+    def guidance(
+        self, scale: float | None = None, interval: tuple[float, float] | None = None
+    ) -> Guidance:
+        """Makes the guidance; what is None is as the config says.
+
+        Raises:
+          ValueError: if guidance is asked for that was trained without classes.
+        """
+        defaults = self.config.sample
+        low, high = interval or defaults.guidance_interval
+        if not self.has_classes:
+            if scale not in (None, 1.0):
+                raise ValueError(
+                    "this generator was trained on images without classes: there is nothing to "
+                    "guide it to, leave the guidance scale at 1"
+                )
+            if defaults.guidance_scale != 1:
+                logging.warning("trained without classes: there is no guidance")
+            return Guidance(1.0, low, high)
+        return Guidance(defaults.guidance_scale if scale is None else scale, low, high)
+
+    def sample(
+        self,
+        classes: str | int | Sequence[str | int] = "all",
+        seed: int = 0,
+        *,
+        layouts: Float[np.ndarray, "b l 5"] | Float[np.ndarray, "l 5"] | None = None,
+        method: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+    ) -> Tokens:
+        """Samples an image for each class.
+
+        The n-th image of a class is the same for a seed, whatever else is asked for beside it.
+
+        Args:
+          classes: names or numbers, repeated for several images of one; see ``labels``.
+          seed: decides every image.
+          layouts: initial Gaussians [B, L, 5] in place of those of stage 1; or [L, 5] for all.
+          method: of sampling, see ``samplers.METHODS``; as the config says if None.
+          steps: of sampling.
+          guidance_scale: of classifier-free guidance; 1 is none.
+          guidance_interval: times between which there is guidance; 0 is noise, 1 is data.
+
+        Returns:
+          Tokens [B, L, 5 + C], for ``Tokenizer.decode``.
+
+        Raises:
+          ValueError: for a class that is none, or if there are no layouts.
+          FloatingPointError: if a sample is not finite.
+        """
+        labels = np.array(self.labels(classes))
+        seen: Counter[int] = Counter()
+        numbers = []
+        for label in labels.tolist():
+            numbers.append(seen[label])
+            seen[label] += 1
+        layout_keys, token_keys = class_keys(seed, labels, numbers)
+        if layouts is None:
+            if self.layouts is None:
+                raise ValueError(
+                    "there are no layouts: give from_pretrained(..., layouts=RUN_OR_FILE), or "
+                    "sample(..., layouts=GEOMETRY)"
+                )
+            layouts = self.layouts.sample(layout_keys, self.layout_labels(self.layouts)[labels])
+        layouts = np.asarray(layouts, np.float32)
+        if layouts.shape[-1:] != (5,) or layouts.ndim not in (2, 3):
+            raise ValueError(f"layouts must be [B, L, 5] or [L, 5]; got {layouts.shape}")
+        layouts = np.broadcast_to(layouts, (len(labels), *layouts.shape[-2:]))
+        sample = self._batch_sampler(
+            self.sampler(method, steps), self.guidance(guidance_scale, guidance_interval)
+        )
+        x, _ = sample(token_keys, labels, layouts)
+        return Tokens.of(self.normalisation.denormalise(x, layouts))
+
+    def layout_labels(self, layouts: LayoutSampler) -> Int[np.ndarray, " k+1"]:
+        """Maps each label to the layouts' label of that name; the last entry is for no class.
+
+        Layouts without classes serve every one. A class that they lack gets a label that
+        ``check_layouts`` refuses.
+        """
+        names = layouts.label_names
+        if not names or not self.has_classes:
+            return np.full(len(self.label_names) + 1, NO_CLASS, np.int32)
+        number = {name: i for i, name in enumerate(names)}
+        found = [number.get(name, _NO_LAYOUTS) for name in self.label_names]
+        return np.array([*found, NO_CLASS], np.int32)
+
+    def check_layouts(self, layouts: LayoutSampler, labels: Sequence[int]) -> None:
+        """Checks that there are layouts of classes.
+
+        Raises:
+          ValueError: naming the first of which there are none.
+        """
+        for label, found in zip(labels, self.layout_labels(layouts)[list(labels)], strict=True):
+            if found == _NO_LAYOUTS:
+                there = ", ".join(layouts.label_names[:8])
+                raise ValueError(
+                    f"there are no layouts of class {self.label_name(label)!r}, only of {there}"
+                )
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Checks that a tokenizer can decode what is made here.
+
+        Raises:
+          CheckpointError: if its tokens have another number of features.
+        """
+        features = tokenizer.config.model.feature_channels
+        if 5 + features != self.model.channels:
+            raise CheckpointError(
+                f"the tokenizer has {features} features a token, the generator makes "
+                f"{self.model.channels - 5}"
+            )
+
+    def save_pretrained(self, directory: str | Path, *, dtype: str = "float32") -> None:
+        """Writes the weights, the config and a model card; see ``Tokenizer.save_pretrained``."""
+        pretrained.save(
+            directory, self.config, weight_table(self.config.model), self.params, self.step, dtype
+        )
+
+    @functools.cached_property
+    def _batch_samplers(self) -> dict[tuple[Sampler, Guidance], BatchSampler]:
+        return {}
+
+    def _batch_sampler(self, sampler: Sampler, guidance: Guidance) -> BatchSampler:
+        """Compiled once for every sampler and guidance."""
+        key = (sampler, guidance)
+        if key not in self._batch_samplers:
+            self._batch_samplers[key] = BatchSampler(
+                self.model, self.params, self.transport, sampler, guidance
+            )
+        return self._batch_samplers[key]
+
+
+class Pipeline:
+    """Makes images of classes, batch by batch: layout, texture, decoder.
+
+    Image ``number`` of a class is the same whatever batch it is made in, beside whichever others.
+
+    Args:
+      generator: stage 2.
+      tokenizer: of the tokens that the generator was trained on.
+      layouts: stage 1.
+      sampler: how stage 2 is sampled.
+      guidance: its guidance.
+      seed: decides every image.
+      batch_size: images at a time; fewer are filled up, so that everything is compiled once.
+
+    Raises:
+      CheckpointError: if generator and tokenizer do not fit together.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        tokenizer: Tokenizer,
+        layouts: LayoutSampler,
+        sampler: Sampler,
+        guidance: Guidance,
+        *,
+        seed: int,
+        batch_size: int,
+    ):
+        generator.check_tokenizer(tokenizer)
+        self._generator, self._tokenizer, self._layouts = generator, tokenizer, layouts
+        self._batch_size, self._seed = batch_size, seed
+        self._layout_labels = generator.layout_labels(layouts)
+        self._sample = BatchSampler(
+            generator.model, generator.params, generator.transport, sampler, guidance
+        )
+
+    def __call__(
+        self, labels: Int[np.ndarray, " b"], numbers: Int[np.ndarray, " b"]
+    ) -> dict[str, Any]:
+        """Makes at most ``batch_size`` images.
+
+        Args:
+          labels: class of each.
+          numbers: which of that class's images each is.
+
+        Returns:
+          geometry [B, L, 5], initial_geometry [B, L, 5], features [B, L, C], image [B, H, W, 3]
+          in [-1, 1], and evaluations [B] of the network.
+
+        Raises:
+          ValueError: if there is no layout for a class.
+          FloatingPointError: if a sample is not finite.
+        """
+        count = len(labels)
+        fill = (0, self._batch_size - count)
+        labels, numbers = (np.pad(array, fill, mode="edge") for array in (labels, numbers))
+        layout_keys, token_keys = class_keys(self._seed, labels, numbers)
+        layout = self._layouts.sample(layout_keys, self._layout_labels[labels])
+        x, evaluations = self._sample(token_keys, labels, layout)
+        tokens = self._generator.normalisation.denormalise(x, layout)
+        made = {
+            "geometry": tokens[..., :5],
+            "initial_geometry": layout,
+            "features": tokens[..., 5:],
+            "image": self._tokenizer.decode(tokens),
+            "evaluations": evaluations,
+        }
+        return {name: array[:count] for name, array in made.items()}
+
+
+def class_keys(
+    seed: int, labels: Sequence[int], numbers: Sequence[int]
+) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Makes keys [B] of the layout and of the texture of images, by their class and number."""
+    key = jax.random.key(seed)
+
+    def of_image(label, number):
+        image = jax.random.fold_in(jax.random.fold_in(key, label), number)
+        return jax.random.fold_in(image, 0), jax.random.fold_in(image, 1)
+
+    return jax.vmap(of_image)(jnp.asarray(labels), jnp.asarray(numbers))

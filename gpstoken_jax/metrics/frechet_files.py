@@ -1,0 +1,86 @@
+"""Statistics of image features on disk, as the common FID tools write them.
+
+One `.npz` with `mu` and `sigma` (pytorch-fid, clean-fid) and, for the sFID, `mu_s` and `sigma_s`
+(the evaluation suite of "Diffusion Models Beat GANs", whose reference files hold all four). What is
+written here also has `count`, the number of images, and `features`, what the numbers are of; other
+tools pass over both.
+"""
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gpstoken_jax.metrics.frechet import Gaussian
+
+# Our names of features, the endings of their keys, and how many numbers they are.
+_ENDINGS = {"fid": "", "sfid": "_s", "frechet_vgg16": ""}
+_DIMENSIONS = {"fid": 2048, "sfid": 2023, "frechet_vgg16": 512}
+
+
+class StatisticsError(ValueError):
+    """A file does not hold the statistics that it should; the message names it."""
+
+
+def save_statistics(path: str | Path, gaussians: Mapping[str, Gaussian]) -> None:
+    """Writes statistics by name: "fid" and "sfid" (one file holds both), or "frechet_vgg16".
+
+    The file appears whole or not at all. Raises ValueError for other names, or VGG16's with others.
+    """
+    if not gaussians or gaussians.keys() - _ENDINGS or {"fid", "frechet_vgg16"} <= gaussians.keys():
+        raise ValueError(f"one file holds fid and sfid, or frechet_vgg16, not {list(gaussians)}.")
+    arrays = {"features": np.array(",".join(gaussians))}
+    for name, gaussian in gaussians.items():
+        arrays |= {
+            f"mu{_ENDINGS[name]}": gaussian.mean,
+            f"sigma{_ENDINGS[name]}": gaussian.covariance,
+        }
+        if gaussian.count is not None:
+            arrays["count"] = np.array(gaussian.count)
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(temporary, path)
+
+
+def load_statistics(path: str | Path, name: str) -> Gaussian:
+    """Reads the statistics of one kind of features: "fid", "sfid" or "frechet_vgg16".
+
+    Raises FileNotFoundError, or StatisticsError for a file that does not hold them. Nothing in the
+    file is executed.
+    """
+    ending = _ENDINGS[name]
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no statistics file {path}")
+    wanted = (f"mu{ending}", f"sigma{ending}", "count", "features")
+    try:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, Mapping):
+                raise StatisticsError(f"{path} holds one array, not mu and sigma by name")
+            stored = {key: arrays[key] for key in wanted if key in arrays}
+    except StatisticsError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StatisticsError(f"{path} is not an .npz file of statistics: {error}") from error
+    return _checked(path, name, stored)
+
+
+def _checked(path: Path, name: str, stored: Mapping[str, np.ndarray]) -> Gaussian:
+    keys, size = (f"mu{_ENDINGS[name]}", f"sigma{_ENDINGS[name]}"), _DIMENSIONS[name]
+    missing = [key for key in keys if key not in stored]
+    if missing:
+        raise StatisticsError(f"{path} has no {' and no '.join(missing)}, needed for {name}")
+    if "features" in stored and name not in str(stored["features"]).split(","):
+        raise StatisticsError(f"{path} holds statistics of {stored['features']}, not of {name}")
+    mean, covariance = (np.asarray(stored[key], np.float64) for key in keys)
+    if mean.shape != (size,) or covariance.shape != (size, size):
+        raise StatisticsError(
+            f"{path}: {name} has {size} features, but {keys[0]} is {mean.shape} and {keys[1]} "
+            f"{covariance.shape}; they come from another network"
+        )
+    return Gaussian(mean, covariance, int(stored["count"]) if "count" in stored else None)

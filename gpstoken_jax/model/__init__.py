@@ -1,0 +1,1 @@
+"""The networks: image -> tokens -> feature map -> image."""

@@ -1,0 +1,1 @@
+"""Where tokens start: an image cut into regions, smaller where there is more texture."""

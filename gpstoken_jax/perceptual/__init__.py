@@ -1,1 +1,0 @@
-"""Image networks used to compare pictures: VGG16 and AlexNet features, and LPIPS on top of them."""

@@ -1,0 +1,220 @@
+"""The frame of every program: flags, help, errors without tracebacks.
+
+Nothing here imports JAX before the flags are parsed, so that ``--help`` answers at once. Programs
+do the same: they import what takes a second inside ``main``, or with ``etils.epy.lazy_imports``.
+"""
+
+import difflib
+import importlib.util
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
+
+FLAGS = flags.FLAGS
+HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
+
+
+def define_data_flags():
+    """Defines ``--data.folder``, ``--data.tfds_name`` and ``--data.tfds_dir``."""
+    return config_flags.DEFINE_config_dict(
+        "data",
+        ConfigDict({name: placeholder(str) for name in ("folder", "tfds_name", "tfds_dir")}),
+        "Where the images are: a folder, or a TFDS data set by directory or by name.",
+    )
+
+
+def apply_flags(section: ConfigDict, given: ConfigDict) -> None:
+    """Overrides the fields of a config section that were given as flags."""
+    section.update({name: value for name, value in given.items() if value is not None})
+
+
+def define_process_flags() -> None:
+    """Defines ``--coordinator``, ``--num_processes`` and ``--process_id``; ``run`` heeds them."""
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, to run as one of several processes; 'auto' under SLURM, Open MPI "
+        "or Kubernetes.",
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, in the user's cache directory.
+
+    ``JAX_COMPILATION_CACHE_DIR`` names another directory; empty, it switches the cache off. Where
+    there is no place for it, as without a home, there is none.
+    """
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache = cache / "gpstoken_jax" / "xla"
+        cache.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # read-only, or a user that the system does not know
+        logging.info("compiled programs are not kept: %s", error)
+        return
+    if os.access(cache, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """Lists the errors that are mistakes of input: their message is all that a user needs."""
+    from gpstoken_jax.data.loader import UnreadableDataError
+    from gpstoken_jax.runtime.checkpoint import CheckpointError
+    from gpstoken_jax.runtime.processes import ProcessError
+
+    return (
+        CheckpointError, UnreadableDataError, ProcessError, ValueError, OSError, FloatingPointError,
+    )  # fmt: skip
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses flags, joins the other processes if there are any, runs ``main`` and exits.
+
+    Its result is the exit code; a user's mistake becomes one line and exit code 1, one in the
+    flags one line and exit code 2. ``--help`` prints all flags and the fields of the config.
+    """
+    if any(argument.split("=")[0] in HELP_FLAGS for argument in sys.argv[1:]):
+        print(describe_program(sys.argv))
+        sys.exit(0)
+    app.run(lambda arguments: _guarded(main, arguments), flags_parser=_parse_flags)
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
+    try:
+        rest = FLAGS(arguments)
+        for name in ("config", "data"):
+            if name in FLAGS and FLAGS[name].value is not None:
+                FLAGS[name].value.keys()  # a config file that could not be read says so only now
+    except Exception as error:  # absl, ml_collections and a config file each raise their own kinds
+        if not isinstance(error, flags.Error | ValueError | OSError | AttributeError | TypeError):
+            raise
+        print(f"error: {_flag_mistake(error)}", file=sys.stderr)
+        sys.exit(2)
+    if len(rest) > 1:
+        print(f"error: unexpected argument {rest[1]!r}; flags start with --", file=sys.stderr)
+        sys.exit(2)
+    return rest
+
+
+def _flag_mistake(error: Exception) -> str:
+    """One line on what is wrong with the flags."""
+    message = " ".join(str(error).replace("\\n", " ").strip("'\"").split())
+    message = message.partition("earlier failure to load:")[2].strip() or message
+    names = getattr(error, "flagname", None)
+    if isinstance(error, flags.UnrecognizedFlagError) and names:
+        near = difflib.get_close_matches(names, list(FLAGS), n=1)
+        message = f"there is no flag --{names}" + (f"; did you mean --{near[0]}?" if near else "")
+    return f"{message}  (--help lists all flags)"
+
+
+def _guarded(main: Callable[[], int | None], arguments: list[str]) -> int | None:
+    import jax
+
+    from gpstoken_jax.runtime import processes
+
+    logging.set_verbosity(logging.WARNING)
+    use_compilation_cache()
+    expected = user_errors()
+    try:
+        if "coordinator" in FLAGS:
+            processes.join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+        with processes.only_first_prints():
+            return main()
+    except (*expected, jax.errors.JaxRuntimeError) as error:
+        gone = processes.means_another_is_gone(error)
+        if logging.level_debug() or not (gone or isinstance(error, expected)):
+            raise
+        reason = "another process is gone, look at its messages" if gone else str(error)
+        print(f"{processes.name_of_this()}error: {reason}", file=sys.stderr, flush=True)
+        return processes.leave(processes.EXIT_CODE_OTHER_GONE if gone else 1)
+
+
+# ---- Help ---------------------------------------------------------------------------------------
+
+
+def describe_program(arguments: list[str]) -> str:
+    """Describes the main program: what it does, its flags by group, every field of its config."""
+    main = sys.modules["__main__"]
+    parts = [(main.__doc__ or "").strip()]
+    own = FLAGS.get_flags_for_module(main)
+    parts += _group("Flags", [flag for flag in own if flag.name not in ("config", "data")])
+    here = FLAGS.flags_by_module_dict().get(__name__, [])
+    data = [f for f in here if f.name.startswith("data")]
+    parts += _group("Data", [flag for flag in data if "." in flag.name])
+    parts += _group("Several processes", [flag for flag in here if flag not in data])
+    if "config" in FLAGS:
+        parts += _config_help(arguments)
+    return "\n".join(parts)
+
+
+def _group(title: str, members: list[Any]) -> Iterator[str]:
+    if not members:
+        return
+    yield f"\n{title}\n"
+    for flag in sorted(members, key=lambda flag: flag.name):
+        kind = flag.flag_type().replace("multi ", "").replace("string enum", "one of")
+        if hasattr(flag, "enum_values") and flag.enum_values:
+            kind = "|".join(flag.enum_values)
+        needed = any("other than None" in v.message for v in flag.validators)
+        required = "required" if needed else f"default: {flag.default}"
+        yield _entry(f"--{flag.name}", kind, required, flag.help or "")
+
+
+def _entry(name: str, kind: str, default: str, text: str) -> str:
+    head = f"  {name}  {kind}  ({default})"
+    body = textwrap.fill(
+        " ".join(text.split()), 96, initial_indent="      ", subsequent_indent="      "
+    )
+    return f"{head}\n{body}" if body.strip() else head
+
+
+def _config_help(arguments: list[str]) -> Iterator[str]:
+    given = [a.partition("=")[2] for a in arguments if a.split("=")[0] in ("--config", "-config")]
+    path = given[0] if given else str(_configs() / "common.py")
+    yield "\nConfig\n"
+    yield _entry(
+        "--config", "file", "required", "A file of configs/, with :ARGUMENT if it has one."
+    )
+    yield f"\nFields of {path}, each a flag: --config.NAME=VALUE\n"
+    documented = _load("gpstoken_jax.configs.fields", _configs() / "fields.py").describe
+    for name, value in flatten(_read_config(path)):
+        kind = "path or text" if value is None else type(value).__name__
+        yield f"  {name}  {kind}  (default: {value!r})\n      {documented(name)}"
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Lists the fields of a config by dotted name."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _configs() -> Path:
+    return Path(importlib.util.find_spec("gpstoken_jax.configs").origin).parent
+
+
+def _read_config(path: str) -> ConfigDict:
+    file, _, argument = path.partition(":")
+    module = _load("_config_to_describe", Path(file))
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def _load(name: str, path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,203 @@
+"""Writes the tokens of a set of images to files.
+
+    gpstoken encode --checkpoint=runs/m128 --data.folder=DIR --output=tokens/m128
+
+The same command again goes on where it was interrupted. What it writes: see docs/tokens.md.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from absl import flags
+
+from gpstoken_jax import data
+from gpstoken_jax.data.crops import RandomCrops
+from gpstoken_jax.programs import cli
+from gpstoken_jax.runtime import processes
+from gpstoken_jax.runtime.progress import Progress
+from gpstoken_jax.runtime.run_directory import Tokenizer, load_tokenizer
+from gpstoken_jax.tokens import STORAGE, TokenWriter
+from gpstoken_jax.tokens.coding import (
+    BatchDecoder,
+    BatchEncoder,
+    Subset,
+    checksum,
+    storage_cost,
+)
+
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
+)
+STEP = flags.DEFINE_integer("step", None, "Which of its checkpoints; the newest by default.")
+WEIGHTS = flags.DEFINE_enum(
+    "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
+)
+DATA = cli.define_data_flags()
+cli.define_process_flags()
+SPLIT = flags.DEFINE_string("split", "all", "Which split of the data.")
+OUTPUT = flags.DEFINE_string("output", None, "Where the tokens go.", required=True)
+NUM_TOKENS = flags.DEFINE_integer(
+    "num_tokens", None, "Tokens an image; the config's by default.", lower_bound=1
+)
+STORAGE_FLAG = flags.DEFINE_enum("storage", "float32", list(STORAGE), "Features on disk.")
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Images at a time; the config's by default.", lower_bound=1
+)
+PASSES = flags.DEFINE_integer(
+    "passes",
+    0,
+    "Encode this many of the config's random crops of each image, not its centre: for generators.",
+    lower_bound=0,
+)
+CROP_SCALE = flags.DEFINE_list(
+    "crop_scale",
+    None,
+    "Smallest and largest share of the area for --passes; by default as trained.",
+)
+SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images a file.", lower_bound=1)
+
+
+def main() -> None:
+    tokenizer = load_tokenizer(CHECKPOINT.value, step=STEP.value, weights=WEIGHTS.value)
+    config = tokenizer.config
+    num_tokens = NUM_TOKENS.value or config.partition.num_tokens
+    batch_size = BATCH_SIZE.value or config.eval.batch_size
+    check_sizes(batch_size)
+    source = open_source(tokenizer)
+    writer = TokenWriter(
+        OUTPUT.value,
+        describe(tokenizer, source, num_tokens),
+        len(source),
+        storage=STORAGE_FLAG.value,
+        shard_size=SHARD_SIZE.value,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    todo = writer.unfinished()
+    positions = [position for shard in todo for position in writer.shards[shard]]
+    print(f"{CHECKPOINT.value} step {tokenizer.step}; {source.description}; {num_tokens} tokens")
+    if finished := len(writer.shards) - len(todo):
+        print(f"{finished} of {len(writer.shards)} shards are there already")
+
+    # ---- Every image once, shard by shard -------------------------------------------------------
+    batches = data.eval_batches(
+        Subset(source, positions), config.data, config.model.image_size, batch_size
+    )
+    notes = {}
+    stream = encoded(batches, tokenizer, num_tokens, Progress(len(positions)), notes)
+    for shard in todo:
+        parts = [next(stream) for _ in range(-(-len(writer.shards[shard]) // batch_size))]
+        rows, names, unreadable = join(parts, writer.shards[shard])
+        reasons = {name: batches.unreadable.reasons.get(name, "") for name in unreadable}
+        writer.write(shard, rows, names, reasons)
+
+    # ---- The index, once every process is done --------------------------------------------------
+    processes.wait_for_all("shards written")
+    if processes.is_first():
+        summarise(writer.finish(notes))
+
+
+def check_sizes(batch_size: int) -> None:
+    """Shards of whole batches: so a resumed run encodes the batches of an uninterrupted one."""
+    if SHARD_SIZE.value % batch_size:
+        fitting = -(-SHARD_SIZE.value // batch_size) * batch_size
+        raise ValueError(
+            f"shard_size={SHARD_SIZE.value} is not a multiple of batch_size={batch_size}: "
+            f"try --shard_size={fitting}"
+        )
+
+
+def open_source(tokenizer: Tokenizer) -> data.ImageSource:
+    """The images of the flags, else those that the run was trained on; or crops of them."""
+    config = tokenizer.config.data
+    given = {name: value for name, value in DATA.value.items() if value is not None}
+    if given:
+        config.update({"folder": None, "tfds_name": None, "tfds_dir": None, **given})
+    source = data.open_source(config, SPLIT.value)
+    if not PASSES.value:
+        return source
+    if CROP_SCALE.value:
+        low, high = map(float, CROP_SCALE.value)
+        config.update(crop="random_resized", crop_scale=(low, high))
+    return RandomCrops(source, config, tokenizer.config.model.image_size, PASSES.value)
+
+
+def describe(tokenizer: Tokenizer, source: data.ImageSource, num_tokens: int) -> dict:
+    """The header: what the tokens depend on."""
+    config = tokenizer.config
+    crop = "short side resized (bilinear, antialiased), then centre crop"
+    passes = {"passes": PASSES.value} if PASSES.value else {}
+    return {
+        "checkpoint": CHECKPOINT.value,
+        "step": tokenizer.step,
+        "weights": WEIGHTS.value,
+        "weights_crc32": checksum(tokenizer.params),
+        "model": config.model.to_dict(),
+        "partition": {**config.partition.to_dict(), "num_tokens": num_tokens},
+        "data": source.description,
+        "crop": "random crops, see data" if passes else crop,
+        **passes,
+        "label_names": list(source.label_names),
+    }
+
+
+def encoded(
+    batches: data.EvalBatches,
+    tokenizer: Tokenizer,
+    num_tokens: int,
+    progress: Progress,
+    notes: dict,
+) -> Iterator[dict]:
+    """Batches with tokens instead of images; what storage costs on the first goes into notes."""
+    encode = BatchEncoder(tokenizer, num_tokens)
+    for batch in batches:
+        images = batch.pop("image")
+        batch |= encode(images)
+        if STORAGE_FLAG.value != "float32" and batch["mask"].any() and not notes:
+            notes["storage_cost"] = measure_storage(tokenizer, images, batch)
+        progress.advance(sum(name != "" for name in batch["name"]))
+        yield batch
+
+
+def join(parts: list[dict], positions: range) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """A shard's rows and names, without padding, and the names of what could not be read."""
+    keys = ("geometry", "initial_geometry", "features", "label", "size", "mask")
+    rows = {key: np.concatenate([part[key] for part in parts])[: len(positions)] for key in keys}
+    names = [name for part in parts for name in part["name"]][: len(positions)]
+    rows["position"] = np.array(positions)
+    mask = rows.pop("mask")
+    readable, unreadable = (
+        [name for name, flag in zip(names, mask, strict=True) if flag == wanted]
+        for wanted in (True, False)
+    )
+    return {key: values[mask] for key, values in rows.items()}, readable, unreadable
+
+
+def measure_storage(tokenizer: Tokenizer, images: np.ndarray, batch: dict) -> dict:
+    """What storing fewer bits costs, on one batch."""
+    mask, storage = batch["mask"], STORAGE_FLAG.value
+    rows = {key: batch[key][mask] for key in ("geometry", "features")}
+    cost = storage_cost(BatchDecoder(tokenizer), images[mask], rows, STORAGE[storage])
+    change = cost["psnr_stored"] - cost["psnr_float32"]
+    print(
+        f"{storage} storage: {cost['psnr_stored']:.4f} dB PSNR instead of "
+        f"{cost['psnr_float32']:.4f} ({change:+.4f}) on the first {mask.sum()} image(s)"
+    )
+    return {**cost, "num_images": int(mask.sum())}
+
+
+def summarise(index: dict) -> None:
+    """Prints what was written."""
+    count, unreadable = index["num_tokenized"], index["unreadable"]
+    print(f"{count} images in {len(index['shards'])} shard(s): {OUTPUT.value}")
+    if unreadable:
+        print(f"skipped {len(unreadable)} unreadable image(s): {', '.join(list(unreadable)[:5])}")
+    print(
+        f"images again: gpstoken decode --checkpoint={CHECKPOINT.value} "
+        f"--tokens={OUTPUT.value} --output=DIR"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,221 @@
+"""Makes images of classes: a layout, its texture, the image.
+
+    gpstoken generate --generator=runs/sit --tokenizer=runs/m128 --layouts=runs/layout \\
+        --classes=cat,dog --count=8 --output=made
+
+--layouts is a run of stage 1 or a file of layouts; --layout_image takes the layout of a photo. The
+same command again goes on where it was interrupted. What it writes: see docs/generation.md.
+"""
+
+import dataclasses
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from gpstoken_jax.data.images import write_png
+from gpstoken_jax.generation.guidance import Guidance
+from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
+from gpstoken_jax.generation.layouts.photo import PhotoSampler
+from gpstoken_jax.generation.samplers import LAST_STEPS, METHODS, Sampler
+from gpstoken_jax.generator import Generator, Pipeline
+from gpstoken_jax.programs import cli
+from gpstoken_jax.runtime.progress import Progress
+from gpstoken_jax.tokenizer import Tokenizer
+from gpstoken_jax.tokens import TokenWriter, visualize
+from gpstoken_jax.tokens.coding import checksum, to_pixels
+
+GENERATOR = flags.DEFINE_string("generator", None, "The run of stage 2.", required=True)
+TOKENIZER = flags.DEFINE_string("tokenizer", None, "The tokenizer's run.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "Where everything goes.", required=True)
+LAYOUTS = flags.DEFINE_string("layouts", None, "A run of stage 1, or a file of layouts.")
+LAYOUT_IMAGE = flags.DEFINE_string("layout_image", None, "A photo whose layout all images get.")
+CLASSES = flags.DEFINE_list("classes", ["all"], "Names or numbers of classes.")
+COUNT = flags.DEFINE_integer("count", 8, "Images a class.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Image i of a class and a seed is always the same.")
+METHOD = flags.DEFINE_enum("method", None, list(METHODS), "Of sampling; the run's by default.")
+STEPS = flags.DEFINE_integer("steps", None, "Of sampling; the run's by default.", lower_bound=2)
+LAST_STEP = flags.DEFINE_enum("last_step", "mean", list(LAST_STEPS), "Of an SDE.")
+SCALE = flags.DEFINE_float("guidance_scale", None, "1 is no guidance; the run's by default.")
+INTERVAL = flags.DEFINE_list(
+    "guidance_interval", None, "From and to which time there is guidance; 0 is noise, 1 the image."
+)
+NUM_TOKENS = flags.DEFINE_integer(
+    "num_tokens", None, "Tokens an image; as the generator was trained by default.", lower_bound=1
+)
+ROUNDING = flags.DEFINE_enum(
+    "rounding", "round", ["round", "truncate"], "To 8 bits: nearest, or down as the release does."
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images at a time.", lower_bound=1)
+WEIGHTS = flags.DEFINE_enum(
+    "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
+)
+
+_GRID_COLUMNS, _GRID_ROWS = 8, 16
+
+
+def main() -> None:
+    generator = Generator.from_pretrained(GENERATOR.value, weights=WEIGHTS.value)
+    tokenizer = Tokenizer.from_pretrained(TOKENIZER.value)
+    labels = generator.labels(CLASSES.value)
+    layouts = open_stage1(generator, tokenizer)
+    sampler, guidance = sampling(generator)
+    pipeline = Pipeline(
+        generator,
+        tokenizer,
+        layouts,
+        sampler,
+        guidance,
+        seed=SEED.value,
+        batch_size=BATCH_SIZE.value,
+    )
+    generator.check_layouts(layouts, labels)
+    settings = describe(generator, tokenizer, layouts, sampler, guidance, labels)
+    writer = TokenWriter(
+        Path(OUTPUT.value) / "tokens",
+        settings,
+        len(labels) * COUNT.value,
+        shard_size=BATCH_SIZE.value,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    todo = writer.unfinished()
+    print(f"{len(labels)} class(es), {COUNT.value} images each; layouts: {layouts.description}")
+    if done := len(writer.shards) - len(todo):
+        print(f"{done} of {len(writer.shards)} batches are there already")
+
+    # ---- Batch by batch: images first, so that a batch whose tokens are there is complete -------
+    progress = Progress(sum(len(writer.shards[shard]) for shard in todo))
+    started, evaluations = time.perf_counter(), []
+    with ThreadPoolExecutor() as pool:
+        for shard in todo:
+            positions = np.array(writer.shards[shard])
+            of, numbers = np.array(labels)[positions // COUNT.value], positions % COUNT.value
+            made = pipeline(of, numbers)
+            pixels = to_pixels(made.pop("image"), ROUNDING.value)
+            names = [image_name(generator, *each) for each in zip(of, numbers, strict=True)]
+            list(pool.map(write_png, [Path(OUTPUT.value) / name for name in names], pixels))
+            evaluations += made.pop("evaluations").tolist()
+            size = np.tile(pixels.shape[1:3], (len(pixels), 1))
+            writer.write(
+                shard, {**made, "label": of, "size": size, "position": positions}, names, {}
+            )
+            progress.advance(len(positions))
+    seconds = time.perf_counter() - started
+
+    # ---- The index of the tokens, what was done, and a look at it -------------------------------
+    if jax.process_index() == 0:
+        writer.finish({})
+        report(settings, evaluations, seconds)
+        write_png(Path(OUTPUT.value) / "grid.png", grid(generator, labels))
+        print(f"{len(labels) * COUNT.value} images in {OUTPUT.value}; see grid.png")
+
+
+def open_stage1(generator: Generator, tokenizer: Tokenizer) -> LayoutSampler:
+    """Where layouts come from.
+
+    Raises:
+      ValueError: if not exactly one place is given.
+    """
+    if (LAYOUTS.value is None) == (LAYOUT_IMAGE.value is None):
+        raise ValueError("give one of --layouts=RUN_OR_FILE and --layout_image=PHOTO")
+    num_tokens = NUM_TOKENS.value or generator.model.num_tokens
+    if LAYOUTS.value is not None:
+        return open_layouts(LAYOUTS.value, num_tokens=num_tokens)
+    config = tokenizer.config
+    return PhotoSampler(LAYOUT_IMAGE.value, config.model.image_size, num_tokens, config.partition)
+
+
+def sampling(generator: Generator) -> tuple[Sampler, Guidance]:
+    """Sampler and guidance of the flags, else of the run.
+
+    Raises:
+      ValueError: if they are not what they must be.
+    """
+    interval = None
+    if INTERVAL.value:
+        try:
+            low, high = map(float, INTERVAL.value)
+        except ValueError as error:
+            raise ValueError(
+                f"--guidance_interval must be two times, not {','.join(INTERVAL.value)!r}"
+            ) from error
+        interval = low, high
+    sampler = generator.sampler(METHOD.value, STEPS.value, LAST_STEP.value)
+    return sampler, generator.guidance(SCALE.value, interval)
+
+
+def describe(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    layouts: LayoutSampler,
+    sampler: Sampler,
+    guidance: Guidance,
+    labels: list[int],
+) -> dict:
+    """The header of the tokens: what the images depend on."""
+    partition = {**tokenizer.config.partition.to_dict(), "num_tokens": layouts.num_tokens}
+    return {
+        "checkpoint": TOKENIZER.value,
+        "step": tokenizer.step,
+        "weights": "ema_params",
+        "weights_crc32": checksum(tokenizer.params),
+        "model": tokenizer.config.model.to_dict(),
+        "partition": partition,
+        "data": f"generated by {GENERATOR.value}",
+        "label_names": list(generator.label_names),
+        "generator": {
+            "step": generator.step,
+            "weights": WEIGHTS.value,
+            "weights_crc32": checksum(generator.params),
+            "layouts": layouts.description,
+            "sampler": dataclasses.asdict(sampler),
+            "guidance": dataclasses.asdict(guidance),
+            "seed": SEED.value,
+            "classes": [generator.label_name(label) for label in labels],
+            "count": COUNT.value,
+        },
+    }
+
+
+def image_name(generator: Generator, label: int, number: int) -> str:
+    """Where an image goes, below the output directory."""
+    folder = generator.label_name(label).replace("/", "_").strip(". ") or str(label)
+    return f"{folder}/{number:06d}.png"
+
+
+def report(settings: dict, evaluations: list[int], seconds: float) -> None:
+    """Writes generation.json: the settings, and how the last run that made images fared."""
+    made = len(evaluations)
+    if not made:
+        return
+    fared = {
+        "images_made": made,
+        "evaluations_per_image": float(np.mean(evaluations)),
+        "images_per_second": made / seconds,  # with compilation
+        "device": jax.devices()[0].device_kind,
+    }
+    path = Path(OUTPUT.value) / "generation.json"
+    path.write_text(json.dumps({**settings, "last_run": fared}, indent=2) + "\n")
+    print(
+        f"{fared['evaluations_per_image']:.0f} evaluations of the network an image, "
+        f"{fared['images_per_second']:.2f} images/s"
+    )
+
+
+def grid(generator: Generator, labels: list[int]) -> np.ndarray:
+    """A row a class, as the files have it."""
+    rows = []
+    for label in labels[:_GRID_ROWS]:
+        names = [image_name(generator, label, i) for i in range(min(COUNT.value, _GRID_COLUMNS))]
+        rows.append([np.asarray(Image.open(Path(OUTPUT.value) / name)) for name in names])
+    return visualize.image_grid(rows)
+
+
+if __name__ == "__main__":
+    cli.run(main)

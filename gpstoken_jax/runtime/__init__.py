@@ -1,0 +1,1 @@
+"""Runs on disk and in processes: checkpoints, run directories, devices, progress."""

@@ -1,0 +1,463 @@
+"""Output directories that know what they were made from, and that belong to the program.
+
+A directory is claimed before the first file is written into it: ``manifest.json`` names the kind
+of output and everything that it is made from. While it grows, each process keeps a journal of the
+files that it wrote; at the end the manifest lists all of them with length and SHA-256. So a program
+goes on where it was killed, never mixes the results of two different commands, notices damage, and
+deletes or replaces nothing but what a manifest or a journal says that it wrote.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+
+from gpstoken_jax.runtime.files import (
+    DamagedFileError,
+    digest_file,
+    open_new,
+    read_json,
+    remove_temporary_files,
+    write_json,
+)
+
+MANIFEST = "manifest.json"
+_JOURNAL = "journal-{:05d}.txt"
+
+
+class OutputError(ValueError):
+    """A directory cannot be written to, or read, as asked; the message says why and what to do."""
+
+
+class FileRecord(NamedTuple):
+    """Length in bytes and SHA-256 of a file, as it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an output directory says of itself.
+
+    Attributes:
+      directory: where it is.
+      kind: what it holds, e.g. ``"tokens"``.
+      made_from: all that it depends on.
+      files: by name relative to the directory.
+      complete: whether the program that made it came to its end.
+      facts: what the program had to say at the end.
+    """
+
+    directory: Path
+    kind: str
+    made_from: Mapping[str, Any]
+    files: Mapping[str, FileRecord]
+    complete: bool
+    facts: Mapping[str, Any]
+
+    def check(self, name: str) -> Path:
+        """Compares a file with what was written, and returns its path.
+
+        Raises:
+          DamagedFileError: if it is missing or differs.
+        """
+        path, record = self.directory / name, self.files.get(name)
+        if record is None:
+            raise DamagedFileError(f"{path} is not in {MANIFEST}: this directory has no such file")
+        problem = None
+        if not path.is_file():
+            problem = "is missing"
+        elif path.stat().st_size != record.bytes:
+            problem = f"has {path.stat().st_size} bytes instead of {record.bytes}"
+        elif digest_file(path) != record.sha256:
+            problem = "does not match its checksum"
+        if problem:
+            raise DamagedFileError(
+                f"{path} is damaged: it {problem}; restore it from a copy, or make the directory "
+                "again with --overwrite"
+            )
+        return path
+
+
+@dataclass
+class Output:
+    """A claimed directory that this process writes files into. Made by ``open_output``.
+
+    Attributes:
+      directory: where it is.
+      complete: whether an earlier call of the same command finished it.
+    """
+
+    directory: Path
+    complete: bool
+    _header: tuple[str, Mapping[str, Any]]  # kind, made_from
+    _files: dict[str, FileRecord]
+    _journal: IO[bytes] = field(repr=False)
+
+    def has(self, name: str) -> bool:
+        """Tells whether a file was written, whole, by this or an earlier call of the command."""
+        record = self._files.get(name)
+        if record is None:
+            return False
+        try:
+            return (self.directory / name).stat().st_size == record.bytes
+        except FileNotFoundError:
+            return False
+
+    def write(self, name: str, data: bytes | str, *, durable: bool = True) -> Path:
+        """Writes a file, whole or not at all.
+
+        Args:
+          name: relative to the directory, parts separated by "/".
+          data: its content; text as UTF-8.
+          durable: see ``files.open_new``.
+
+        Raises:
+          OutputError: if the name leaves the directory, or belongs to a file of someone else.
+          OSError: if it cannot be written.
+        """
+        with self.create(name, durable=durable) as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+        return self.directory / name
+
+    @contextlib.contextmanager
+    def create(self, name: str, *, durable: bool = True) -> Iterator[IO[bytes]]:
+        """Opens a file for writing as ``write`` does, for content that comes in parts."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_new(path, durable=durable) as file:
+            yield file
+            file.flush()
+            self._record(name, _describe(Path(file.name)))
+
+    def adopt(self, name: str) -> None:
+        """Takes in a file of this directory that another library has just written for us."""
+        self._record(name, _describe(self.directory / name))
+
+    def remove(self, name: str) -> None:
+        """Deletes a file that this output wrote."""
+        if name not in self._files:
+            raise OutputError(f"{self.directory / name} was not written by this program")
+        (self.directory / name).unlink(missing_ok=True)
+        self._files.pop(name)
+        self._append({"name": name})
+
+    def finish(self, facts: Mapping[str, Any] | None = None) -> Manifest:
+        """Reads back what was written and writes the manifest; for one process to call, last.
+
+        Args:
+          facts: results to keep in the manifest.
+
+        Raises:
+          DamagedFileError: if a file is not what was written.
+        """
+        self._files |= _read_journals(self.directory)
+        manifest = Manifest(
+            self.directory,
+            *self._header,
+            dict(sorted(self._files.items())),
+            True,
+            dict(facts or {}),
+        )
+        for name in manifest.files:
+            manifest.check(name)
+        self.close()
+        _write_manifest(manifest)
+        for path in _journals(self.directory):
+            path.unlink()
+        self.complete = True
+        return manifest
+
+    def close(self) -> None:
+        """Lets go of the directory; what was written stays."""
+        self._journal.close()
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _path(self, name: str) -> Path:
+        path = self.directory / safe_name(name)
+        if not path.parent.resolve().is_relative_to(self.directory.resolve()):
+            raise OutputError(f"{path} leaves {self.directory}, by a symbolic link")
+        if name not in self._files and os.path.lexists(path):
+            raise OutputError(
+                f"{path} is there and was not written by this program; move it away, or give "
+                "another --output"
+            )
+        return path
+
+    def _record(self, name: str, record: FileRecord) -> None:
+        self._append({"name": name, "bytes": record.bytes, "sha256": record.sha256})
+        self._files[name] = record
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        """Adds a line to the journal; before a file appears, so that it is always known as ours."""
+        if self.complete:
+            self.complete = False
+            _write_manifest(Manifest(self.directory, *self._header, self._files, False, {}))
+        text = json.dumps(entry).encode()
+        self._journal.write(f"{zlib.crc32(text):08x} ".encode() + text + b"\n")
+        self._journal.flush()
+
+
+def open_output(
+    directory: str | Path,
+    kind: str,
+    made_from: Mapping[str, Any],
+    *,
+    inputs: Iterable[str | Path] = (),
+    overwrite: bool = False,
+    process: int = 0,
+) -> Output:
+    """Claims a directory for the results of a command, or opens it again to go on.
+
+    Args:
+      directory: made if it is not there.
+      kind: what the program makes, e.g. ``"tokens"``.
+      made_from: all that the results depend on, as JSON can hold it: fingerprints of the data and
+        the weights, flags.
+      inputs: files and directories that the program reads its data from.
+      overwrite: delete what an earlier command of this kind wrote here, if it was made from
+        something else. Files of anyone else stay.
+      process: which of several processes that write into the directory this is.
+
+    Raises:
+      OutputError: if the directory is not ours, is made from something else (the first difference
+        is named), is in use, or lies in one of the inputs or around it.
+      DamagedFileError: if its manifest cannot be read.
+      OSError: if it cannot be made or written.
+    """
+    directory = Path(directory).expanduser()
+    check_apart(directory, inputs)
+    made_from = json.loads(json.dumps(dict(made_from)))
+    old = _read_own(directory, kind)
+    if old is not None and (difference := first_difference(old.made_from, made_from)):
+        if not overwrite:
+            raise OutputError(
+                f"{directory} was made from something else: {difference}. Give another --output, "
+                "or --overwrite to make it again"
+            )
+        _delete(old)
+        old = None
+    directory.mkdir(parents=True, exist_ok=True)
+    if old is None:
+        old = Manifest(directory, kind, made_from, {}, False, {})
+        _write_manifest(old)
+    journal = _open_journal(directory, process)
+    return Output(directory, old.complete, (kind, made_from), dict(old.files), journal)
+
+
+def read_manifest(directory: str | Path, kind: str) -> Manifest:
+    """Reads what a finished output directory says of itself.
+
+    Raises:
+      OutputError: if there is no output of this kind, or it is not finished.
+      DamagedFileError: if the manifest is damaged.
+      OSError: if it cannot be read.
+    """
+    manifest = _read(Path(directory).expanduser())
+    if manifest is None:
+        raise OutputError(f"{directory} holds no {kind}: it has no {MANIFEST}")
+    if manifest.kind != kind:
+        raise OutputError(f"{directory} holds {manifest.kind}, not {kind}")
+    if not manifest.complete:
+        raise OutputError(
+            f"{directory} is not finished: call the command that makes it again, it will go on"
+        )
+    return manifest
+
+
+def check_apart(output: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Refuses an output that is one of the inputs, lies in one, or holds one.
+
+    Raises:
+      OutputError: naming both.
+    """
+    resolved = Path(output).expanduser().resolve()
+    for path in inputs:
+        other = Path(path).expanduser().resolve()
+        if resolved == other:
+            raise OutputError(f"{output} is the input, too: give another --output")
+        if resolved.is_relative_to(other):
+            raise OutputError(f"--output {output} lies in the input {path}: give another")
+        if other.is_relative_to(resolved):
+            raise OutputError(f"--output {output} holds the input {path}: give another")
+
+
+def safe_name(name: str) -> PurePosixPath:
+    """Checks that a name leads to a file inside the directory that it is relative to.
+
+    Raises:
+      OutputError: for an absolute name, a drive, "..", or an empty name or part.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts) or "\\" in name:
+        raise OutputError(f"{name!r} is no name of a file inside a directory")
+    if len(parts[0]) > 1 and parts[0][1] == ":":
+        raise OutputError(f"{name!r} names a drive")
+    return PurePosixPath(name)
+
+
+def fingerprint_files(files: Iterable[tuple[str, str | Path]], *, content: bool = False) -> str:
+    """A digest that changes with the names, sizes and dates of files, or with what is in them.
+
+    Args:
+      files: names and paths, in the order that counts.
+      content: read the files instead of trusting their dates.
+
+    Raises:
+      OSError: if a file cannot be read.
+    """
+    digest = sha256()
+    for name, path in files:
+        stat = os.stat(path)
+        state = digest_file(path) if content else str(stat.st_mtime_ns)
+        digest.update(f"{name!r} {stat.st_size} {state}\n".encode("utf-8", "surrogatepass"))
+    return ("content " if content else "dates ") + digest.hexdigest()[:32]
+
+
+def first_difference(old: Any, new: Any, name: str = "") -> str | None:
+    """Names the first entry in which two nested mappings differ; None if they are equal."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted(old.keys() | new.keys()):
+            if found := first_difference(old.get(key), new.get(key), f"{name}.{key}".lstrip(".")):
+                return found
+        return None
+    return None if old == new else f"{name} was {old!r} and is now {new!r}"
+
+
+def _read_own(directory: Path, kind: str) -> Manifest | None:
+    """The manifest of a directory that may be written to; None if it is new or empty."""
+    if not directory.exists():
+        return None
+    if not directory.is_dir():
+        raise OutputError(f"{directory} is a file, not a directory: give another --output")
+    manifest = _read(directory)
+    if manifest is None:
+        foreign = next(iter(sorted(path.name for path in directory.iterdir())), None)
+        if foreign is not None:
+            raise OutputError(
+                f"{directory} holds {foreign!r}, which this program did not write: give an empty "
+                "directory or a new one"
+            )
+        return None
+    if manifest.kind != kind:
+        raise OutputError(f"{directory} holds {manifest.kind}, not {kind}: give another --output")
+    remove_temporary_files(directory)
+    return manifest
+
+
+def _read(directory: Path) -> Manifest | None:
+    path = directory / MANIFEST
+    if not path.is_file():
+        return None
+    value = read_json(path, required=True)
+    try:
+        files = {name: FileRecord(*record) for name, record in value["files"].items()}
+        manifest = Manifest(
+            directory, value["kind"], value["made_from"], files, value["complete"], value["facts"]
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{path} is not a manifest of this program: {error!r}") from error
+    if manifest.complete:
+        return manifest
+    return Manifest(**{**vars(manifest), "files": files | _read_journals(directory)})
+
+
+def _write_manifest(manifest: Manifest) -> None:
+    write_json(
+        manifest.directory / MANIFEST,
+        {
+            "format": 1,
+            "kind": manifest.kind,
+            "complete": manifest.complete,
+            "made_from": manifest.made_from,
+            "facts": manifest.facts,
+            "files": manifest.files,
+        },
+    )
+
+
+def _journals(directory: Path) -> Sequence[Path]:
+    prefix, _, suffix = _JOURNAL.partition("{:05d}")
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.name.startswith(prefix)
+        and path.name.endswith(suffix)
+        and path.name[len(prefix) : -len(suffix)].isdigit()
+    )
+
+
+def _open_journal(directory: Path, process: int) -> IO[bytes]:
+    path = directory / _JOURNAL.format(process)
+    journal = path.open("ab")
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        journal.close()
+        raise OutputError(
+            f"another process is writing to {directory}: wait for it, or give another --output"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    whole = path.read_bytes().rpartition(b"\n")
+    journal.truncate(len(whole[0]) + len(whole[1]))  # a line that a kill left short
+    return journal
+
+
+def _read_journals(directory: Path) -> dict[str, FileRecord]:
+    files: dict[str, FileRecord] = {}
+    for path in _journals(directory):
+        for entry in _read_journal(path):
+            if "sha256" in entry:
+                files[entry["name"]] = FileRecord(entry["bytes"], entry["sha256"])
+            else:
+                files.pop(entry["name"], None)
+    return files
+
+
+def _read_journal(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    whole = path.read_bytes().rpartition(b"\n")[0]  # a torn line's file had not appeared yet
+    entries = []
+    for line in whole.split(b"\n") if whole else []:
+        checksum, _, text = line.partition(b" ")
+        if checksum != f"{zlib.crc32(text):08x}".encode():
+            raise DamagedFileError(
+                f"{path} is damaged: a line does not match its checksum; delete the directory and "
+                "make it again"
+            )
+        entries.append(json.loads(text))
+    return entries
+
+
+def _delete(manifest: Manifest) -> None:
+    """Deletes the files of an earlier output, and directories that this leaves empty."""
+    parents = set()
+    for name in manifest.files:
+        path = manifest.directory / safe_name(name)
+        path.unlink(missing_ok=True)
+        parents |= set(path.parents)
+    (manifest.directory / MANIFEST).unlink()
+    for path in _journals(manifest.directory):
+        path.unlink()
+    inside = [path for path in parents if manifest.directory in path.parents]
+    for path in sorted(inside, key=lambda path: len(path.parts), reverse=True):
+        with contextlib.suppress(OSError):  # someone else's file is in it
+            path.rmdir()
+
+
+def _describe(path: Path) -> FileRecord:
+    return FileRecord(path.stat().st_size, digest_file(path))

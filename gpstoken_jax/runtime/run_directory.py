@@ -1,0 +1,267 @@
+"""A run's directory: config, checkpoints, metrics; written by train.py, read by every program.
+
+config.json     the whole config
+parameters.txt  name and shape of every parameter
+checkpoints/    one directory a step
+best/           the checkpoint of the best evaluation, as a run's directory of its own
+metrics.jsonl   one JSON object a logged step
+tensorboard/    the same as scalars, and pictures
+samples/        the pictures as files, one a step
+profile/        what --profile recorded
+failed_steps/   the batch of a step that stopped the run, see training/non_finite.py
+lock            held by the training process
+"""
+
+import fcntl
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+from absl import logging
+from clu import parameter_overview
+from jaxtyping import PRNGKeyArray
+from ml_collections import ConfigDict
+
+from gpstoken_jax.model.gpstoken import GPSToken, init_params
+from gpstoken_jax.runtime import checkpoint, processes
+from gpstoken_jax.runtime.checkpoint import CheckpointError
+from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_json
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths inside a run's directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+    @property
+    def profile(self) -> Path:
+        return self.root / "profile"
+
+    @property
+    def parameters(self) -> Path:
+        return self.root / "parameters.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def failed_steps(self) -> Path:
+        return self.root / "failed_steps"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A model with its weights, as a checkpoint has them.
+
+    Attributes:
+      model: the Flax module.
+      params: what its methods take, ``{"params": ...}``.
+      config: the whole config of the run.
+      step: training step of the weights.
+    """
+
+    model: GPSToken
+    params: Any
+    config: ConfigDict
+    step: int
+
+
+def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:
+    """Makes a run's directory, or opens it again with a config that fits; prints what is new in it.
+
+    The config of a run that has checkpoints is not written yet: only ``write_config`` does that,
+    once they turned out to fit. With several processes, process 0 does all of it.
+
+    Raises:
+      CheckpointError: if the directory has a run of another model; names the first difference.
+      OSError: if it cannot be made.
+    """
+    run = RunDirectory(Path(root))
+    processes.from_first(lambda: _open(run, config))
+    return run
+
+
+def _open(run: RunDirectory, config: ConfigDict) -> None:
+    run.root.mkdir(parents=True, exist_ok=True)
+    if not checkpoint.steps(run.checkpoints):
+        write_config(run, config)
+        return
+    old = read_config(run)
+    _check_same_model(run, old, config)
+    for difference in _differences(old.to_dict(), config.to_dict(), "config"):
+        print(difference)
+
+
+def lock_run(run: RunDirectory) -> IO | None:
+    """Keeps other training processes out for as long as the returned file is open.
+
+    The lock goes with the process, however it ends. None in all processes but the first, and where
+    the file system has no locks.
+
+    Raises:
+      CheckpointError: if another process trains in this directory.
+    """
+    return processes.in_first(lambda: _lock(run))
+
+
+def _lock(run: RunDirectory) -> IO | None:
+    file = (run.root / "lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CheckpointError(
+            f"another process is training in {run.root}: wait for it, or use another --workdir"
+        ) from error
+    except OSError as error:
+        logging.warning("%s is not locked against other processes: %s", run.root, error)
+    return file
+
+
+def write_config(run: RunDirectory, config: ConfigDict) -> None:
+    """Writes config.json, whole or not at all; in the first of several processes."""
+    if not processes.is_first():
+        return
+    write_json(run.config, config.to_dict())
+
+
+def write_parameters(run: RunDirectory, params: Any) -> None:
+    """Writes parameters.txt: a table of every parameter, and how many values there are."""
+    if processes.is_first():
+        run.parameters.write_text(parameter_overview.get_parameter_overview(params) + "\n")
+
+
+def read_config(run: RunDirectory) -> ConfigDict:
+    """Reads config.json.
+
+    Raises:
+      CheckpointError: if it is missing or damaged.
+    """
+    try:
+        values = read_json(run.config)
+    except (OSError, DamagedFileError) as error:
+        raise CheckpointError(f"{run.root} has no readable config.json: {error}") from error
+    return ConfigDict(_with_tuples(values))
+
+
+def task_name(config: ConfigDict) -> str:
+    """What a config trains; configs written before there was a choice train a tokenizer."""
+    return config.get("task", "tokenizer")
+
+
+def load_tokenizer(
+    root: str | Path, *, step: int | None = None, weights: str = "ema_params"
+) -> Tokenizer:
+    """Loads a trained (or converted) tokenizer.
+
+    Args:
+      root: the run's directory.
+      step: which checkpoint; the newest that can be read if None.
+      weights: ``"ema_params"`` or ``"params"``.
+
+    Raises:
+      CheckpointError: if something is missing or does not fit together; says what.
+    """
+    config, model, params, step = load_weights(
+        root, "tokenizer", GPSToken, init_params, step=step, weights=weights
+    )
+    return Tokenizer(model, params, config, step)
+
+
+def load_weights(
+    root: str | Path,
+    task: str,
+    create_model: Callable[[ConfigDict], Any],
+    init_params: Callable[[Any, PRNGKeyArray], Any],
+    *,
+    step: int | None = None,
+    weights: str = "ema_params",
+) -> tuple[ConfigDict, Any, Any, int]:
+    """The config, the model, its parameters and their step, of a run of one task.
+
+    Args:
+      root: the run's directory.
+      task: the ``config.task`` that the run must have.
+      create_model: makes the model from the ``model`` section of a config.
+      init_params: makes the model's parameters from it and a key; only their shapes are asked for.
+      step: which checkpoint; the newest that can be read if None.
+      weights: ``"ema_params"`` or ``"params"``.
+
+    Raises:
+      CheckpointError: if something is missing or does not fit together; says what.
+    """
+    run = RunDirectory(Path(root))
+    config = read_config(run)
+    if task_name(config) != task:
+        raise CheckpointError(f"{run.root} is a run of task {task_name(config)!r}, not {task!r}")
+    model = create_model(config.model)
+    template = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+    step, params = checkpoint.load_newest_tree(run.checkpoints, weights, template, step)
+    return config, model, params, step
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has no tuples; configs have nothing else."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> None:
+    differences = itertools.chain(
+        _differences(task_name(old), task_name(new), "task"),
+        _differences(*(_network(config.model.to_dict()) for config in (old, new)), "model"),
+        _differences(*(_section(config, "statistics") for config in (old, new)), "statistics"),
+    )
+    if difference := next(differences, None):
+        raise CheckpointError(
+            f"{run.root} has a run of another model: {difference}. "
+            "Use that config, or another --workdir."
+        )
+
+
+def _network(model: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a model that its weights depend on, not how it is computed."""
+    return {
+        key: _network(value) if isinstance(value, dict) else value
+        for key, value in model.items()
+        if key not in ("dtype", "remat")
+    }
+
+
+def _section(config: ConfigDict, name: str) -> dict[str, Any]:
+    return config[name].to_dict() if name in config else {}
+
+
+def _differences(old: Any, new: Any, name: str) -> Iterator[str]:
+    """Every field that is another, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
+    elif old != new:
+        yield f"{name} was {old} and is now {new}"

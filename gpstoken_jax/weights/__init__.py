@@ -1,0 +1,1 @@
+"""Weight files and tables: published names and ours, read both ways."""

@@ -1,0 +1,196 @@
+"""Files of layouts, what they are made from, and the sampler that draws from them."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+from skimage import data as photos
+
+from gpstoken_jax import data
+from gpstoken_jax.configs import tiny
+from gpstoken_jax.generation.layouts import (
+    EmpiricalSampler,
+    Layouts,
+    LayoutsError,
+    read_layouts,
+    write_layouts,
+)
+from gpstoken_jax.generation.layouts.collect import (
+    layouts_of_images,
+    layouts_of_tokens,
+    select_labels,
+)
+from gpstoken_jax.generation.layouts.file import is_layout_file
+from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.tokens import TokenWriter
+
+ROOT = Path(__file__).parents[2]
+
+
+def _layouts(count=9, num_tokens=4):
+    rng = np.random.default_rng(3)
+    geometry = rng.uniform(0.1, 0.9, (count, num_tokens, 5)).astype(np.float32)
+    label = np.arange(count, dtype=np.int32) % 3 - 1  # -1, 0, 1
+    return Layouts(geometry, label, ("cat", "dögs"), 64, {"min_size": 8, "weight": 2.5}, "here")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("chelsea", "coffee"):
+        photo = getattr(photos, name)()
+        (folder / name).mkdir()
+        for i in range(3):
+            crop = photo[40 * i : 40 * i + 80, 60 * i : 60 * i + 100]
+            Image.fromarray(crop).save(folder / name / f"{i}.png")
+    (folder / "coffee" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+def test_what_goes_in_comes_out_and_equal_contents_are_equal_bytes(tmp_path):
+    layouts = _layouts()
+    for name in ("a", "b"):
+        write_layouts(tmp_path / "sub" / f"{name}.safetensors", layouts)
+    back = read_layouts(tmp_path / "sub" / "a.safetensors")
+    for name, value in dataclasses.asdict(layouts).items():
+        np.testing.assert_array_equal(getattr(back, name), value)
+    assert back.geometry.dtype == np.float32 and back.label.dtype == np.int32
+    a, b = (tmp_path / "sub" / f"{name}.safetensors" for name in ("a", "b"))
+    assert a.read_bytes() == b.read_bytes()
+    assert is_layout_file(a) and not is_layout_file(tmp_path / "gone")
+    assert [p.suffix for p in a.parent.iterdir()] == [".safetensors"] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": np.zeros(2, np.int32)}, "9 layouts need as many labels"),
+        ({"label": np.full(9, 2, np.int32)}, "label 2 is outside -1 .. 1"),
+        ({"geometry": np.zeros((9, 4, 5), np.float32)}, "token 0 of layout 0 is no Gaussian"),
+        ({"geometry": np.full((9, 4, 5), np.nan, np.float32)}, "token 0 of layout 0"),
+        ({"geometry": np.zeros((9, 4), np.float32)}, "must be \\[N, L, 5\\]"),
+        ({"image_size": 0}, "image_size must be 2 or more"),
+    ],
+)
+def test_what_no_partition_makes_is_refused(change, message, tmp_path):
+    wrong = dataclasses.replace(_layouts(), **change)
+    with pytest.raises(LayoutsError, match=message) as error:
+        write_layouts(tmp_path / "wrong.safetensors", wrong)
+    assert "wrong.safetensors" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_none_are_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(LayoutsError, match=r"no file of layouts .*x\.safetensors: make one"):
+        read_layouts(path)
+    save_file({"geometry": np.zeros((1, 2, 5), np.float32)}, path)
+    with pytest.raises(LayoutsError, match=r"x\.safetensors is a safetensors file, but"):
+        read_layouts(path)
+    write_layouts(path, _layouts())
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(LayoutsError, match=r"x\.safetensors cannot be read as layouts"):
+        read_layouts(path)
+
+
+def test_layouts_of_tokens_are_their_initial_gaussians(tmp_path):
+    layouts = _layouts()
+    settings = {
+        "model": {"image_size": 64},
+        "partition": {"num_tokens": 4, "weight": 2.5, "min_size": 8},
+        "data": "photos",
+        "label_names": ["cat", "dögs"],
+    }
+    writer = TokenWriter(tmp_path, settings, len(layouts), shard_size=4)
+    for shard in writer.unfinished():
+        own = list(writer.shards[shard])
+        rows = {
+            "initial_geometry": layouts.geometry[own],
+            "geometry": layouts.geometry[own] + 0.01,
+            "features": np.zeros((len(own), 4, 2)),
+            "label": layouts.label[own],
+            "size": np.zeros((len(own), 2)),
+            "position": np.array(own),
+        }
+        writer.write(shard, rows, [str(i) for i in own], {})
+    writer.finish({})
+    made = layouts_of_tokens(tmp_path)
+    np.testing.assert_array_equal(made.geometry, layouts.geometry)
+    np.testing.assert_array_equal(made.label, layouts.label)
+    assert made.label_names == layouts.label_names
+    assert (made.image_size, dict(made.partition)) == (64, dict(layouts.partition))
+
+
+def test_layouts_of_images_are_their_partitions(folder):
+    config = tiny.get_config().data
+    config.folder = str(folder)
+    source = data.open_source(config, "all")
+    made = layouts_of_images(source, config, 32, 6, weight=2.5, min_size=8)
+    assert made.geometry.shape == (6, 6, 5)  # the broken file is left out
+    assert [made.label_names[i] for i in made.label] == ["chelsea"] * 3 + ["coffee"] * 3
+    image = next(iter(data.eval_batches(source, config, 32, 1)))["image"]
+    np.testing.assert_array_equal(made.geometry[:1], partition_images(image, 6)[0])
+    crops = layouts_of_images(source, config, 32, 6, passes=3, seed=5, weight=2.5, min_size=8)
+    assert len(crops) == 3 * len(source)
+    assert len(np.unique(crops.geometry, axis=0)) > 6
+
+
+def test_classes_are_matched_by_name():
+    layouts = _layouts()
+    chosen = select_labels(layouts, ("horse", "dögs"))
+    np.testing.assert_array_equal(chosen.label, [-1, 1, -1, 1, -1, 1])
+    np.testing.assert_array_equal(chosen.geometry, layouts.geometry[layouts.label != 0])
+    with pytest.raises(ValueError, match="no layout is of a class among horse"):
+        select_labels(dataclasses.replace(layouts, label=np.zeros(9, np.int32)), ("horse",))
+
+
+def test_the_empirical_sampler_draws_each_class_from_its_own():
+    layouts = _layouts(60)
+    sampler = EmpiricalSampler(layouts)
+    keys = jax.random.split(jax.random.key(0), 200)
+    labels = np.arange(200) % 3 - 1
+    drawn = sampler.sample(keys, labels)
+    assert drawn.shape == (200, 4, 5)
+    found = (drawn[:, None] == layouts.geometry).all((2, 3))
+    assert (found.sum(1) == 1).all()
+    rows = found.argmax(1)
+    for label in (0, 1):
+        own = np.flatnonzero(layouts.label == label)
+        assert set(rows[labels == label]) <= set(own)
+        assert len(set(rows[labels == label])) > len(own) / 2
+    assert {layouts.label[row] for row in rows[labels == -1]} == {-1, 0, 1}
+
+
+def test_a_layout_hangs_on_its_own_key_alone():
+    sampler = EmpiricalSampler(_layouts(60))
+    keys = jax.random.split(jax.random.key(1), 20)
+    labels = np.arange(20) % 2
+    together = sampler.sample(keys, labels)
+    np.testing.assert_array_equal(sampler.sample(keys[::-1], labels[::-1]), together[::-1])
+    np.testing.assert_array_equal(sampler.sample(keys[7:8], labels[7:8])[0], together[7])
+
+
+def test_labels_that_cannot_be_drawn_are_refused():
+    sampler = EmpiricalSampler(select_labels(_layouts(), ("cat", "horse")))
+    key = jax.random.split(jax.random.key(0), 1)
+    with pytest.raises(ValueError, match="no layout of class 'horse'"):
+        sampler.sample(key, [1])
+    with pytest.raises(ValueError, match=r"label 2 is none of -1 \.\. 1"):
+        sampler.sample(key, [2])
+
+
+def test_the_program_writes_what_the_library_makes(folder, tmp_path):
+    output = tmp_path / "made.safetensors"
+    where = f"--data.folder={folder}", "--split=all", f"--output={output}"
+    options = "--config=configs/tiny.py:smoke", "--num_tokens=6"
+    command = [sys.executable, "-m", "gpstoken_jax", "prepare_layouts", *where, *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "6 layouts of 6 tokens" in result.stdout and "chelsea 3, coffee 3" in result.stdout
+    assert read_layouts(output).num_tokens == 6

@@ -1,0 +1,153 @@
+"""Images of several tiles from pixels to pixels: values, batches, both ways, memory."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from gpstoken_jax.configs import common, gpstoken_m128, tiny
+from gpstoken_jax.model.gpstoken import GPSToken, init_params
+from gpstoken_jax.model.high_resolution import (
+    WAYS,
+    decode_images,
+    encode_images,
+    floored_std_warning,
+)
+from gpstoken_jax.model.layers import merge_tiles
+from gpstoken_jax.tokens.tiles import merge_tokens, split_tokens
+from gpstoken_jax.weights.tokenizer_table import from_torch
+
+TILES = (1, 3)
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    """A model for 32 x 32 pixels with random weights."""
+    model = GPSToken(tiny.get_config("smoke").model)
+    quick = {"xla_backend_optimization_level": "0"}  # to compile; it runs once
+    return model, jax.jit(partial(init_params, model), compiler_options=quick)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).uniform(-1, 1, (2, 32, 96, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encode(smoke):
+    return jax.jit(partial(encode_images, *smoke, num_tokens=5))
+
+
+@pytest.fixture(scope="module")
+def decode(smoke):
+    return {way: jax.jit(partial(decode_images, *smoke, tiles=TILES, way=way)) for way in WAYS}
+
+
+def _by_place(geometry):
+    """Order of rows by (mu_y, mu_x): two partitions may list the same regions differently."""
+    return np.lexsort(np.asarray(geometry)[:, 3:5].T)
+
+
+def test_four_tiles_encode_to_the_published_tokens(golden_dir):
+    golden = np.load(golden_dir / "gpstoken_tiny.npz")
+    config = common.model()
+    config.encoder.update(width=64, depth=2)
+    config.decoder.update(channels=32, blocks_per_level=2)
+    weights = load_file(golden_dir / "gpstoken_tiny_weights.safetensors")
+    image = golden["np2/rgb_u8"][None] / np.float32(127.5) - 1
+    encode = jax.jit(partial(encode_images, GPSToken(config), num_tokens=16))
+    geometry, tokens = encode(from_torch(weights, config), image)
+    published = merge_tokens(golden["np2/init_gpscodes"], (2, 2))[0]
+    ours, theirs = _by_place(geometry[0]), _by_place(published)
+    np.testing.assert_allclose(geometry[0][ours], published[theirs], atol=1e-6)
+    np.testing.assert_allclose(tokens[0][ours], golden["np2/adjusted"][0][theirs], atol=2e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_batch_gives_what_its_images_give_alone(encode, decode, images, way):
+    _, tokens = encode(images=images)
+    decoded, floored = decode[way](tokens=tokens)
+    assert tokens.shape == (2, 15, 21)
+    assert decoded.shape == images.shape
+    assert floored.shape == (2,)
+    one = encode(images=np.stack([images[1], images[1]]))[1]
+    np.testing.assert_allclose(one, tokens[jnp.array([1, 1])], atol=1e-6)
+    np.testing.assert_allclose(
+        decode[way](tokens=one).images, decoded[jnp.array([1, 1])], atol=1e-6
+    )
+    assert np.abs(decoded[0] - decoded[1]).max() > 1e-3
+
+
+def test_tiles_apart_are_the_small_images(smoke, encode, decode, images):
+    model, params = smoke
+    _, tokens = encode(images=images)
+    small = jax.jit(partial(decode_images, model, params))(split_tokens(tokens, TILES)).images
+    apart = decode["tiles"](tokens=tokens).images
+    np.testing.assert_allclose(apart, merge_tiles(small, TILES), atol=1e-5)
+    merged = decode["merged"](tokens=tokens).images
+    assert np.abs(merged - apart).max() > 1e-3
+    np.testing.assert_allclose(
+        merged, jax.jit(lambda t: model.apply(params, t, TILES, method="decode"))(tokens), atol=1e-5
+    )
+
+
+def test_aligned_is_merged_but_for_the_places(smoke, encode, decode, images):
+    _, tokens = encode(images=images)
+    render_size = smoke[0].config.render_size
+    aligned = merge_tokens(split_tokens(tokens, TILES), TILES, map_size=render_size)
+    assert 0 < np.abs(aligned - tokens)[..., :5].max() < 0.1
+    np.testing.assert_array_equal(aligned[..., 5:], tokens[..., 5:])
+    np.testing.assert_allclose(
+        decode["aligned"](tokens=tokens).images, decode["merged"](tokens=aligned).images, atol=1e-5
+    )
+
+
+def test_very_different_tiles_are_reported_and_finite(decode):
+    """One tile a million times as strong as its neighbours: the std overshoots below zero."""
+    rng = np.random.default_rng(1)
+    tokens = rng.uniform(0.2, 0.8, (2 * 3, 5, 21)).astype(np.float32)
+    tokens[1, :, 5:] *= 1e6
+    tokens = merge_tokens(tokens, TILES)
+    decoded, floored = decode["merged"](tokens=tokens)
+    assert np.isfinite(decoded).all()
+    assert floored[0] > 0 and floored[1] == 0
+    said = floored_std_warning({"wild.png": float(floored[0]), "tame.png": 0.0})
+    assert "in 1 image(s)" in said and "in wild.png" in said
+    assert floored_std_warning({"tame.png": 0.0}) is None
+    assert (decode["tiles"](tokens=tokens).floored_std == 0).all()
+
+
+def test_a_bias_moves_tokens_within_the_tiles(smoke, images):
+    bias = np.zeros((1, 32, 96), np.float32)
+    bias[:, :, 64:] = np.linspace(0, 1e4, 32)  # towards the right edge of the last tile
+    encode = jax.jit(partial(encode_images, *smoke, num_tokens=5))
+    plain, _ = encode(images=images)
+    biased, _ = encode(images=images, bias=bias)
+    np.testing.assert_array_equal(biased[:, :10], plain[:, :10])
+    assert (biased[:, 10:, 3].mean(1) > plain[:, 10:, 3].mean(1)).all()
+    each, _ = encode(images=images, bias=np.concatenate([bias, 0 * bias]))
+    np.testing.assert_array_equal(each, np.stack([biased[0], plain[1]]))
+
+
+def test_mistakes_are_named(smoke, images):
+    with pytest.raises(ValueError, match="32 x 80 is not made of whole 32 x 32 tiles"):
+        encode_images(*smoke, images[:, :, :80], 5)
+    with pytest.raises(ValueError, match="merged, aligned, tiles, not 'both'"):
+        decode_images(*smoke, jnp.zeros((1, 15, 21)), TILES, way="both")
+    with pytest.raises(ValueError, match="16 tokens an image do not divide into 1 x 3"):
+        decode_images(*smoke, jnp.zeros((1, 16, 21)), TILES, way="tiles")
+
+
+def test_full_size_memory_is_bounded_for_a_batch_of_1024():
+    """What the compiler plans for; nothing is run."""
+    config = gpstoken_m128.get_config()
+    model = GPSToken(config.model)
+    params = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((2, 16 * 128, 21), jnp.float32)
+    decode = jax.jit(lambda params, tokens: decode_images(model, params, tokens, (4, 4)))
+    plan = decode.lower(params, tokens).compile().memory_analysis()
+    total = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+    assert total < 6e9

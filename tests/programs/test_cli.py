@@ -1,0 +1,96 @@
+"""Help and mistakes on the command line, as a user meets them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpstoken_jax.__main__ import PROGRAMS
+from gpstoken_jax.configs import fields
+from gpstoken_jax.programs.cli import flatten
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(
+    path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "fields")
+)
+
+
+def _run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, **options
+    )
+
+
+def _config(path):
+    module = {}
+    exec(compile(path.read_text(), path, "exec"), module)
+    return module["get_config"]()
+
+
+def test_every_field_of_every_config_has_its_line_and_no_line_is_left_over():
+    found = {name for path in CONFIGS for name, _ in flatten(_config(path))}
+    assert not [name for name in sorted(found) if not fields.describe(name)]
+    assert not [name for name in fields.names() if name not in found]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_of_every_program(name):
+    result = _run("-m", "gpstoken_jax", name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--" in result.stdout
+    assert not result.stderr
+    if name == "train":
+        assert "train.batch_size  int  (default: 16)\n      Images a step" in result.stdout
+
+
+def test_help_shows_the_values_of_the_config_that_is_named():
+    text = _run("train.py", "--config=configs/tiny.py", "--help").stdout
+    assert "model.image_size  int  (default: 64)" in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["-h"]])
+def test_the_overview(arguments):
+    result = _run("-m", "gpstoken_jax", *arguments)
+    assert result.returncode == 0
+    assert all(name in result.stdout for name in PROGRAMS)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["train.py", "--confg=3"], "there is no flag --confg; did you mean --config?"),
+        (["train.py", "--config=configs/tiny.py", "--config.train.stps=3"], "'?steps"),
+        (["train.py", "--config=configs/tiny.py", "--config.train.steps=ab"], "train.steps=ab"),
+        (["train.py", "--config=configs/gone.py", "--workdir=x"], "gone.py"),
+        (["train.py", "--config=configs/tiny.py"], "--workdir"),
+        (["train.py", "--config=configs/tiny.py", "--workdir=x", "more"], "unexpected .*'more'"),
+        (["-m", "gpstoken_jax", "encode"], "--"),
+        (["-m", "gpstoken_jax", "enocde"], "there is no program 'enocde'"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, said):
+    result = _run(*arguments)
+    assert result.returncode == 2
+    lines = result.stderr.strip().split("\n")
+    assert lines[0].startswith("error: ")
+    assert len(lines) == 1 or arguments[-1] == "enocde"
+    pytest.importorskip("re").search(said, lines[0]) or pytest.fail(lines[0])
+
+
+def test_no_home(tmp_path):
+    """Neither HOME nor an entry of the user in the password file."""
+    code = (
+        "import os, pwd\n"
+        "def unknown(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = unknown\n"
+        "from gpstoken_jax.programs import cli\n"
+        "cli.use_compilation_cache()\n"
+        "import jax; print(jax.config.jax_compilation_cache_dir)"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    result = _run("-c", code, env=env)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "None"

@@ -1,0 +1,215 @@
+"""convert.py as a user runs it, and what it makes of every form that published weights have."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from skimage import data as photos
+
+from gpstoken_jax.configs import tiny
+from gpstoken_jax.programs.conversion import export_weights, import_weights
+from gpstoken_jax.runtime.checkpoint import CheckpointError
+from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.weights.tokenizer_table import WeightsError, from_torch, unused_specs, used_specs
+
+ROOT = Path(__file__).parents[2]
+COUNTERS = {"initted": np.ones((), bool), "step": np.array(7)}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return tiny.get_config("smoke")
+
+
+def _random(config, seed):
+    rng = np.random.default_rng(seed)
+    specs = used_specs(config.model) | unused_specs(config.model)
+    return {key: rng.normal(0, 0.2, spec.shape).astype(np.float32) for key, spec in specs.items()}
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    return _random(config, 1)
+
+
+@pytest.fixture(scope="module")
+def averaged(config):
+    return _random(config, 2)
+
+
+def _prefixed(tensors, prefix):
+    return {prefix + key: tensor for key, tensor in tensors.items()}
+
+
+def _assert_run_has(run, config, params, ema_params):
+    for name, tensors in (("params", params), ("ema_params", ema_params)):
+        loaded, expected = load_tokenizer(run, weights=name), from_torch(tensors, config.model)
+        jax.tree.map(np.testing.assert_array_equal, loaded.params, expected)
+
+
+def test_a_plain_file_fills_both(model, config, tmp_path):
+    save_file(model, tmp_path / "w.safetensors", {"format": "pt"})
+    done = import_weights(tmp_path / "w.safetensors", config, tmp_path / "run")
+    _assert_run_has(tmp_path / "run", config, model, model)
+    unused = sum(tensor.size for key, tensor in model.items() if "temb_proj" in key)
+    assert done.num_parameters == sum(tensor.size for tensor in model.values()) - unused
+    assert done.num_unused == unused
+    assert done.used + len(done.unused) == len(model)
+    assert all("temb_proj" in key for key in done.unused)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_a_file_of_averaged_weights_has_both(wrapper, model, averaged, config, tmp_path):
+    both = _prefixed(averaged, "ema_model.") | _prefixed(model, "online_model.") | COUNTERS
+    save_file(_prefixed(both, wrapper), tmp_path / "w.safetensors")
+    done = import_weights(tmp_path / "w.safetensors", config, tmp_path / "run")
+    _assert_run_has(tmp_path / "run", config, model, averaged)
+    left = {f"{wrapper}initted", f"{wrapper}step"}
+    assert left < set(done.unused)
+    read = [key for key in both if key not in COUNTERS]
+    assert 2 * done.used + len(done.unused) - len(left) == len(read)
+
+
+def test_a_training_checkpoint_folder(model, averaged, config, tmp_path):
+    """What Accelerate leaves of a model, its average, the discriminator and a loss network."""
+    folder = tmp_path / "checkpionts.00000042"
+    folder.mkdir()
+    stale = {key: tensor + 1 for key, tensor in model.items()}
+    kept = _prefixed(averaged, "ema_model.") | _prefixed(stale, "online_model.") | COUNTERS
+    save_file(model, folder / "model.safetensors")
+    save_file(kept, folder / "model_1.safetensors")
+    save_file({"discriminator.main.0.bias": np.zeros(3)}, folder / "model_2.safetensors")
+    (folder / "optimizer.bin").write_bytes(b"pickle")
+    done = import_weights(folder, config, tmp_path / "both")
+    assert done.source_step == 42
+    assert [path.name for path in done.other_files] == ["model_2.safetensors"]
+    assert [Path(name.split(" ")[0]).name for name in done.read] == [
+        "model.safetensors",
+        "model_1.safetensors",
+    ]
+    _assert_run_has(tmp_path / "both", config, model, averaged)
+    import_weights(folder, config, tmp_path / "ema", weights="ema")
+    _assert_run_has(tmp_path / "ema", config, averaged, averaged)
+    import_weights(folder, config, tmp_path / "model", weights="model")
+    _assert_run_has(tmp_path / "model", config, model, model)
+
+
+def test_there_and_back_is_the_same_file(model, averaged, config, tmp_path):
+    both = _prefixed(averaged, "ema_model.") | _prefixed(model, "online_model.")
+    save_file(both, tmp_path / "w.safetensors")
+    import_weights(tmp_path / "w.safetensors", config, tmp_path / "run")
+    for weights, original in (("params", model), ("ema_params", averaged)):
+        done = export_weights(tmp_path / "run", tmp_path / "out" / "w.safetensors", weights=weights)
+        written = load_file(tmp_path / "out" / "w.safetensors")
+        assert written.keys() == original.keys()
+        for key in original:
+            expected = np.zeros_like(original[key]) if key in done.unused else original[key]
+            np.testing.assert_array_equal(written[key], expected, err_msg=key)
+
+
+def test_faults_are_named(model, config, tmp_path):
+    file = tmp_path / "w.safetensors"
+
+    def convert(tensors, match, **options):
+        save_file(tensors, file)
+        with pytest.raises(WeightsError, match=match):
+            import_weights(file, config, tmp_path / "run", **options)
+
+    missing = {key: tensor for key, tensor in model.items() if key != "to_gps.0.bias"}
+    convert(missing, r"w\.safetensors: (.|\n)*1 missing: to_gps\.0\.bias")
+    half = model | {"to_gps.0.bias": model["to_gps.0.bias"].astype(np.float16)}
+    convert(half, r"to_gps\.0\.bias is float16, not float32")
+    convert(model | {"decoder.x": np.zeros(1)}, r"1 extra: decoder\.x")
+    convert(model | {"head.x": np.zeros(1)}, r"tensors of something else: head\.x")
+    convert({"a.b": np.zeros(1)}, "no tensor of this network")
+    convert(model, "no weights of the kind 'ema', only", weights="ema")
+    two = _prefixed(model, "a.") | _prefixed(model, "b.")
+    convert(two, r"several copies of the network, give one alone: .*\(a\.\*\).*\(b\.\*\)")
+    file.write_bytes(b"not at all")
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+        import_weights(file, config, tmp_path / "run")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "model.bin").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"no \.safetensors file \(only \.bin\)"):
+        import_weights(pickled, config, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="there is no"):
+        import_weights(tmp_path / "gone", config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_written_over(model, config, tmp_path):
+    save_file(model, tmp_path / "w.safetensors")
+    import_weights(tmp_path / "w.safetensors", config, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="has checkpoints already"):
+        import_weights(tmp_path / "w.safetensors", config, tmp_path / "run")
+
+
+def test_every_program_takes_converted_weights(model, config, tmp_path):
+    """convert.py, then eval.py (rounding as the release does), then train.py from there."""
+    folder, run = tmp_path / "photos", tmp_path / "run"
+    folder.mkdir()
+    for i in range(6):
+        crop = photos.coffee()[40 * i : 40 * i + 60, 50 * i : 50 * i + 70]
+        Image.fromarray(crop).save(folder / f"{i}.png")
+    save_file(model, tmp_path / "w.safetensors")
+    config_flag = "--config=configs/tiny.py:smoke"
+    said = _run(
+        "-m",
+        "gpstoken_jax",
+        "convert",
+        f"--input={tmp_path / 'w.safetensors'}",
+        config_flag,
+        f"--output={run}",
+    )
+    assert f"parameters: {_num_used(model):,}, every one filled" in said
+    assert "unused:     preprocess_img.1.temb_proj.weight" in said
+    data, output = f"--data.folder={folder}", f"--output={tmp_path / 'eval'}"
+    _run(
+        "eval.py", f"--checkpoint={run}", data, output, "--eval.rounding=truncate", "--lpips=False"
+    )
+    measured = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert measured["protocol"]["rounding"] == "truncate"
+    assert measured["protocol"]["num_images"] == 6
+    said = _run("train.py", config_flag, f"--workdir={run}", data, "--config.train.steps=2")
+    assert "resuming after step 0" in said
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if "loss" in line]  # the last step is evaluated, too
+    assert [line["step"] for line in trained] == [1, 2]
+    assert all(np.isfinite(line["loss"]) for line in trained)
+    back = tmp_path / "back.safetensors"
+    _run(
+        "-m",
+        "gpstoken_jax",
+        "convert",
+        f"--input={run}",
+        "--to=torch",
+        "--step=0",
+        f"--output={back}",
+    )
+    key = "decoder.conv_out.weight"
+    np.testing.assert_array_equal(load_file(back)[key], model[key])
+
+
+def _num_used(tensors):
+    return sum(tensor.size for key, tensor in tensors.items() if "temb_proj" not in key)
+
+
+def _run(*command):
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout

@@ -1,0 +1,285 @@
+"""encode.py and decode.py as a user runs them: images to files of tokens, and images again."""
+
+import functools
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+from skimage import data as photos
+
+from gpstoken_jax.configs import tiny
+from gpstoken_jax.data import eval_batches, open_source
+from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.programs.conversion import import_weights
+from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokens import TokensError, open_tokens
+from gpstoken_jax.tokens.coding import BatchDecoder, BatchEncoder
+from gpstoken_jax.weights.tokenizer_table import used_specs
+
+ROOT = Path(__file__).parents[2]
+NUM_IMAGES = 240
+BATCH, SHARD = 4, 8
+TOKENS = 12  # not the config's number
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Small crops of photos in two classes, and a file that breaks off."""
+    folder = tmp_path_factory.mktemp("photos")
+    for label, name in enumerate(("coffee", "chelsea")):
+        photo = getattr(photos, name)()
+        (folder / name).mkdir()
+        for i in range(NUM_IMAGES // 2):
+            top, left = 2 * i, 3 * (i % 100)
+            crop = Image.fromarray(photo[top : top + 40 + label, left : left + 44])
+            crop.save(folder / name / f"{name}_{i:03d}.{('png', 'jpg')[i % 2]}")
+    first = folder / "coffee" / "coffee_000.png"
+    (folder / "coffee" / "broken.png").write_bytes(first.read_bytes()[:500])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run of the smallest model, with random weights."""
+    root = tmp_path_factory.mktemp("weights")
+    config, rng = tiny.get_config("smoke"), np.random.default_rng(0)
+    tensors = {
+        key: rng.normal(0, 0.2, spec.shape).astype(np.float32)
+        for key, spec in used_specs(config.model).items()
+    }
+    save_file(tensors, root / "weights.safetensors")
+    import_weights(root / "weights.safetensors", config, root / "run")
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
+
+
+def _encode(run_dir, folder, output, *more):
+    sizes = f"--batch_size={BATCH}", f"--shard_size={SHARD}", f"--num_tokens={TOKENS}"
+    where = f"--checkpoint={run_dir}", f"--data.folder={folder}", f"--output={output}"
+    return [sys.executable, "-m", "gpstoken_jax", "encode", *where, *sizes, *more]
+
+
+def _run(command, env):
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def encoded(run_dir, folder, env, tmp_path_factory):
+    output = tmp_path_factory.mktemp("tokens")
+    result = _run(_encode(run_dir, folder, output), env)
+    assert result.returncode == 0, result.stderr
+    return output, result.stdout
+
+
+def test_every_readable_image_is_there_with_what_is_known_of_it(encoded, folder):
+    output, said = encoded
+    assert f"{NUM_IMAGES} images in 31 shard(s)" in said
+    assert "241/241 images" in said and "ETA" in said
+    assert "skipped 1 unreadable image(s): coffee/broken.png" in said
+    tokens = open_tokens(output)
+    assert len(tokens) == NUM_IMAGES
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*_*.*")]
+    assert sorted(example.name for example in tokens) == sorted(names)
+    for example in (tokens[0], tokens[-1], tokens[130]):
+        assert example.size == _pixels(folder / example.name).shape[:2]
+        assert tokens.header["label_names"][example.label] == example.name.split("/")[0]
+    assert list(tokens.index["unreadable"]) == ["coffee/broken.png"]
+    assert tokens.index["unreadable"]["coffee/broken.png"]
+    assert tokens.header["partition"]["num_tokens"] == TOKENS
+    assert tokens.header["step"] == 0
+
+
+def test_stored_tokens_are_the_models_to_the_bit(encoded, run_dir, folder):
+    """With the same batches, float32 storage changes nothing: neither tokens nor images."""
+    output, _ = encoded
+    tokens, tokenizer = open_tokens(output), load_tokenizer(run_dir)
+    config = tokenizer.config
+    config.data.folder, config.partition.num_tokens = str(folder), TOKENS
+    encode, decode = (
+        jax.jit(lambda *a, m=m: tokenizer.model.apply(*a, method=m)) for m in ("encode", "decode")
+    )
+    partition = jax.jit(functools.partial(partition_images, **config.partition))
+    batches = eval_batches(open_source(config.data, "all"), config.data, 32, BATCH)
+    expected, images = [], []
+    for batch in batches:
+        made = encode(tokenizer.params, batch["image"], *partition(batch["image"]))
+        expected += list(np.asarray(made)[batch["mask"]])
+        images += list(np.asarray(decode(tokenizer.params, made))[batch["mask"]])
+    stored = [example.tokens for example in tokens]
+    np.testing.assert_array_equal(stored, expected)
+    again = []
+    for start in range(0, NUM_IMAGES, BATCH):
+        rows, _ = tokens.read(start, start + BATCH)
+        batch = np.concatenate([rows["geometry"], rows["features"]], axis=-1)
+        again += list(np.asarray(decode(tokenizer.params, batch)))
+    np.testing.assert_array_equal(again, images)
+
+
+def test_a_killed_run_goes_on_where_it_was(encoded, run_dir, folder, env, tmp_path):
+    process = subprocess.Popen(
+        _encode(run_dir, folder, tmp_path),
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    while len(_shards(tmp_path)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    before = {path.name: path.stat().st_mtime_ns for path in _shards(tmp_path)}
+    assert 2 <= len(before) < 31
+    with pytest.raises(TokensError, match="has not finished"):
+        open_tokens(tmp_path)
+    # What a crash of the machine itself may leave: a file that was being written.
+    (tmp_path / "tokens-0000-of-0001-000030.tmp").write_bytes(b"half")
+    result = _run(_encode(run_dir, folder, tmp_path), env)
+    assert result.returncode == 0, result.stderr
+    assert f"{len(before)} of 31 shards are there already" in result.stdout
+    after = {path.name: path.stat().st_mtime_ns for path in _shards(tmp_path)}
+    assert {name: after[name] for name in before} == before
+    whole, _ = encoded
+    for path in _shards(whole):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+    assert json.loads((tmp_path / "index.json").read_text()) == json.loads(
+        (whole / "index.json").read_text()
+    )
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_decode_restores_images_and_names(encoded, run_dir, env, tmp_path):
+    output, _ = encoded
+    results = {}
+    for rounding in ("round", "truncate"):
+        arguments = f"--checkpoint={run_dir}", f"--tokens={output}", f"--rounding={rounding}"
+        more = f"--output={tmp_path / rounding}", f"--batch_size={BATCH}"
+        results[rounding] = _run(
+            [sys.executable, "-m", "gpstoken_jax", "decode", *arguments, *more], env
+        )
+        assert results[rounding].returncode == 0, results[rounding].stderr
+    assert "240/240 images" in results["round"].stdout
+    tokens, tokenizer = open_tokens(output), load_tokenizer(run_dir)
+    example = tokens[5]
+    decode = jax.jit(lambda *a: tokenizer.model.apply(*a, method="decode"))
+    image = np.asarray(decode(tokenizer.params, example.tokens[None].repeat(BATCH, 0)))[0]
+    exact = (np.clip(image, -1, 1) + 1) * np.float32(127.5)
+    name = Path(example.name).with_suffix(".png")
+    rounded, truncated = (_pixels(tmp_path / key / name) for key in ("round", "truncate"))
+    np.testing.assert_array_equal(rounded, np.round(exact))
+    np.testing.assert_array_equal(truncated, np.floor(exact))
+    assert (rounded != truncated).any()
+    names = [str(path.relative_to(tmp_path / "round")) for path in tmp_path.glob("round/*/*.png")]
+    assert sorted(names) == sorted(str(Path(e.name).with_suffix(".png")) for e in tokens)
+
+
+def test_short_storage_says_what_it_costs(encoded, run_dir, folder, env, tmp_path):
+    result = _run(_encode(run_dir, folder, tmp_path, "--storage=bfloat16"), env)
+    assert result.returncode == 0, result.stderr
+    assert "bfloat16 storage: " in result.stdout and "dB PSNR instead of" in result.stdout
+    short, full = open_tokens(tmp_path), open_tokens(encoded[0])
+    cost = short.index["storage_cost"]
+    assert cost["num_images"] == BATCH
+    assert cost["psnr_stored"] > 0 and cost["psnr_stored"] != cost["psnr_float32"]
+    np.testing.assert_array_equal(short[7].geometry, full[7].geometry)
+    np.testing.assert_allclose(short[7].features, full[7].features, rtol=2**-8)
+    assert (short[7].features != full[7].features).any()
+    assert _size(tmp_path) < _size(encoded[0])
+
+
+def test_statistics_are_those_of_the_tokens(encoded):
+    tokens = open_tokens(encoded[0])
+    rows, _ = tokens.read(0, len(tokens))
+    values = np.concatenate(
+        [rows["geometry"] - rows["initial_geometry"], rows["features"]], axis=-1
+    ).reshape(-1, 21)
+    mean, std = tokens.normalisation
+    np.testing.assert_allclose(mean, values.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(std, values.std(0), rtol=1e-4, atol=1e-6)
+    assert tokens.index["statistics"]["num_tokens"] == NUM_IMAGES * TOKENS
+
+
+def test_random_crops_of_each_image(run_dir, folder, env, tmp_path):
+    """As a generator is trained on: several crops an image, numbered, of the class of the image."""
+    few = tmp_path / "photos" / "chelsea"
+    few.mkdir(parents=True)
+    for path in sorted((folder / "chelsea").glob("*.png"))[:3]:
+        (few / path.name).write_bytes(path.read_bytes())
+    more = "--passes=4", "--crop_scale=0.3,0.6"
+    result = _run(_encode(run_dir, tmp_path / "photos", tmp_path / "tokens", *more), env)
+    assert result.returncode == 0, result.stderr
+    tokens = open_tokens(tmp_path / "tokens")
+    assert len(tokens) == 12 and tokens.header["passes"] == 4
+    names = sorted(path.name for path in few.iterdir())
+    assert [e.name for e in tokens] == [f"chelsea/{n}#{i}" for n in names for i in range(4)]
+    assert all(tokens.header["label_names"][e.label] == "chelsea" for e in tokens)
+    assert len({e.features.tobytes() for e in tokens}) == 12
+
+
+def test_a_pickled_data_set_reads_the_same(encoded):
+    tokens = open_tokens(encoded[0])
+    _ = tokens[3]
+    copy = pickle.loads(pickle.dumps(tokens))
+    np.testing.assert_array_equal(copy[100].tokens, tokens[100].tokens)
+
+
+@pytest.mark.parametrize("count", [1, 7, 1024])
+def test_any_number_of_tokens_with_one_set_of_weights(count, run_dir):
+    """A 256 x 256 image has room for 1024; the weights do not depend on it."""
+    tokenizer = load_tokenizer(run_dir)
+    image = photos.astronaut()[None, 128:384, 128:384] / np.float32(127.5) - 1
+    made = BatchEncoder(tokenizer, count)(image)
+    tokens = np.concatenate([made["geometry"], made["features"]], axis=-1)
+    assert tokens.shape == (1, count, 21)
+    assert np.isfinite(tokens).all()
+    assert np.isfinite(BatchDecoder(tokenizer)(tokens)).all()
+    with pytest.raises(ValueError, match="num_tokens must be from 1 to 1024"):
+        BatchEncoder(tokenizer, 1025)(image)
+
+
+def test_mistakes_are_named_in_one_line(encoded, run_dir, folder, env, tmp_path):
+    uneven = _run(_encode(run_dir, folder, tmp_path, "--shard_size=10"), env)
+    assert uneven.returncode == 1
+    assert "try --shard_size=12" in uneven.stderr
+    arguments = f"--checkpoint={run_dir}", f"--tokens={folder}", f"--output={tmp_path}"
+    nothing = _run([sys.executable, "-m", "gpstoken_jax", "decode", *arguments], env)
+    assert nothing.returncode == 1
+    assert "has no index.json" in nothing.stderr
+    shutil.copytree(run_dir / "checkpoints" / "0", tmp_path / "later" / "checkpoints" / "7")
+    shutil.copy(run_dir / "config.json", tmp_path / "later")
+    arguments = f"--checkpoint={tmp_path / 'later'}", f"--tokens={encoded[0]}", "--output=none"
+    later = _run([sys.executable, "-m", "gpstoken_jax", "decode", *arguments], env)
+    assert later.returncode == 1
+    assert "has tokens of step 0" in later.stderr
+    assert "has only 7: choose one with --step" in later.stderr
+    assert "Traceback" not in uneven.stderr + nothing.stderr + later.stderr
+
+
+def _pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def _shards(directory):
+    return sorted(directory.glob("tokens-*.safetensors"))
+
+
+def _size(directory):
+    return sum(path.stat().st_size for path in _shards(directory))

@@ -1,0 +1,218 @@
+"""Output directories: nothing of anyone else is touched, nothing stale is mixed in."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from gpstoken_jax.runtime import files, outputs
+from gpstoken_jax.runtime.files import DamagedFileError
+from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
+
+FROM = {"data": "d1", "flags": {"num_tokens": 8}}
+
+
+def _make(directory, made_from=FROM, **options):
+    with open_output(directory, "tokens", made_from, **options) as output:
+        for name in ("a.txt", "deep/er/b.txt"):
+            if not output.has(name):
+                output.write(name, f"{name} of {made_from['data']}")
+        return output.finish({"count": 2})
+
+
+def test_a_finished_output_says_what_it_is(tmp_path):
+    _make(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out", "tokens")
+    assert manifest.complete
+    assert manifest.made_from == FROM
+    assert manifest.facts == {"count": 2}
+    assert list(manifest.files) == ["a.txt", "deep/er/b.txt"]
+    assert manifest.check("deep/er/b.txt").read_text() == "deep/er/b.txt of d1"
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "deep", "manifest.json"]
+
+
+def test_the_same_command_again_finds_it_complete(tmp_path):
+    _make(tmp_path)
+    with open_output(tmp_path, "tokens", FROM) as output:
+        assert output.complete
+        assert output.has("a.txt")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [({"data": "d2"}, "data was 'd1' and is now 'd2'"),
+     ({"flags": {"num_tokens": 9}}, r"flags\.num_tokens was 8 and is now 9"),
+     ({"more": 1}, "more was None and is now 1")],
+)  # fmt: skip
+def test_what_was_made_from_something_else_is_refused_or_made_again(tmp_path, change, said):
+    _make(tmp_path)
+    (tmp_path / "mine.jpg").write_text("mine")
+    (tmp_path / "deep" / "mine.jpg").write_text("mine")
+    with pytest.raises(OutputError, match=said):
+        open_output(tmp_path, "tokens", FROM | change)
+    assert (tmp_path / "a.txt").read_text() == "a.txt of d1"
+    _make(tmp_path, FROM | change, overwrite=True)
+    assert (tmp_path / "mine.jpg").read_text() == (tmp_path / "deep" / "mine.jpg").read_text()
+    assert read_manifest(tmp_path, "tokens").made_from == FROM | change
+
+
+def test_directories_of_someone_else_are_refused(tmp_path):
+    (tmp_path / "holiday.jpg").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"holds 'holiday\.jpg', which this program did not"):
+            _make(tmp_path, overwrite=overwrite)
+    assert os.listdir(tmp_path) == ["holiday.jpg"]
+    with pytest.raises(OutputError, match="is a file"):
+        _make(tmp_path / "holiday.jpg")
+    with open_output(tmp_path / "layouts", "layouts", FROM):
+        pass
+    with pytest.raises(OutputError, match="holds layouts, not tokens"):
+        _make(tmp_path / "layouts", overwrite=True)
+
+
+def test_files_of_someone_else_in_ours_are_not_replaced(tmp_path):
+    with open_output(tmp_path, "tokens", FROM) as output:
+        (tmp_path / "a.txt").write_text("mine")
+        with pytest.raises(OutputError, match=r"a\.txt is there and was not written by this"):
+            output.write("a.txt", "ours")
+        with pytest.raises(OutputError, match="was not written by this program"):
+            output.remove("a.txt")
+    assert (tmp_path / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_inputs_and_output_stay_apart(tmp_path, link):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    given = photos
+    if link:
+        given = tmp_path / "link"
+        given.symlink_to(photos)
+    for output, said in (
+        (photos, "is the input"),
+        (photos / "out", "lies in the input"),
+        (tmp_path, "holds the input"),
+        (photos / ".." / "photos", "is the input"),
+    ):
+        with pytest.raises(OutputError, match=said):
+            open_output(output, "tokens", FROM, inputs=[given])
+    assert os.listdir(photos) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a//b", "a/../../x", "", ".", "C:/x", "a\\b"])
+def test_names_that_leave_the_directory(tmp_path, name):
+    with open_output(tmp_path / "out", "tokens", FROM) as output, pytest.raises(OutputError):
+        output.write(name, "x")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_symlinks_are_not_followed_out_of_the_directory(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with open_output(tmp_path / "out", "tokens", FROM) as output:
+        (tmp_path / "out" / "deep").symlink_to(outside)
+        with pytest.raises(OutputError, match="leaves"):
+            output.write("deep/x", "x")
+    assert os.listdir(outside) == []
+
+
+def test_a_killed_command_goes_on(tmp_path):
+    program = f"""
+import os, signal
+from gpstoken_jax.runtime.outputs import open_output
+output = open_output({str(tmp_path)!r}, "tokens", {FROM!r})
+output.write("a.txt", "first")
+with output.create("deep/er/b.txt") as file:
+    file.write(b"half"); file.flush(); os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    with pytest.raises(OutputError, match="is not finished"):
+        read_manifest(tmp_path, "tokens")
+    with open_output(tmp_path, "tokens", FROM) as output:
+        assert output.has("a.txt")
+        assert not output.has("deep/er/b.txt")
+    _make(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "first"
+    assert os.listdir(tmp_path / "deep" / "er") == ["b.txt"]
+
+
+def test_a_torn_journal_line_is_forgotten_and_a_damaged_one_named(tmp_path):
+    with open_output(tmp_path, "tokens", FROM) as output:
+        output.write("a.txt", "a")
+    journal = tmp_path / "journal-00000.txt"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole[:20])
+    with open_output(tmp_path, "tokens", FROM) as output:
+        assert output.has("a.txt")
+        output.write("b.txt", "b")
+    with open_output(tmp_path, "tokens", FROM) as output:
+        assert output.has("b.txt")
+    journal.write_bytes(whole.replace(b"a.txt", b"c.txt"))
+    with pytest.raises(DamagedFileError, match=r"journal-00000\.txt is damaged"):
+        open_output(tmp_path, "tokens", FROM)
+
+
+def test_every_flipped_bit_of_an_output_is_noticed(tmp_path):
+    manifest = _make(tmp_path)
+    for name in [*manifest.files, outputs.MANIFEST]:
+        path = tmp_path / name
+        whole = path.read_bytes()
+        for bit in range(0, 8 * len(whole), 7):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            with pytest.raises(DamagedFileError, match=path.name):
+                read_manifest(tmp_path, "tokens").check(name)
+        path.write_bytes(whole)
+
+
+def test_two_processes_share_a_directory_and_two_of_a_number_do_not(tmp_path):
+    with open_output(tmp_path, "tokens", FROM) as first:
+        with pytest.raises(OutputError, match="another process is writing"):
+            open_output(tmp_path, "tokens", FROM)
+        with open_output(tmp_path, "tokens", FROM, process=1) as second:
+            first.write("a", "1")
+            second.write("b", "2")
+        assert list(first.finish().files) == ["a", "b"]
+
+
+def test_what_is_made_again_in_a_finished_output_is_known_as_ours(tmp_path):
+    _make(tmp_path)
+    (tmp_path / "a.txt").unlink()
+    with open_output(tmp_path, "tokens", FROM) as output:
+        assert not output.has("a.txt")
+        output.write("a.txt", "again")
+    with pytest.raises(OutputError, match="is not finished"):
+        read_manifest(tmp_path, "tokens")
+    with open_output(tmp_path, "tokens", FROM) as output:
+        assert output.has("a.txt")
+        assert output.has("deep/er/b.txt")
+        output.finish()
+    assert read_manifest(tmp_path, "tokens").check("a.txt").read_text() == "again"
+
+
+def test_fingerprints_change_with_names_dates_and_content(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("1")
+    os.utime(path, ns=(5, 5))
+    dates = outputs.fingerprint_files([("a", path)])
+    content = outputs.fingerprint_files([("a", path)], content=True)
+    assert outputs.fingerprint_files([("b", path)]) != dates
+    path.write_text("2")
+    os.utime(path, ns=(5, 5))
+    assert outputs.fingerprint_files([("a", path)]) == dates
+    assert outputs.fingerprint_files([("a", path)], content=True) != content
+    os.utime(path, ns=(6, 6))
+    assert outputs.fingerprint_files([("a", path)]) != dates
+
+
+def test_a_file_of_someone_else_can_be_adopted_only_after_it_is_written(tmp_path):
+    with open_output(tmp_path, "tokens", FROM) as output:
+        with pytest.raises(FileNotFoundError):
+            output.adopt("x")
+        files.write_file(tmp_path / "x", "x")
+        output.adopt("x")
+        output.remove("x")
+        assert not output.has("x")

@@ -1,0 +1,49 @@
+"""Learning rate and optimizer."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gpstoken_jax.configs import common
+from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
+
+
+@pytest.fixture
+def config():
+    return common.get_config().optimizer
+
+
+def test_the_published_recipe_is_adam_at_a_constant_rate(config):
+    assert learning_rate(config, 100)(0) == learning_rate(config, 100)(99) == pytest.approx(5e-5)
+    params, grads = jnp.array([1.0, -2.0]), jnp.array([0.3, -4.0])
+    ours, reference = create_optimizer(config, 100), optax.adam(5e-5, b1=0.5, b2=0.9)
+    for optimizer in (ours, reference):
+        state = optimizer.init(params)
+        update, _ = optimizer.update(grads, state, params)
+        np.testing.assert_allclose(update, [-5e-5, 5e-5], rtol=1e-3)
+
+
+def test_warmup_rises_and_cosine_falls_to_zero(config):
+    config.update(learning_rate=1.0, warmup_steps=10, decay="cosine")
+    schedule = learning_rate(config, 110)
+    rates = np.array([schedule(i) for i in range(111)])
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, atol=1e-6)
+    assert (np.diff(rates[10:]) < 0).all()
+    assert rates[60] == pytest.approx(0.5, abs=0.01)
+    assert rates[110] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_clipping_bounds_the_gradient_norm(config):
+    config.update(clip_norm=1.0, b1=0.0)
+    clipped = create_optimizer(config, 10)
+    state = clipped.init(jnp.zeros(2))
+    _, state = clipped.update(jnp.array([30.0, 40.0]), state, jnp.zeros(2))
+    first_moment = optax.tree_utils.tree_get(state, "mu")
+    np.testing.assert_allclose(first_moment, [0.6, 0.8], rtol=1e-5)
+
+
+def test_unknown_decay_is_named(config):
+    config.decay = "linear"
+    with pytest.raises(ValueError, match="'linear'"):
+        learning_rate(config, 10)
