@@ -218,7 +218,7 @@ def stage_cotangent(problem, room: Room, cotangent: Global, tile: Tile) -> None:
     def load(pixel, channel):
         x, y = tile.x * TILE + pixel % TILE, tile.y * TILE + pixel // TILE
         inside = (x < width) & (y < height)
-        start = ((tile.image * height + minimum(y, height - 1)) * width + minimum(x, width - 1))
+        start = (tile.image * height + minimum(y, height - 1)) * width + minimum(x, width - 1)
         values = load_channels(
             problem, cotangent, start * problem.channels, channel + tile.chunk * problem.chunk
         )
@@ -303,7 +303,8 @@ def store_sums(problem, vectors: Global, moments: Global, chunk, slot: Number, s
                 vectors.store(at, values)
 
         when(slots[t] >= 0, put)
-    # Over the four lanes of a token; even lanes go on with the first token, odd ones with the other.
+    # Over the four lanes of a token; even lanes go on with the first token, odd ones with the
+    # other.
     odd = (lane & 1).equals(1)
     pairs = zip(sums[-2 * MOMENTS : -MOMENTS], sums[-MOMENTS:], strict=True)
     total = [odd.where(b, a) + across(odd.where(a, b), 1) for a, b in pairs]

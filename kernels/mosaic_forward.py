@@ -80,9 +80,7 @@ def draw_tile(problem, shared, number, geometry, features, xs: Global, ys: Globa
 
             def load(n, channel):
                 start = from_lane(token.row, n) * problem.channels
-                return load_channels(
-                    problem, features, start, channel + tile.chunk * problem.chunk
-                )
+                return load_channels(problem, features, start, channel + tile.chunk * problem.chunk)
 
             stage_vectors(problem, room.features, STEP, load)
             warp_barrier()
@@ -103,7 +101,9 @@ def draw_tile(problem, shared, number, geometry, features, xs: Global, ys: Globa
         lane_y = tile.y * TILE + n
 
         def store(n=n, lane_y=lane_y):
-            start = ((tile.image * problem.height + lane_y) * problem.width + lane_x) * problem.channels
+            start = (
+                (tile.image * problem.height + lane_y) * problem.width + lane_x
+            ) * problem.channels
             for group in range(groups):
                 at = 4 * (2 * groups * (n // 2) + 2 * group) + 2 * (n % 2)
                 values = [*sums[at : at + 2], *sums[at + 4 : at + 6]]

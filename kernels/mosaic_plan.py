@@ -5,7 +5,7 @@ as long as there are any. A token without slots is summed in another, slower way
 time and no memory.
 """
 
-from gpstoken_jax.kernels.mosaic_tiles import MARGIN_MU, MARGIN_SIGMA, TILE, Problem, well_posed
+from gpstoken_jax.kernels.mosaic_tiles import MARGIN_MU, MARGIN_SIGMA, Problem, well_posed
 from gpstoken_jax.kernels.mosaic_words import (
     WARPS,
     Global,

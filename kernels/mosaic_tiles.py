@@ -209,7 +209,7 @@ def _whole(count):
 
 
 def choose(room: Room, count, bounds: list[Number]) -> Number:
-    """List the tabulated tokens whose boxes meet the tile's bounds, in order; how many there are."""
+    """List the tabulated tokens whose boxes meet the tile's bounds, in order; how many."""
     lane = thread() & 31
     lower_lanes = (integer(1) << lane) - 1
     x_low, x_high, y_low, y_high = bounds

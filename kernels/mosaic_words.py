@@ -1,4 +1,4 @@
-"""Words for GPU kernels: numbers of one lane, memory, loops, and what the lanes of a warp do together.
+"""Words for GPU kernels: numbers of one lane, memory, loops, what lanes of a warp do together.
 
 A kernel is a Python function that runs once, while it is compiled; what it does with a `Number`
 becomes code of one lane, in 128 threads (four warps) a block. Floats are float32, integers are
@@ -170,7 +170,11 @@ def _ptx(instruction: str, result: ir.Type, *operands: Number) -> Number:
     values = [o.value for o in operands]
     return Number(
         llvm.inline_asm(
-            result, values, f"{instruction} {places};", ",".join(constraints), has_side_effects=False
+            result,
+            values,
+            f"{instruction} {places};",
+            ",".join(constraints),
+            has_side_effects=False,
         )
     )
 

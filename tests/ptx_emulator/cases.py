@@ -75,7 +75,9 @@ CASES = [
     Case("values that are not finite, each alone", special="not finite", few=True),
     Case("600 tokens, two shares", batch=1, tokens=600, size=(32, 32), **_SMALL),
     Case("1024 tokens", batch=1, tokens=1024, size=(32, 32), channels=16, **_SMALL),
-    Case("1500 tokens, lists", batch=1, tokens=1500, size=(72, 40), channels=16, **_SMALL, few=True),
+    Case(
+        "1500 tokens, lists", batch=1, tokens=1500, size=(72, 40), channels=16, **_SMALL, few=True
+    ),
     Case("2100 tokens on a small map", tokens=2100, size=(16, 16), channels=40, **_SMALL),
     Case("2100, bfloat16", tokens=2100, size=(16, 16), channels=40, dtype="bfloat16", **_SMALL),
     Case("few slots", size=(40, 24), slots=300, few=True),

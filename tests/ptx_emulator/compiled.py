@@ -79,11 +79,12 @@ def launch(host: str) -> tuple[int, int, int, tuple[int, ...]]:
             buffer[m[1]] = int(m[2])
         elif (m := re.match(r"\s*(%\d+) = load ptr, ptr (%\d+)", line)) and m[2] in buffer:
             loaded[m[1]] = buffer[m[2]]
-        elif m := re.match(r"\s*(%\d+) = getelementptr \{ ?ptr.*\}, ptr %\d+, i32 0, i32 (\d+)", line):
+        elif m := re.match(
+            r"\s*(%\d+) = getelementptr \{ ?ptr.*\}, ptr %\d+, i32 0, i32 (\d+)", line
+        ):
             places[m[1]] = int(m[2])
         elif m := re.match(r"\s*store ptr (%\d+), ptr (%\d+)", line):
-            if m[2] in places and m[1] in loaded:
-                order[places[m[2]]] = loaded[m[1]]
+            order |= {places[m[2]]: loaded[m[1]]} if m[2] in places and m[1] in loaded else {}
     numbers = [int(n) for n in re.findall(r"i32 (-?\d+)", call[1])]
     grid, cluster, block, shared = numbers[:3], numbers[3:6], numbers[6:9], numbers[9]
     if max(cluster) > 1 or max(grid[1:]) > 1 or max(block[1:]) > 1:

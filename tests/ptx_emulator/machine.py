@@ -5,6 +5,7 @@ that begins with a warp-wide instruction waits for all lanes of a warp, a barrie
 a CTA.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,17 +60,21 @@ class Machine:
     def _registers(self, block) -> tuple[list[str], list[str]]:
         """Registers that a block needs from before it, and those that it sets."""
         needed, written = {}, {}
-        names = lambda o: o.replace("|", " ").strip("[]!").replace("+", " ").split()  # noqa: E731
         for i in block:
             reads, sets = list(i.operands), []
             if i.head not in ("st", "bra", "bar", "ret", "fence"):
                 sets, reads = reads[:1], reads[1:]
-            flat = lambda os: [o for x in os for o in ([x] if isinstance(x, str) else x)]  # noqa: E731
-            known = lambda os: [n for o in flat(os) for n in names(o) if n in self.program.widths]  # noqa: E731
             guard = [i.guard[0]] if i.guard else []
-            needed |= dict.fromkeys(n for n in (*known(reads), *guard) if n not in written)
-            written |= dict.fromkeys(known(sets))
+            names = (*self._names(reads), *guard)
+            needed |= dict.fromkeys(n for n in names if n not in written)
+            written |= dict.fromkeys(self._names(sets))
         return list(needed), list(written)
+
+    def _names(self, operands) -> list[str]:
+        """The registers in operands such as %r1, [%r2+4], !%p1, %r3|%p2 and lists of them."""
+        flat = [o for x in operands for o in ([x] if isinstance(x, str) else x)]
+        words = [w for o in flat for w in re.findall(r"%[\w.]+", o)]
+        return [w for w in words if w in self.program.widths]
 
     def run(self, ctas: int, threads: int, memory: Global, parameters, shared_bytes: int) -> Report:
         """Run `ctas` CTAs of `threads` threads, some at a time."""

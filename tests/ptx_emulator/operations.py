@@ -106,7 +106,9 @@ class Compiler:
 
     def _address(self, operand: str):
         base, _, offset = operand.strip("[]").partition("+")
-        get = self._get(base.strip(), "u64" if self.program.widths.get(base.strip()) == 64 else "u32")
+        get = self._get(
+            base.strip(), "u64" if self.program.widths.get(base.strip()) == 64 else "u32"
+        )
         offset = np.int64(int(offset or "0", 0))
         return lambda r: np.broadcast_to(get(r).astype(np.int64) + offset, (r.count,))
 
@@ -124,9 +126,7 @@ class Compiler:
         return self._function(i, kind, function)
 
     def _ex2(self, i):
-        return self._function(
-            i, "f32", lambda a: numbers.power_of_two(a, self.machine.model)
-        )
+        return self._function(i, "f32", lambda a: numbers.power_of_two(a, self.machine.model))
 
     def _mul(self, i):
         mode, kind = i.parts[1], i.parts[-1]
@@ -156,17 +156,16 @@ class Compiler:
 
     def _shift(self, i, function):
         kind = i.parts[-1]
-        if kind[0] == "s":
-            raise Unsupported(i.text)
-        width = WIDTHS[kind]
-
-        def shift(a, by):
-            moved = function(a, np.minimum(by, width - 1).astype(a.dtype))
-            return np.where(by >= width, a.dtype.type(0), moved)
-
+        width, signed = WIDTHS[kind], kind[0] == "s"
         put = self._set(i.operands[0])
-        value, by = self._get(i.operands[1], kind), self._get(i.operands[2], "u32")
-        return lambda r: put(r, shift(value(r), by(r)))
+        value, count = self._get(i.operands[1], kind), self._get(i.operands[2], "u32")
+
+        def run(r):
+            a, by = _view(value(r), kind), count(r)
+            moved = function(a, np.minimum(by, width - 1).astype(a.dtype))
+            put(r, _raw(moved if signed else np.where(by >= width, a.dtype.type(0), moved), width))
+
+        return run
 
     def _setp(self, i):
         test, kind = i.parts[1], i.parts[-1]
@@ -207,8 +206,12 @@ class Compiler:
             if rounding is None:
                 raise Unsupported(i.text)
             ends = np.iinfo(np.int32)
-            cut = lambda a: np.clip(np.nan_to_num(rounding(a.astype(np.float64))), ends.min, ends.max)  # noqa: E731
-            return self._function(i, since, lambda a: cut(a).astype(np.int32))
+
+            def cut(a):
+                whole = np.nan_to_num(rounding(a.astype(np.float64)))
+                return np.clip(whole, ends.min, ends.max).astype(np.int32)
+
+            return self._function(i, since, cut)
         if since[0] == "f" or to[0] == "f":
             raise Unsupported(i.text)
         wide = f"i{WIDTHS[to] // 8}" if since[0] == "s" else TYPES[WIDTHS[to]]
@@ -296,7 +299,9 @@ class Compiler:
         put, condition = self._set(i.operands[0]), self._get(name, "pred")
 
         def run(r):
-            bits = (self._warps(condition, r) ^ negated).astype(np.uint64) << numbers.LANES.astype(np.uint64)
+            bits = (self._warps(condition, r) ^ negated).astype(np.uint64) << numbers.LANES.astype(
+                np.uint64
+            )
             put(r, np.repeat(bits.sum(axis=1).astype(np.uint32), 32))
 
         return run
@@ -331,9 +336,7 @@ class Compiler:
 
         def run(r):
             self._measure(i, address(r), 16, r)
-            rows = self.machine.shared.load(
-                address(r), 32, 4, r.who, i.text, self.machine.report
-            )
+            rows = self.machine.shared.load(address(r), 32, 4, r.who, i.text, self.machine.report)
             words = np.stack(rows, axis=-1).reshape(-1, 4, 8, 4)  # warp, matrix, row
             matrix = words.view(np.uint16).reshape(-1, 4, 8, 8).astype(np.uint32)
             if "trans" in i.parts:

@@ -99,4 +99,6 @@ def _instruction(number: int, statement: str) -> Instruction:
         if o
     )
     parts = tuple(opcode.replace("::entry", "").split("."))
-    return Instruction(number, parts, operands, (guard, bool(negated)) if guard else None, statement)
+    return Instruction(
+        number, parts, operands, (guard, bool(negated)) if guard else None, statement
+    )
