@@ -27,7 +27,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from gpstoken_jax.data import storage
+from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.files import (
     SEAL_KEY,
     UNSEALED,

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from gpstoken_jax import data
-from gpstoken_jax.data import folder, images, prepare, sources, storage
-from gpstoken_jax.data.storage import StorageError
+from gpstoken_jax.data import folder, images, prepare, sources
+from gpstoken_jax.runtime import storage
+from gpstoken_jax.runtime.storage import StorageError
 
 FAULTS = (
     errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT,

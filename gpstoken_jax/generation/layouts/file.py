@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from gpstoken_jax.data import storage
+from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.files import (
     SEAL_KEY,
     UNSEALED,
