@@ -1,4 +1,4 @@
-"""The wheel: every file is in it, nothing but ``gpstoken_jax`` at the top, beside other packages."""
+"""The wheel: every file is in it, and nothing but ``gpstoken_jax`` at the top."""
 
 import subprocess
 import sys
@@ -26,10 +26,10 @@ def wheel(tmp_path_factory):
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
     parts = ("gpstoken_jax/", "kernels/", "configs/")
     for name in names:
-        if name.startswith(parts) or (name and "/" not in name):
-            if (ROOT / name).exists():
-                (source / name).parent.mkdir(parents=True, exist_ok=True)
-                (source / name).write_bytes((ROOT / name).read_bytes())
+        wanted = name.startswith(parts) or (name and "/" not in name)
+        if wanted and (ROOT / name).exists():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
     _run("-m", "pip", "wheel", "-q", "--no-deps", "-w", out, source)
     return next(out.glob("*.whl"))
 
@@ -53,7 +53,7 @@ def test_it_works_beside_another_package_called_kernels(wheel, tmp_path):
     target = tmp_path / "site"
     _run("-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel, "kernels")
     code = (
-        "import importlib.util as u, gpstoken_jax, gpstoken_jax.kernels, gpstoken_jax.configs.tiny\n"
+        "import importlib.util as u, gpstoken_jax.kernels, gpstoken_jax.configs.tiny\n"
         "print(u.find_spec('kernels').origin); print(gpstoken_jax.kernels.__file__)\n"
         "from gpstoken_jax import Tokenizer"
     )
