@@ -22,9 +22,8 @@ from gpstoken_jax.programs import cli
 
 with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax import evaluation
-    from gpstoken_jax.features import weights as loss_networks
-    from gpstoken_jax.metrics import feature_networks
     from gpstoken_jax.runtime import files, outputs, processes
+    from gpstoken_jax.weights import feature_networks, networks
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
 CHECKPOINTS = flags.DEFINE_list(
@@ -180,7 +179,7 @@ def check_flags() -> None:
 
 def read_settings() -> "evaluation.Settings":
     """Reads how everything is measured, with the networks of the metrics."""
-    lpips = loss_networks.load_lpips() if LPIPS.value else None
+    lpips = networks.load_lpips() if LPIPS.value else None
     network, reference = None, None
     if FRECHET.value and INCEPTION_FILE.value:
         network = feature_networks.inception_network(path(INCEPTION_FILE.value))

@@ -25,8 +25,7 @@ from gpstoken_jax.evaluation.cells import Combination
 from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
 from gpstoken_jax.evaluation.measurement import Evaluator
 from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
-from gpstoken_jax.features.weights import LPIPSWeights
-from gpstoken_jax.metrics.feature_networks import FeatureNetwork
+from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
@@ -41,7 +40,9 @@ from gpstoken_jax.runtime.run_directory import (
 from gpstoken_jax.tokens.coding import Subset, checksum
 from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
-from gpstoken_jax.weights.tokenizer_table import weight_table
+from gpstoken_jax.weights.errors import WeightsError
+from gpstoken_jax.weights.feature_networks import FeatureNetwork
+from gpstoken_jax.weights.sources import find_source
 
 CROP = "resized to cover the size (bilinear, antialiased), then centre crop"
 GIVEN_BATCH_SIZE = 8
@@ -152,7 +153,7 @@ def plan_tokenizer(cell: Combination, settings: Settings) -> Cell:
       ValueError, OSError: if the data cannot be opened, or the size has no whole tiles.
     """
     root, step = split_checkpoint(cell.checkpoint, settings.step)
-    config = read_config(RunDirectory(root if root.is_dir() else root.parent))
+    config = _read_config(root)
     if (task := task_name(config)) != "tokenizer":
         raise CheckpointError(f"{cell.checkpoint} is a run of {task}, not of a tokenizer")
     for name in ("batch_size", "rounding", "high_resolution"):
@@ -190,6 +191,18 @@ def split_checkpoint(checkpoint: Path, step: int | None) -> tuple[Path, int | No
     return pretrained.split_step(root, step) if pretrained.is_work_directory(root) else (root, step)
 
 
+def _read_config(root: Path) -> ConfigDict:
+    """The config of a run, or of weights from elsewhere."""
+    if pretrained.is_work_directory(root):
+        return read_config(RunDirectory(root))
+    try:
+        return find_source(root).config
+    except WeightsError:
+        if root.is_dir():
+            read_config(RunDirectory(root))  # says what a run without checkpoints lacks
+        raise
+
+
 @lru_cache(maxsize=1)  # cells of one checkpoint follow each other
 def _load(root: Path, step: int | None, weights: str) -> tuple[GPSToken, Any, int, str]:
     """The model, its parameters, their step and a checksum of them."""
@@ -197,8 +210,8 @@ def _load(root: Path, step: int | None, weights: str) -> tuple[GPSToken, Any, in
         loaded = load_tokenizer(root, step=step, weights=weights)
         model, params, step = loaded.model, loaded.params, loaded.step
     else:
-        config, params, step = pretrained.load(root, "tokenizer", weight_table, weights, None)
-        model = GPSToken(config.model)
+        source = find_source(root)
+        model, params, step = GPSToken(source.config.model), source.load(weights), source.step or 0
     return model, params, step, f"{checksum(params):08x}"
 
 

@@ -18,8 +18,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from gpstoken_jax.features.lpips import lpips
-from gpstoken_jax.features.weights import LPIPSWeights
+from gpstoken_jax.features.lpips import LPIPSWeights, lpips
 
 Rounding = Literal["round", "truncate", "none"]
 

@@ -34,6 +34,33 @@ class DamagedFileError(ValueError):
 
 
 @contextlib.contextmanager
+def reading(
+    path: str | Path, expected: str, error: type[Exception] = DamagedFileError
+) -> Iterator[None]:
+    """Turns whatever a reader raises on a file's content into one class of error.
+
+    Around the reading of bytes that others made, where parsers raise nearly anything; a file that
+    cannot be opened is best noticed before, as an ordinary OSError.
+
+    Args:
+      path: the file that is being read, for the message.
+      expected: what it should be, e.g. ``"a .npz file"``.
+      error: the reader's documented class; one of these that is raised inside keeps its words.
+    """
+    try:
+        yield
+    except error as known:
+        if str(path) in str(known):
+            raise
+        raise error(f"{path} was not read: {known}") from known
+    except MemoryError as cause:
+        raise error(f"{path} was not read: it asks for more memory than there is") from cause
+    except Exception as cause:
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
+        raise error(f"{path} is damaged or not {expected} ({reason})") from cause
+
+
+@contextlib.contextmanager
 def open_new(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Opens a file for writing that appears under its name when it is complete, and not before.
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
-from gpstoken_jax.metrics.frechet_files import load_statistics
+from gpstoken_jax.weights.statistics import load_statistics
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--nolpips", "--nofrechet", "--baselines=bicubic")

@@ -21,6 +21,8 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from gpstoken_jax.runtime.files import reading
+
 VERSION = 1
 METADATA = "gpstoken_jax_layouts"
 NO_LABEL = -1
@@ -102,15 +104,20 @@ def read_layouts(path: str | Path) -> Layouts:
             f"there is no file of layouts {path}: make one with "
             f"`gpstoken prepare_layouts --tokens=DIR --output={path}`"
         )
-    header, tensors = _read(path)
+    with reading(path, "a file of layouts", LayoutsError):
+        return _read(path)
+
+
+def _read(path: Path) -> Layouts:
+    header, tensors = _read_parts(path)
     if header.get("version") != VERSION:
         raise LayoutsError(f"{path} is of version {header.get('version')}; this reads {VERSION}")
     try:
         layouts = Layouts(
             geometry=tensors["geometry"],
             label=tensors["label"],
-            label_names=tuple(header["label_names"]),
-            image_size=header["image_size"],
+            label_names=tuple(map(str, header["label_names"])),
+            image_size=int(header["image_size"]),
             partition=header["partition"],
             source=header["source"],
         )
@@ -129,16 +136,13 @@ def is_layout_file(path: str | Path) -> bool:
         return False
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if METADATA not in metadata:
-            raise LayoutsError(f"{path} is a safetensors file, but no file of layouts")
-        return json.loads(metadata[METADATA]), tensors
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise LayoutsError(f"{path} cannot be read as layouts: {error}") from error
+def _read_parts(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if METADATA not in metadata:
+        raise LayoutsError(f"{path} is a safetensors file, but no file of layouts")
+    return json.loads(metadata[METADATA]), tensors
 
 
 def _check(path: Path, layouts: Layouts) -> None:

@@ -6,15 +6,15 @@ written here also has `count`, the number of images, `features`, what the number
 in the archive's comment; other tools pass over all three.
 """
 
-import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from gpstoken_jax.metrics.frechet import Gaussian
-from gpstoken_jax.runtime.files import check_seal, write_npz
+from gpstoken_jax.runtime.files import check_sealed_file, reading, write_npz
+from gpstoken_jax.weights.errors import WeightsError
+from gpstoken_jax.weights.files import read_npz
 
 # Our names of features, the endings of their keys, and how many numbers they are.
 _ENDINGS = {"fid": "", "sfid": "_s", "frechet_vgg16": ""}
@@ -46,41 +46,25 @@ def save_statistics(path: str | Path, gaussians: Mapping[str, Gaussian]) -> None
 def load_statistics(path: str | Path, name: str) -> Gaussian:
     """Reads the statistics of one kind of features: "fid", "sfid" or "frechet_vgg16".
 
-    Nothing in the file is executed, and no more of it is unpacked than such statistics are large.
+    Nothing in the file is executed.
 
     Raises:
       FileNotFoundError: if there is no such file.
       StatisticsError: for a file that does not hold them.
       DamagedFileError: for one that was written here and has changed since.
-      OSError: if it cannot be read.
     """
-    ending, largest = _ENDINGS[name], 8 * _DIMENSIONS[name] ** 2 + 4096
-    path = Path(path)
+    path, ending = Path(path), _ENDINGS[name]
     if not path.is_file():
         raise FileNotFoundError(f"there is no statistics file {path}")
-    data = path.read_bytes()
-    check_seal(data, path, required=False)
-    if data.startswith(b"\x93NUMPY"):
-        raise StatisticsError(f"{path} holds one array, not mu and sigma by name")
-    stored = {}
+    wanted = (f"mu{ending}", f"sigma{ending}", "count", "features")
+    if path.stat().st_size:
+        check_sealed_file(path, required=False)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for member in archive.infolist():
-                key = member.filename.removesuffix(".npy")
-                if key not in (f"mu{ending}", f"sigma{ending}", "count", "features"):
-                    continue
-                if member.file_size > largest:
-                    raise StatisticsError(
-                        f"{path}: {key} has {member.file_size} bytes, more than {name}'s "
-                        f"{_DIMENSIONS[name]} features need; it comes from another network"
-                    )
-                content = io.BytesIO(archive.read(member))
-                stored[key] = np.lib.format.read_array(content, allow_pickle=False)
-    except StatisticsError:
-        raise
-    except Exception as error:  # of zip, of zlib, of NumPy's header: a file can be wrong in any way
-        raise StatisticsError(f"{path} is not an .npz file of statistics: {error}") from error
-    return _checked(path, name, stored)
+        stored = read_npz(path, wanted)
+    except WeightsError as error:
+        raise StatisticsError(str(error)) from error
+    with reading(path, "an .npz file of statistics", StatisticsError):
+        return _checked(path, name, stored)
 
 
 def _checked(path: Path, name: str, stored: Mapping[str, np.ndarray]) -> Gaussian:
@@ -90,15 +74,10 @@ def _checked(path: Path, name: str, stored: Mapping[str, np.ndarray]) -> Gaussia
         raise StatisticsError(f"{path} has no {' and no '.join(missing)}, needed for {name}")
     if "features" in stored and name not in str(stored["features"]).split(","):
         raise StatisticsError(f"{path} holds statistics of {stored['features']}, not of {name}")
-    if any(stored[key].dtype.kind != "f" for key in keys):
-        raise StatisticsError(f"{path}: {' and '.join(keys)} are not all floating-point numbers")
-    mean, covariance = (stored[key].astype(np.float64) for key in keys)
+    mean, covariance = (np.asarray(stored[key], np.float64) for key in keys)
     if mean.shape != (size,) or covariance.shape != (size, size):
         raise StatisticsError(
             f"{path}: {name} has {size} features, but {keys[0]} is {mean.shape} and {keys[1]} "
             f"{covariance.shape}; they come from another network"
         )
-    count = stored.get("count")
-    if count is not None and (count.shape != () or count.dtype.kind not in "iu"):
-        raise StatisticsError(f"{path}: count is no number of images")
-    return Gaussian(mean, covariance, None if count is None else int(count))
+    return Gaussian(mean, covariance, int(stored["count"]) if "count" in stored else None)
