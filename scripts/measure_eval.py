@@ -97,7 +97,7 @@ def kill_often(folder: Path, count: int) -> int:
     """Kills a run at random moments after it has begun to measure; then lets it end."""
     random.seed(0)
     output, kills = f"killed_{count}", 0
-    state = folder / output / ".gpstoken-progress" / "state-00000"
+    state = folder / output / ".gpstoken-progress" / "state-00000.npz"
     while kills < KILLS.value:
         process, before = start(folder, count, output), _changed(state)
         while process.poll() is None and _changed(state) == before:
