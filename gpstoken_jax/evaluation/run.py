@@ -29,8 +29,8 @@ from gpstoken_jax.metrics.catalogue import format_number, heading
 from gpstoken_jax.runtime.files import DamagedFileError
 from gpstoken_jax.runtime.outputs import Output
 from gpstoken_jax.runtime.processes import from_first, gather, is_first
+from gpstoken_jax.runtime.progress import format_seconds
 from gpstoken_jax.runtime.text import terminal_text
-from gpstoken_jax.training.chronometer import format_seconds
 from gpstoken_jax.weights.feature_networks import ORIGINAL
 from gpstoken_jax.weights.statistics import save_statistics
 

@@ -33,10 +33,10 @@ from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.outputs import fingerprint_files
 from gpstoken_jax.runtime.run_directory import (
     RunDirectory,
-    load_tokenizer,
     read_config,
     task_name,
 )
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens.coding import Subset, checksum
 from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
@@ -206,13 +206,8 @@ def _read_config(root: Path) -> ConfigDict:
 @lru_cache(maxsize=1)  # cells of one checkpoint follow each other
 def _load(root: Path, step: int | None, weights: str) -> tuple[GPSToken, Any, int, str]:
     """The model, its parameters, their step and a checksum of them."""
-    if pretrained.is_work_directory(root):
-        loaded = load_tokenizer(root, step=step, weights=weights)
-        model, params, step = loaded.model, loaded.params, loaded.step
-    else:
-        source = find_source(root)
-        model, params, step = GPSToken(source.config.model), source.load(weights), source.step or 0
-    return model, params, step, f"{checksum(params):08x}"
+    loaded = Tokenizer.from_pretrained(root, step=step, weights=weights)
+    return loaded.model, loaded.params, loaded.step, f"{checksum(loaded.params):08x}"
 
 
 def _open_tokenizer(

@@ -48,17 +48,18 @@ def save_statistics(path: str | Path, gaussians: Mapping[str, Gaussian]) -> None
 def load_statistics(path: str | Path, name: str) -> Gaussian:
     """Reads the statistics of one kind of features: "fid", "sfid" or "frechet_vgg16".
 
-    Nothing in the file is executed.
+    Nothing in the file is executed, and no more of it is unpacked than such statistics are large.
 
     Raises:
       FileNotFoundError: if there is no such file.
       StatisticsError: for a file that does not hold them.
       DamagedFileError: for one that was written here and has changed since.
+      OSError: if it cannot be read.
     """
     path, ending = Path(path), _ENDINGS[name]
+    wanted = (f"mu{ending}", f"sigma{ending}", "count", "features")
     if not path.is_file():
         raise FileNotFoundError(f"there is no statistics file {path}")
-    wanted = (f"mu{ending}", f"sigma{ending}", "count", "features")
     if path.stat().st_size:
         with path.open("rb") as file:
             file.seek(-min(path.stat().st_size, _TAIL), os.SEEK_END)
@@ -80,10 +81,15 @@ def _checked(path: Path, name: str, stored: Mapping[str, np.ndarray]) -> Gaussia
         raise StatisticsError(f"{path} has no {' and no '.join(missing)}, needed for {name}")
     if "features" in stored and name not in str(stored["features"]).split(","):
         raise StatisticsError(f"{path} holds statistics of {stored['features']}, not of {name}")
-    mean, covariance = (np.asarray(stored[key], np.float64) for key in keys)
+    if any(stored[key].dtype.kind != "f" for key in keys):
+        raise StatisticsError(f"{path}: {' and '.join(keys)} are not all floating-point numbers")
+    mean, covariance = (stored[key].astype(np.float64) for key in keys)
     if mean.shape != (size,) or covariance.shape != (size, size):
         raise StatisticsError(
             f"{path}: {name} has {size} features, but {keys[0]} is {mean.shape} and {keys[1]} "
             f"{covariance.shape}; they come from another network"
         )
-    return Gaussian(mean, covariance, int(stored["count"]) if "count" in stored else None)
+    count = stored.get("count")
+    if count is not None and (count.shape != () or count.dtype.kind not in "iu"):
+        raise StatisticsError(f"{path}: count is no number of images")
+    return Gaussian(mean, covariance, None if count is None else int(count))

@@ -115,7 +115,7 @@ def test_ten_kills_at_any_moment_change_nothing(folders, whole, tmp_path, monkey
     monkeypatch.setattr(outputs.Output, "create", fatal(outputs.Output.create))
     monkeypatch.setattr(results.Measurement, "remove", fatal(results.Measurement.remove))
     kills = 0
-    for moment in range(1, 60):
+    for moment in range(1, 36):
         left[0] = moment
         directory = tmp_path / f"{moment % 3}"
         try:
