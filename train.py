@@ -11,6 +11,7 @@ docs/survival.md.
 import contextlib
 import functools
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +29,13 @@ from gpstoken_jax.runtime.run_directory import (
     write_parameters,
 )
 from gpstoken_jax.training.best import BestCheckpoint
+from gpstoken_jax.training.checks import (
+    check_evaluation,
+    check_free_space,
+    check_intervals,
+    evaluation_interval,
+    is_due,
+)
 from gpstoken_jax.training.chronometer import Chronometer, format_seconds
 from gpstoken_jax.training.feed import Feed
 from gpstoken_jax.training.flops import Work
@@ -54,8 +62,11 @@ def main() -> int:
     cli.apply_flags(config.data, DATA.value)
     task = create_task(config)
     processes.check_same("the config", config.to_json_best_effort())
-    run = open_run(WORKDIR.value, config)
-    _lock = lock_run(run)  # until this process ends
+    run = RunDirectory(Path(WORKDIR.value).expanduser())
+    _lock = lock_run(run)  # until this process ends; a start that is refused writes nothing
+    open_run(run.root, config)
+    check_intervals(config)
+    evaluates = check_evaluation(task)
     print(
         f"{jax.device_count()} {jax.default_backend()} device(s) in {jax.process_count()} "
         f"process(es), JAX {jax.__version__}; results: {run.root}"
@@ -63,21 +74,28 @@ def main() -> int:
 
     # ---- Data: endless batches with a position that is part of the checkpoint -------------------
     batches = task.open_batches()
-    with (
-        contextlib.closing(batches),
-        Checkpoints(run.checkpoints, keep=config.checkpoint.keep) as checkpoints,
-    ):
-        return train(task, run, batches, checkpoints, started)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(batches))
+        checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
+        stack.enter_context(checkpoints)
+        return train(task, run, batches, checkpoints, evaluates, stack, started)
 
 
 def train(
-    task: Task, run: RunDirectory, batches: Batches, checkpoints: Checkpoints, started: float
+    task: Task,
+    run: RunDirectory,
+    batches: Batches,
+    checkpoints: Checkpoints,
+    evaluates: bool,
+    stack: contextlib.ExitStack,
+    started: float,
 ) -> int:
     """From the newest checkpoint to the end, or until someone stops it; returns the exit code."""
     config = task.config
 
     # ---- State: fresh, then the newest checkpoint over it ---------------------------------------
     state = task.create_state(jax.random.key(config.seed))
+    check_free_space(run.root, task.to_trees(state))
     frozen = task.load_frozen()
     chronometer = Chronometer(config.train.steps, config.train.batch_size)
     skipped = SkippedSteps(config.train.get("max_skipped", 10), run.failed_steps)
@@ -87,22 +105,25 @@ def train(
         first_step, trees, place = restored
         state = task.from_trees(trees)
         latest = set_place(place, batches, chronometer, skipped)
-        write_config(run, config)
+        if first_step >= config.train.steps:
+            print(f"nothing to do: {first_step} steps are done, train.steps={config.train.steps}")
+            return 0
         print(f"resuming after step {first_step}")
     else:
         for name, part in state.params["params"].items():
             print(f"{name}: {sum(x.size for x in jax.tree.leaves(part)):,} parameters")
         write_parameters(run, state.params)
+    write_config(run, config)
 
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
     state, frozen = replicate((state, frozen))
     feed = Feed(batches, chronometer)
-    log = MetricLog(run, step=first_step)
-    best = BestCheckpoint(RunDirectory(run.best), config)
+    log = stack.enter_context(contextlib.closing(MetricLog(run, step=first_step)))
+    best = BestCheckpoint(RunDirectory(run.best), config, step=first_step)
     compiled, work = functools.cache(on_all_devices), Work()
     profile = Profile(run.profile if PROFILE.value else None, first_step)
     signals, vote = StopSignals(), StopVote()
-    evaluate_every = config.get("eval", {}).get("every_steps", config.checkpoint.every_steps)
+    evaluate_every = evaluates and evaluation_interval(config)
 
     def here() -> dict[str, Any]:
         skipped.catch_up()
@@ -135,7 +156,7 @@ def train(
             print(f"first step after {format_seconds(time.perf_counter() - started)}", flush=True)
             chronometer.start(step)
             work.tick(1.0)
-        if step % config.log.every_steps == 0 or last:
+        if is_due(step, config.log.every_steps, last):
             with chronometer.waiting("device"):
                 skipped.catch_up()  # waits for the device, so that times are its own
             times = {} if first else chronometer.tick(step)
@@ -148,21 +169,21 @@ def train(
             values = jax.device_get(latest) | times | counts | memory_in_use()
             report(task, log, step, values)
             checkpoints.check()
-        if step % evaluate_every == 0 or last:
+        if is_due(step, config.checkpoint.every_steps) or last or stop:
+            save(step)  # first, as what follows may fail
+            saved = step
+        if is_due(step, evaluate_every, last):
             jax.block_until_ready(metrics)
             with chronometer.paused():
                 figures = task.evaluate(state, frozen)
                 report_evaluation(log, step, figures)
                 best.consider(step, figures, functools.partial(task.to_trees, state), here)
-        if step % config.log.images_every_steps == 0 or last:
+        if is_due(step, config.log.images_every_steps, last):
             jax.block_until_ready(metrics)
             with chronometer.paused():
                 picture = task.preview(state)
                 if picture is not None:
                     log.image(step, "held out", picture)
-        if step % config.checkpoint.every_steps == 0 or last or stop:
-            save(step)
-            saved = step
         if stop:
             break
 
@@ -170,7 +191,6 @@ def train(
     checkpoints.close()
     profile.close()
     best.close()
-    log.close()
     processes.wait_for_all("the last checkpoint is written")
     if saved < config.train.steps:
         print(f"stopped and saved after step {saved}; the same command goes on from there")

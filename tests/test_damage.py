@@ -15,9 +15,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from gpstoken_jax.data import folder, images, prepare, sources, storage
+from gpstoken_jax.data import folder, images, prepare, sources
 from gpstoken_jax.generation.layouts import Layouts, LayoutsError, read_layouts, write_layouts
 from gpstoken_jax.generation.layouts.file import METADATA as LAYOUT_METADATA
+from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.files import DamagedFileError
 from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
 from gpstoken_jax.tokens import TokensError, TokenWriter, open_tokens

@@ -17,7 +17,8 @@ import os
 import pathlib
 import re
 
-from gpstoken_jax.data import images, storage
+from gpstoken_jax.data import images
+from gpstoken_jax.runtime import storage
 
 NO_LABEL = -1
 SPLIT_FOLDERS = {

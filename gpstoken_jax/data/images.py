@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from gpstoken_jax.data import storage
+from gpstoken_jax.runtime import storage
 
 for _plugin, _function in (("pillow_heif", "register_heif_opener"), ("pillow_jxl", None)):
     with contextlib.suppress(ImportError):  # optional

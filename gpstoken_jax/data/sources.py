@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gpstoken_jax.data import folder as folder_lib
-from gpstoken_jax.data import images, storage
+from gpstoken_jax.data import images
+from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 
 KIND = "data set"  # of a directory that prepare_data makes

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpstoken_jax.features.vgg import vgg_features, vgg_perceptual
-from gpstoken_jax.features.weights import load_lpips
 from gpstoken_jax.metrics.frechet import (
     FeatureMoments,
     FeatureStatistics,
@@ -18,7 +17,8 @@ from gpstoken_jax.metrics.frechet import (
     few_samples_warning,
     frechet_distance,
 )
-from gpstoken_jax.metrics.frechet_files import StatisticsError, load_statistics, save_statistics
+from gpstoken_jax.weights.networks import load_lpips
+from gpstoken_jax.weights.statistics import StatisticsError, load_statistics, save_statistics
 
 
 @pytest.fixture(scope="module")

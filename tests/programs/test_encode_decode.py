@@ -21,12 +21,12 @@ from skimage import data as photos
 from gpstoken_jax.configs import tiny
 from gpstoken_jax.data import eval_batches, open_source
 from gpstoken_jax.partition.images import partition_images
-from gpstoken_jax.programs.conversion import import_weights
 from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
 from gpstoken_jax.runtime.run_directory import load_tokenizer
 from gpstoken_jax.tokens import TokensError, open_tokens
 from gpstoken_jax.tokens.coding import BatchDecoder, BatchEncoder
-from gpstoken_jax.weights.tokenizer_table import used_specs
+from gpstoken_jax.training.conversion import import_weights
+from gpstoken_jax.weights.published import tokenizer_table
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 240
@@ -56,8 +56,8 @@ def run_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("weights")
     config, rng = tiny.get_config("smoke"), np.random.default_rng(0)
     tensors = {
-        key: rng.normal(0, 0.2, spec.shape).astype(np.float32)
-        for key, spec in used_specs(config.model).items()
+        key: rng.normal(0, 0.2, shape).astype(np.float32)
+        for key, shape in tokenizer_table(config.model).used.items()
     }
     save_file(tensors, root / "weights.safetensors")
     import_weights(root / "weights.safetensors", config, root / "run")

@@ -21,12 +21,12 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from gpstoken_jax.data import storage
+from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.files import (
     SEAL_KEY,
     UNSEALED,
-    DamagedFileError,
     check_sealed_file,
+    reading,
     seal_bytes,
     write_file,
 )
@@ -116,30 +116,27 @@ def read_layouts(path: str | Path) -> Layouts:
             f"there is no file of layouts {path}: make one with "
             f"`gpstoken prepare_layouts --tokens=DIR --output={path}`"
         )
-    header, tensors = _read(path)
-    try:
+    with reading(path, "a file of layouts", LayoutsError):
+        header, tensors = _read(path)
         version = header["version"]
         if version not in (1, VERSION):
             raise LayoutsError(f"{path} is of version {version}; this reads {VERSION}")
         if version == VERSION:
             check_sealed_file(path)
-        layouts = Layouts(
-            geometry=tensors["geometry"],
-            label=tensors["label"],
-            label_names=tuple(map(str, header["label_names"])),
-            image_size=int(header["image_size"]),
-            partition=dict(header["partition"]),
-            source=str(header["source"]),
-            made_from=dict(header.get("made_from", {})),
-        )
+        try:
+            layouts = Layouts(
+                geometry=tensors["geometry"],
+                label=tensors["label"],
+                label_names=tuple(map(str, header["label_names"])),
+                image_size=int(header["image_size"]),
+                partition=dict(header["partition"]),
+                source=str(header["source"]),
+                made_from=dict(header.get("made_from", {})),
+            )
+        except KeyError as error:
+            raise LayoutsError(f"{path} is no file of layouts: it has no {error}") from error
         _check(path, layouts)
-    except KeyError as error:
-        raise LayoutsError(f"{path} is no file of layouts: it has no {error}") from error
-    except LayoutsError:
-        raise
-    except (DamagedFileError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise LayoutsError(f"{path} cannot be read as layouts: {error}") from error
-    return layouts
+        return layouts
 
 
 def is_layout_file(path: str | Path) -> bool:
@@ -152,18 +149,13 @@ def is_layout_file(path: str | Path) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        storage.retry(lambda: check_sealed_file(path, required=False), path)
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if METADATA not in metadata:
-            raise LayoutsError(f"{path} is a safetensors file, but no file of layouts")
-        return json.loads(metadata[METADATA]), tensors
-    except (SafetensorError, DamagedFileError, ValueError, RecursionError) as error:
-        if isinstance(error, LayoutsError):
-            raise
-        raise LayoutsError(f"{path} cannot be read as layouts: {error}") from error
+    storage.retry(lambda: check_sealed_file(path, required=False), path)
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if METADATA not in metadata:
+        raise LayoutsError(f"{path} is a safetensors file, but no file of layouts")
+    return json.loads(metadata[METADATA]), tensors
 
 
 def _check(path: Path, layouts: Layouts) -> None:
