@@ -7,6 +7,7 @@ reader of its format, and no bit of it can change unnoticed.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -19,11 +20,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from gpstoken_jax.runtime.storage import StorageError
+
 _SEAL = b"gpstoken-seal:sha256:"
 _DIGITS = 64
 UNSEALED = (_SEAL + b"0" * _DIGITS).decode()
 """The text to put into a file for ``seal_bytes`` to fill in."""
 SEAL_KEY = "seal"
+_BY_CONTENT = (None, errno.EINVAL)  # of a seek that damaged content asks for
 TEMPORARY_SUFFIX = ".gpstoken-tmp"
 _UMASK = os.umask(0o077)  # asking for it sets it
 os.umask(_UMASK)
@@ -53,9 +57,13 @@ def reading(
         if str(path) in str(known):
             raise
         raise error(f"{path} was not read: {known}") from known
+    except DamagedFileError as damaged:
+        raise error(str(damaged)) from damaged
     except MemoryError as cause:
         raise error(f"{path} was not read: it asks for more memory than there is") from cause
     except Exception as cause:
+        if isinstance(cause, StorageError) or getattr(cause, "errno", None) not in _BY_CONTENT:
+            raise  # the storage failed, which says nothing of the file
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
         raise error(f"{path} is damaged or not {expected} ({reason})") from cause
 
