@@ -5,7 +5,7 @@
 Every field of the config can be set: --config.SECTION.FIELD=VALUE. The same command again resumes
 from the newest checkpoint; SIGTERM and Ctrl-C save first and exit with code 75. What it leaves is
 told in gpstoken_jax/runtime/run_directory.py, several processes and what may go wrong in
-docs/survival.md.
+docs/reliability.md.
 """
 
 from __future__ import annotations
