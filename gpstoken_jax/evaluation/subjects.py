@@ -7,7 +7,7 @@ import math
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.outputs import fingerprint_files
+from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 from gpstoken_jax.runtime.run_directory import (
     RunDirectory,
     read_config,
@@ -244,7 +244,7 @@ def _open_tokenizer(
         "weights_crc32": crc32,
         "data_name": cell.dataset.name,
         "data": source.description,
-        "data_fingerprint": fingerprint(source, settings),
+        "data_fingerprint": source.fingerprint(content=settings.verify),
         "size": f"{size[0]} x {size[1]}",
         "crop": CROP,
         "num_tokens": num_tokens,
@@ -327,10 +327,21 @@ def plan_pairs(
 def plan_samples(images: Path, settings: Settings) -> Cell:
     """Looks at a generator's images, which have no originals and are taken as they are.
 
+    Args:
+      images: a folder; of one that ``gpstoken generate`` wrote, its overview ``grid.png`` is no
+        sample.
+      settings: of the measurement.
+
     Raises:
-      ValueError, OSError: if there are none, or the first cannot be read.
+      ValueError, OSError: if there are none, the first cannot be read, or the generator has not
+        finished.
     """
     source = open_folder(images)
+    if (images / "generation.json").is_file():
+        if (images / MANIFEST).is_file():
+            read_manifest(images, "generated images")
+        samples = tuple(file for file in source.files if file.name != "grid.png")
+        source = replace(source, files=samples, description=f"{len(samples)} samples in {images}")
     height, width = source[0].size
 
     def open_samples() -> Subject:
@@ -338,7 +349,7 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
             "images_folder": str(images),
             "data_name": images.resolve().name,
             "data": source.description,
-            "data_fingerprint": fingerprint(source, settings),
+            "data_fingerprint": source.fingerprint(content=settings.verify),
             "size": f"{height} x {width}",
             "crop": "none",
         }
@@ -472,17 +483,6 @@ def shared_protocol(settings: Settings, rounding: str) -> dict[str, object]:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
-
-
-def fingerprint(source: data.ImageSource, settings: Settings) -> str:
-    """A digest that changes with the list of images, and for a folder with any of its files.
-
-    A prepared data set is known by its description, which has its version and size.
-    """
-    files = getattr(source, "files", None)
-    if files is None:
-        return f"{zlib.crc32(f'{source.description} {len(source)}'.encode()):08x}"
-    return fingerprint_files([(file.name, file.path) for file in files], content=settings.verify)
 
 
 def commit() -> str | None:
