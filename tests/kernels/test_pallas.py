@@ -36,7 +36,9 @@ def test_a_jax_without_the_private_parts_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gpstoken_jax.kernels.mosaic_words", None)
     pallas.missing_in_jax.cache_clear()
     try:
-        assert "lacks a part" in pallas.missing_in_jax() or "it needs JAX" in pallas.missing_in_jax()
+        assert (
+            "lacks a part" in pallas.missing_in_jax() or "it needs JAX" in pallas.missing_in_jax()
+        )
     finally:
         pallas.missing_in_jax.cache_clear()
 
