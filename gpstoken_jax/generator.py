@@ -25,7 +25,8 @@ from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.run_directory import load_weights
 from gpstoken_jax.tokenizer import Tokenizer, Tokens
 from gpstoken_jax.weights import pretrained
-from gpstoken_jax.weights.sit_table import weight_table
+from gpstoken_jax.weights.published import sit_table
+from gpstoken_jax.weights.sources import find_source
 
 NO_CLASS = -1
 _NO_LAYOUTS = -2
@@ -63,6 +64,8 @@ class Generator:
         step: int | None = None,
         weights: str = "ema_params",
         config: ConfigDict | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
     ) -> Self:
         """Loads a generator.
 
@@ -71,7 +74,9 @@ class Generator:
           layouts: stage 1: a file of layouts, a work directory of a layout network, or a sampler.
           step: which checkpoint of a work directory; the newest that can be read if None.
           weights: ``"ema_params"``, the averaged ones, or ``"params"``.
-          config: of the model, for a file that comes without one.
+          config: of the model, for a file that comes without one; None takes what fits.
+          subfolder: the variant, in a folder or repository of several.
+          revision: of a hub repository.
 
         Raises:
           CheckpointError: if something is missing, damaged or does not fit; says what and where.
@@ -85,7 +90,8 @@ class Generator:
                 root, "sit", create_sit, init_params, step=step, weights=weights
             )
         else:
-            config, params, step = pretrained.load(root, "sit", weight_table, weights, config)
+            found = find_source(root, "sit", config=config, subfolder=subfolder, revision=revision)
+            config, params, step = found.config, found.load(weights), found.step or 0
             model = create_sit(config.model)
         if isinstance(layouts, str | Path):
             layouts = open_layouts(layouts, num_tokens=model.num_tokens)
@@ -271,7 +277,7 @@ class Generator:
     def save_pretrained(self, directory: str | Path, *, dtype: str = "float32") -> None:
         """Writes the weights, the config and a model card; see ``Tokenizer.save_pretrained``."""
         pretrained.save(
-            directory, self.config, weight_table(self.config.model), self.params, self.step, dtype
+            directory, self.config, sit_table(self.config.model), self.params, self.step, dtype
         )
 
     @functools.cached_property

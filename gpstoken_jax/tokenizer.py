@@ -19,7 +19,8 @@ from gpstoken_jax.partition.focus import box_strength, strength_to_bias
 from gpstoken_jax.runtime.run_directory import load_weights
 from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
-from gpstoken_jax.weights.tokenizer_table import weight_table
+from gpstoken_jax.weights.published import tokenizer_table
+from gpstoken_jax.weights.sources import find_source
 
 DEFAULT_FOCUS_STRENGTH = 0.5
 
@@ -74,16 +75,20 @@ class Tokenizer:
         step: int | None = None,
         weights: str = "ema_params",
         config: ConfigDict | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
     ) -> Self:
         """Loads a tokenizer.
 
         Args:
           source: a work directory of ``train.py`` (or a checkpoint in it), a directory of
-            ``save_pretrained``, a published file or folder, or the name of weights that ship with
-            this package.
+            ``save_pretrained``, a published file or folder (see ``weights.sources.find_source``),
+            a hub repository's name, or the name of weights that ship with this package.
           step: which checkpoint of a work directory; the newest that can be read if None.
           weights: ``"ema_params"``, the averaged ones, or ``"params"``.
-          config: of the model, for a file that comes without one.
+          config: of the model, for a file that comes without one; None takes what fits.
+          subfolder: the variant, in a folder or repository of several.
+          revision: of a hub repository.
 
         Raises:
           CheckpointError: if something is missing, damaged or does not fit; says what and where.
@@ -96,8 +101,9 @@ class Tokenizer:
                 root, "tokenizer", GPSToken, init_params, step=step, weights=weights
             )
             return cls(model, params, config, step)
-        config, params, step = pretrained.load(root, "tokenizer", weight_table, weights, config)
-        return cls(GPSToken(config.model), params, config, step)
+        found = find_source(root, config=config, subfolder=subfolder, revision=revision)
+        model = GPSToken(found.config.model)
+        return cls(model, found.load(weights), found.config, found.step or 0)
 
     @property
     def image_size(self) -> int:
@@ -192,7 +198,12 @@ class Tokenizer:
           OSError: if it cannot be written.
         """
         pretrained.save(
-            directory, self.config, weight_table(self.config.model), self.params, self.step, dtype
+            directory,
+            self.config,
+            tokenizer_table(self.config.model),
+            self.params,
+            self.step,
+            dtype,
         )
 
     @functools.cached_property

@@ -66,3 +66,9 @@ class RandomCrops:
 
     def name(self, index: int) -> str:
         return f"{self.source.name(index // self.passes)}#{index % self.passes}"
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        """That of the images, with what decides the crops."""
+        config = self.config
+        how = (config.crop, tuple(config.crop_scale), config.flip, self.image_size)
+        return f"{self.source.fingerprint(content=content)} {(self.passes, self.seed, *how)}"

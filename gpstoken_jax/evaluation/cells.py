@@ -1,4 +1,4 @@
-"""The grid of an evaluation: which checkpoints, data sets, sizes and numbers of tokens."""
+"""The grid of an evaluation: checkpoints, data sets, sizes and numbers of tokens."""
 
 import glob
 import re
@@ -15,7 +15,7 @@ _UNFIT_FOR_FILES = re.compile(r"[^\w.+-]+")
 class Dataset:
     """A data set by the name that tables have for it.
 
-    fields: those of a config's ``data`` section that say where it is; {} for the held-out split
+    fields: those of a config's ``data`` section that say where it is; none for the held-out split
     of the data that a checkpoint was trained on.
     """
 
@@ -24,8 +24,8 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One combination; None is the checkpoint's own size or number of tokens."""
+class Combination:
+    """One checkpoint, data set, size and number of tokens; None is the checkpoint's own."""
 
     name: str
     checkpoint: Path
@@ -39,7 +39,7 @@ def make_grid(
     datasets: Sequence[Dataset],
     sizes: Sequence[tuple[int, int]],
     token_counts: Sequence[int],
-) -> list[Cell]:
+) -> list[Combination]:
     """Every combination, checkpoint by checkpoint; no sizes or token counts are the models' own.
 
     A cell's name has nothing in it that depends on the rest of the grid but for what tells
@@ -47,7 +47,7 @@ def make_grid(
     """
     names = dict(zip(checkpoints, distinct_names(checkpoints), strict=True))
     return [
-        Cell(_cell_name(names[run], dataset, size, count), run, dataset, size, count)
+        Combination(_cell_name(names[run], dataset, size, count), run, dataset, size, count)
         for run, dataset, size, count in product(
             checkpoints, datasets, sizes or [None], token_counts or [None]
         )
@@ -74,12 +74,15 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 def find_checkpoints(patterns: Iterable[str]) -> list[Path]:
     """The directories that patterns such as ``runs/*/`` mean, in order, each once.
 
+    A path that is there is meant as it is, whatever characters it has.
+
     Raises:
       ValueError: a pattern that nothing fits.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        fitting = sorted(Path(name) for name in glob.glob(str(Path(pattern).expanduser())))
+        literal = Path(pattern).expanduser()
+        fitting = [literal] if literal.exists() else sorted(map(Path, glob.glob(str(literal))))
         directories = [path for path in fitting if path.is_dir()]
         if not directories:
             raise ValueError(f"--checkpoints: no directory is called {pattern}")
@@ -137,5 +140,5 @@ def parse_datasets(texts: Iterable[str]) -> list[Dataset]:
 
 
 def _is_prepared(path: Path) -> bool:
-    """Whether a directory holds a TFDS data set rather than plain images."""
+    """Tells whether a directory holds a TFDS data set rather than plain images."""
     return any(next(path.glob("*/" * depth + "dataset_info.json"), None) for depth in range(4))

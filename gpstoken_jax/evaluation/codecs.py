@@ -1,11 +1,26 @@
-"""What anybody could do with the same storage: a smaller copy, or a JPEG or WebP file."""
+"""Baselines of an evaluation: a smaller copy, or a JPEG or WebP file, of the same storage."""
 
 import io
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
+
+from gpstoken_jax.data.loader import available_cores
+
+LABELS = {
+    "bicubic": "Bicubic, same number of values",
+    "jpeg": "JPEG, nearest size",
+    "webp": "WebP, nearest size",
+}
+SHORT_LABELS = {"bicubic": "Bicubic", "jpeg": "JPEG", "webp": "WebP"}
+BASELINES = tuple(LABELS)
+COMPRESSED = ("jpeg", "webp")  # hold bytes, not values
+Images = Float[np.ndarray, "b h w 3"]
+Baseline = Callable[[Images], tuple[Images, Mapping[str, np.ndarray]]]
 
 # Variants of a format, each tried: JPEG with colour at half the resolution, and at the full one.
 _JPEG = tuple({"format": "JPEG", "optimize": True, "subsampling": colour} for colour in (2, 0))
@@ -13,6 +28,52 @@ _WEBP = ({"format": "WEBP", "method": 4}, {"format": "WEBP", "method": 4, "lossl
 _BEST_QUALITY = 100
 _GOOD_QUALITY = 25  # below, a smaller copy at a higher quality may well be better
 _SMALLEST_SIDE = 8
+
+
+def check_baselines(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names, each once.
+
+    Raises:
+      ValueError: for one that is not known.
+    """
+    for name in names:
+        if name not in BASELINES:
+            raise ValueError(f"--baselines: {name!r} is unknown; there are {', '.join(BASELINES)}")
+    return tuple(dict.fromkeys(names))
+
+
+def make_baselines(names: Iterable[str], num_values: int, num_bytes: int) -> dict[str, Baseline]:
+    """Functions of a batch, for tokens of so many values and bytes an image.
+
+    They return the images and further numbers of each, by name: the ``bytes`` of its file.
+    """
+
+    def compressed(codec: Callable[[Images, int], "CodecResult"]) -> Baseline:
+        def baseline(images: Images) -> tuple[Images, Mapping[str, np.ndarray]]:
+            with ThreadPoolExecutor(available_cores()) as threads:  # Pillow lets others work
+                made = list(threads.map(lambda image: codec(image[None], num_bytes), images))
+            sizes = np.concatenate([one.num_bytes for one in made]).astype(np.float64)
+            return np.concatenate([one.images for one in made]), {"bytes": sizes}
+
+        return baseline
+
+    known = {
+        "bicubic": lambda images: (bicubic_baseline(images, num_values), {}),
+        "jpeg": compressed(jpeg_baseline),
+        "webp": compressed(webp_baseline),
+    }
+    return {name: known[name] for name in names}
+
+
+def describe_baselines(names: Iterable[str], num_values: int, num_bytes: int) -> dict[str, str]:
+    """Entries of the protocol on the baselines."""
+    budget = f"files of at most {num_bytes} bytes where possible, the best by squared error"
+    texts = {
+        "bicubic": f"bicubic down to at most {num_values} values and up again",
+        "jpeg": f"JPEG: {budget}",
+        "webp": f"WebP: {budget}",
+    }
+    return {"baselines": "; ".join(texts[name] for name in names) or "none"}
 
 
 def baseline_size(height: int, width: int, num_values: int) -> tuple[int, int]:
@@ -41,9 +102,7 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
-def bicubic_baseline(
-    images: Float[np.ndarray, "b h w 3"], num_values: int
-) -> Float[np.ndarray, "b h w 3"]:
+def bicubic_baseline(images: Images, num_values: int) -> Images:
     """Each image shrunk to at most `num_values` stored numbers and enlarged again, both bicubic.
 
     images: float32 in [-1, 1]; so is the result (clipped where the filter overshoots).
@@ -60,7 +119,7 @@ def bicubic_baseline(
 
 @dataclass(frozen=True)
 class CodecResult:
-    """What a file format makes of a batch of images.
+    """Images of a batch as a file format keeps them.
 
     Attributes:
       images: in [-1, 1], 8-bit values.
@@ -69,13 +128,13 @@ class CodecResult:
       side: height of the stored copy over that of the image: 1, 1/2, 1/4, ...
     """
 
-    images: Float[np.ndarray, "b h w 3"]
+    images: Images
     num_bytes: Int[np.ndarray, " b"]
     quality: Int[np.ndarray, " b"]
     side: Float[np.ndarray, " b"]
 
 
-def jpeg_baseline(images: Float[np.ndarray, "b h w 3"], bytes_per_image: int) -> CodecResult:
+def jpeg_baseline(images: Images, bytes_per_image: int) -> CodecResult:
     """Each image as the best JPEG file of at most `bytes_per_image` bytes, and read again.
 
     images: in [-1, 1], rounded to 8 bits first. Optimised Huffman tables; colour at half the
@@ -88,7 +147,7 @@ def jpeg_baseline(images: Float[np.ndarray, "b h w 3"], bytes_per_image: int) ->
     return _codec_baseline(images, bytes_per_image, _JPEG)
 
 
-def webp_baseline(images: Float[np.ndarray, "b h w 3"], bytes_per_image: int) -> CodecResult:
+def webp_baseline(images: Images, bytes_per_image: int) -> CodecResult:
     """Each image as the best WebP file of at most `bytes_per_image` bytes, and read again.
 
     As `jpeg_baseline`, with lossy and lossless files; the encoder's effort is 4, its default.

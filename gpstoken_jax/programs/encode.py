@@ -55,6 +55,13 @@ CROP_SCALE = flags.DEFINE_list(
     None,
     "Smallest and largest share of the area for --passes; by default as trained.",
 )
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace tokens of other images or settings.")
+VERIFY = flags.DEFINE_bool(
+    "verify",
+    False,
+    "Know images by their content, not by size and date, and check what is there; from the first "
+    "call on.",
+)
 SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images a file.", lower_bound=1)
 
 
@@ -65,15 +72,26 @@ def main() -> None:
     batch_size = BATCH_SIZE.value or config.eval.batch_size
     check_sizes(batch_size)
     source = open_source(tokenizer)
-    writer = TokenWriter(
-        OUTPUT.value,
-        describe(tokenizer, source, num_tokens),
-        len(source),
-        storage=STORAGE_FLAG.value,
-        shard_size=SHARD_SIZE.value,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    settings = describe(tokenizer, source, num_tokens)
+    digest = source.fingerprint(content=VERIFY.value)
+
+    def open_writer(overwrite: bool) -> TokenWriter:
+        return TokenWriter(
+            OUTPUT.value,
+            settings,
+            len(source),
+            storage=STORAGE_FLAG.value,
+            shard_size=SHARD_SIZE.value,
+            made_from={"images": digest, "split": SPLIT.value},
+            inputs=[path for path in (config.data.folder, config.data.tfds_dir) if path],
+            overwrite=overwrite,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    writer = processes.in_first(lambda: open_writer(OVERWRITE.value)) or open_writer(False)
+    if VERIFY.value:
+        writer.verify()
     todo = writer.unfinished()
     positions = [position for shard in todo for position in writer.shards[shard]]
     print(f"{CHECKPOINT.value} step {tokenizer.step}; {source.description}; {num_tokens} tokens")

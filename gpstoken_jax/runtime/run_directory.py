@@ -93,24 +93,20 @@ class Tokenizer:
 
 
 def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:
-    """Makes a run's directory, or opens it again with a config that fits; prints what is new in it.
+    """Opens a run's directory with a config that must fit what is there; prints what is new in it.
 
-    The config of a run that has checkpoints is not written yet: only ``write_config`` does that,
-    once they turned out to fit. With several processes, process 0 does all of it.
+    Nothing is written: ``write_config`` does that when the training begins.
 
     Raises:
       CheckpointError: if the directory has a run of another model; names the first difference.
-      OSError: if it cannot be made.
     """
-    run = RunDirectory(Path(root))
-    processes.from_first(lambda: _open(run, config))
+    run = RunDirectory(Path(root).expanduser())
+    processes.from_first(lambda: _check_config(run, config))
     return run
 
 
-def _open(run: RunDirectory, config: ConfigDict) -> None:
-    run.root.mkdir(parents=True, exist_ok=True)
+def _check_config(run: RunDirectory, config: ConfigDict) -> None:
     if not checkpoint.steps(run.checkpoints):
-        write_config(run, config)
         return
     old = read_config(run)
     _check_same_model(run, old, config)
@@ -121,16 +117,19 @@ def _open(run: RunDirectory, config: ConfigDict) -> None:
 def lock_run(run: RunDirectory) -> IO | None:
     """Keeps other training processes out for as long as the returned file is open.
 
-    The lock goes with the process, however it ends. None in all processes but the first, and where
-    the file system has no locks.
+    To be called before anything is written. Makes the directory if it is not there. The lock goes
+    with the process, however it ends. None in all processes but the first, and where the file
+    system has no locks.
 
     Raises:
       CheckpointError: if another process trains in this directory.
+      OSError: if it cannot be made, or not be written to.
     """
     return processes.in_first(lambda: _lock(run))
 
 
 def _lock(run: RunDirectory) -> IO | None:
+    run.root.mkdir(parents=True, exist_ok=True)
     file = (run.root / "lock").open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

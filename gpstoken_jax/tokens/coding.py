@@ -76,6 +76,9 @@ class Subset:
     def name(self, index: int) -> str:
         return self.source.name(self.positions[index])
 
+    def fingerprint(self, *, content: bool = False) -> str:
+        return f"{self.source.fingerprint(content=content)} {self.positions}"
+
 
 def to_pixels(
     images: Float[np.ndarray, "b h w 3"], rounding: Rounding = "round"

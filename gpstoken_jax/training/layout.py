@@ -115,6 +115,9 @@ class LayoutTask(Task):
         metrics["grad_norm"] = optax.tree.norm(grads)
         return states.apply_gradients(state, grads, self._optimizer, config.ema), metrics
 
+    def held_out_metrics(self) -> tuple[str, ...]:
+        return () if self._held_out is None else ("val_loss", "val_loss_no_class")
+
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
         """Mean loss of the held-out layouts, with their class and without."""
         if self._held_out is None:

@@ -114,6 +114,9 @@ class SiTTask(Task):
         metrics["grad_norm"] = optax.tree.norm(grads)
         return states.apply_gradients(state, grads, self._optimizer, config.ema), metrics
 
+    def held_out_metrics(self) -> tuple[str, ...]:
+        return ("val_loss", "val_loss_no_class") if self._held_out else ()
+
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
         """Loss of the averaged weights on held-out tokens, with their class and without.
 

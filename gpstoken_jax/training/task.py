@@ -97,6 +97,14 @@ class Task(Protocol):
         """
         return self.train_step
 
+    def held_out_metrics(self) -> tuple[str, ...]:
+        """Names the figures of ``evaluate``; nothing if nothing is held out.
+
+        Raises:
+          ValueError: if held-out data is asked for that is not there.
+        """
+        return ()
+
     def evaluate(self, state: State, frozen: Any) -> dict[str, float]:
         """Figures on held-out data by name, e.g. ``val_psnr``; empty if there is none."""
         return {}

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax import data
 from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminator
-from gpstoken_jax.losses.reconstruction import load_loss_networks
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.training import state as states
@@ -35,6 +34,7 @@ from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
 from gpstoken_jax.training.step import AXIS, one_copy, step_key
 from gpstoken_jax.training.task import Batch, Metrics, Step, Task
 from gpstoken_jax.training.validation import Validation
+from gpstoken_jax.weights.networks import load_loss_networks
 
 Params = Any
 
@@ -170,13 +170,20 @@ class TokenizerTask(Task):
         params, opt_state = _apply(self._discriminator_optimizer, grads, old.opt_state, old.params)
         return state.replace(discriminator=old.replace(params=params, opt_state=opt_state))
 
+    def held_out_metrics(self) -> tuple[str, ...]:
+        """``val_psnr``, ``val_ssim`` and, if a loss, ``val_lpips``."""
+        if not has_held_out(self.config.data):
+            return ()
+        names = ("val_psnr", "val_ssim", "val_lpips")
+        return names if self.config.loss.lpips_weight else names[:2]
+
     def evaluate(self, state: TokenizerState, frozen: Mapping[str, Any]) -> dict[str, float]:
         """Of the averaged weights: ``val_psnr``, ``val_ssim`` and, if a loss, ``val_lpips``."""
         lpips_weights = one_copy(frozen["lpips"]) if "lpips" in frozen else None
         return self._validation(one_copy(state.ema_params), lpips_weights)
 
-    def preview(self, state: TokenizerState) -> UInt8[np.ndarray, "h w 3"]:
-        return self._preview(state)
+    def preview(self, state: TokenizerState) -> UInt8[np.ndarray, "h w 3"] | None:
+        return self._preview(state) if has_held_out(self.config.data) else None
 
 
 def _apply(
@@ -201,6 +208,24 @@ def create_discriminator(config: ConfigDict) -> PatchDiscriminator:
 def create_task(config: ConfigDict) -> TokenizerTask:
     """The task of a config."""
     return TokenizerTask(config)
+
+
+def has_held_out(config: ConfigDict) -> bool:
+    """Tells whether the data has the split for evaluation; a folder may do without.
+
+    Raises:
+      ValueError: if it should have one; says what to do.
+    """
+    try:
+        data.open_source(config, config.eval_split)
+    except ValueError as error:
+        if config.folder and not config.val_fraction:
+            return False
+        raise ValueError(
+            f"{error}; to train without evaluation, set --config.eval.every_steps=0 and "
+            "--config.log.images_every_steps=0"
+        ) from error
+    return True
 
 
 def open_images(config: ConfigDict) -> data.TrainBatches:

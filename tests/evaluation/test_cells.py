@@ -56,6 +56,13 @@ def test_patterns_of_checkpoints(tmp_path):
         find_checkpoints([f"{tmp_path}/d*"])
 
 
+@pytest.mark.parametrize("name", ["[ab]", "run*", "r?n", "a b", "[", "**"])
+def test_a_path_that_is_there_is_no_pattern(tmp_path, name):
+    for other in (name, "a", "runs", "ran"):
+        (tmp_path / other).mkdir()
+    assert [path.name for path in find_checkpoints([f"{tmp_path}/{name}"])] == [name]
+
+
 def test_sizes():
     assert parse_sizes(["256", "256x512", "256X512", "256"]) == [(256, 256), (256, 512)]
     for wrong in ("256x", "x256", "0", "-256", "256x512x3", "large"):

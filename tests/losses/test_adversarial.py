@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpstoken_jax.configs import common
-from gpstoken_jax.features.weights import LPIPSWeights
+from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.losses.adversarial import (
     BatchNorm,
     PatchDiscriminator,

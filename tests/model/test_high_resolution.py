@@ -18,7 +18,7 @@ from gpstoken_jax.model.high_resolution import (
 )
 from gpstoken_jax.model.layers import merge_tiles
 from gpstoken_jax.tokens.tiles import merge_tokens, split_tokens
-from gpstoken_jax.weights.tokenizer_table import from_torch
+from gpstoken_jax.weights.published import tokenizer_table
 
 TILES = (1, 3)
 
@@ -59,7 +59,7 @@ def test_four_tiles_encode_to_the_published_tokens(golden_dir):
     weights = load_file(golden_dir / "gpstoken_tiny_weights.safetensors")
     image = golden["np2/rgb_u8"][None] / np.float32(127.5) - 1
     encode = jax.jit(partial(encode_images, GPSToken(config), num_tokens=16))
-    geometry, tokens = encode(from_torch(weights, config), image)
+    geometry, tokens = encode(tokenizer_table(config).from_torch(weights), image)
     published = merge_tokens(golden["np2/init_gpscodes"], (2, 2))[0]
     ours, theirs = _by_place(geometry[0]), _by_place(published)
     np.testing.assert_allclose(geometry[0][ours], published[theirs], atol=1e-6)

@@ -21,11 +21,12 @@ from skimage import data as photos
 from gpstoken_jax.configs import tiny
 from gpstoken_jax.data import eval_batches, open_source
 from gpstoken_jax.partition.images import partition_images
-from gpstoken_jax.programs.conversion import import_weights
+from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
 from gpstoken_jax.runtime.run_directory import load_tokenizer
 from gpstoken_jax.tokens import TokensError, open_tokens
 from gpstoken_jax.tokens.coding import BatchDecoder, BatchEncoder
-from gpstoken_jax.weights.tokenizer_table import used_specs
+from gpstoken_jax.training.conversion import import_weights
+from gpstoken_jax.weights.published import tokenizer_table
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 240
@@ -55,8 +56,8 @@ def run_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("weights")
     config, rng = tiny.get_config("smoke"), np.random.default_rng(0)
     tensors = {
-        key: rng.normal(0, 0.2, spec.shape).astype(np.float32)
-        for key, spec in used_specs(config.model).items()
+        key: rng.normal(0, 0.2, shape).astype(np.float32)
+        for key, shape in tokenizer_table(config.model).used.items()
     }
     save_file(tensors, root / "weights.safetensors")
     import_weights(root / "weights.safetensors", config, root / "run")
@@ -149,8 +150,8 @@ def test_a_killed_run_goes_on_where_it_was(encoded, run_dir, folder, env, tmp_pa
     assert 2 <= len(before) < 31
     with pytest.raises(TokensError, match="has not finished"):
         open_tokens(tmp_path)
-    # What a crash of the machine itself may leave: a file that was being written.
-    (tmp_path / "tokens-0000-of-0001-000030.tmp").write_bytes(b"half")
+    # What a kill in the middle of a file leaves.
+    (tmp_path / f".tokens{TEMPORARY_SUFFIX}").write_bytes(b"half")
     result = _run(_encode(run_dir, folder, tmp_path), env)
     assert result.returncode == 0, result.stderr
     assert f"{len(before)} of 31 shards are there already" in result.stdout
@@ -162,7 +163,7 @@ def test_a_killed_run_goes_on_where_it_was(encoded, run_dir, folder, env, tmp_pa
     assert json.loads((tmp_path / "index.json").read_text()) == json.loads(
         (whole / "index.json").read_text()
     )
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(f".*{TEMPORARY_SUFFIX}"))
 
 
 def test_decode_restores_images_and_names(encoded, run_dir, env, tmp_path):

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.data import images, transforms
 from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.tokens.coding import checksum
 
 
 class PhotoSampler:
@@ -42,6 +43,7 @@ class PhotoSampler:
         self.num_tokens, self.image_size = num_tokens, image_size
         self.description = f"that of {path}"
         self._geometry = np.asarray(geometry, np.float32)
+        self.fingerprint = f"{checksum(self._geometry):08x}"
 
     def sample(
         self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]

@@ -1,5 +1,6 @@
 """Layouts drawn from a SiT over the sequence of Gaussians: near partitions, rarely exact."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import SiT, init_params
 from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.runtime.run_directory import load_weights
+from gpstoken_jax.tokens.coding import checksum
 
 CHANNELS = 5
 _SMALLEST = 1e-4  # sigma of a Gaussian, whatever was drawn
@@ -89,6 +91,8 @@ class SitLayoutSampler:
         self.image_size = config.model.image_size
         self.description = description
         self._params, self._null = params, network.num_classes
+        settings = {name: config[name] for name in ("statistics", "transport", "sample")}
+        self.fingerprint = f"{checksum(params):08x} {json.dumps(ConfigDict(settings).to_dict())}"
         transport = Transport.of(config.transport)
         sampler = Sampler(config.sample.method, config.sample.steps)
         guidance = Guidance(config.sample.guidance_scale)
