@@ -199,10 +199,7 @@ def launches(function, shapes) -> tuple[list[str], int]:
     """Everything that the compiled program launches, and the bytes that it needs meanwhile."""
     with targets.kept_files():
         compiled = targets.lower(TARGET, function, shapes).compile()
-    entry = compiled.as_text().split("\nENTRY")[1]
-    free = "parameter|constant|tuple|get-tuple-element|bitcast"
-    found = re.findall(r"^\s*(?:ROOT )?%(\S+) = .*? ([a-z][\w-]*)\(", entry, flags=re.M)
-    kinds = [name for name, kind in found if not re.fullmatch(free, kind)]
+    kinds = targets.launches(compiled.as_text())
     return kinds, compiled.memory_analysis().temp_size_in_bytes
 
 
