@@ -26,12 +26,12 @@ from gpstoken_jax.evaluation.results import (
 from gpstoken_jax.evaluation.subjects import Cell, Settings, Subject
 from gpstoken_jax.evaluation.tables import markdown_page, table_rows, to_csv, to_text
 from gpstoken_jax.metrics.catalogue import format_number, heading
-from gpstoken_jax.metrics.feature_networks import ORIGINAL
 from gpstoken_jax.runtime.files import DamagedFileError
 from gpstoken_jax.runtime.outputs import Output
 from gpstoken_jax.runtime.processes import from_first, gather, is_first
+from gpstoken_jax.runtime.progress import format_seconds
 from gpstoken_jax.runtime.text import terminal_text
-from gpstoken_jax.training.chronometer import format_seconds
+from gpstoken_jax.weights.feature_networks import ORIGINAL
 from gpstoken_jax.weights.statistics import save_statistics
 
 CSV_NAME, MARKDOWN_NAME = "results.csv", "results.md"

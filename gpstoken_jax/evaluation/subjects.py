@@ -26,7 +26,6 @@ from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
 from gpstoken_jax.evaluation.measurement import Evaluator
 from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
 from gpstoken_jax.features.lpips import LPIPSWeights
-from gpstoken_jax.metrics.feature_networks import FeatureNetwork
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
@@ -41,6 +40,9 @@ from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens.coding import Subset, checksum
 from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
+from gpstoken_jax.weights.errors import WeightsError
+from gpstoken_jax.weights.feature_networks import FeatureNetwork
+from gpstoken_jax.weights.sources import find_source
 
 CROP = "resized to cover the size (bilinear, antialiased), then centre crop"
 GIVEN_BATCH_SIZE = 8
@@ -151,7 +153,7 @@ def plan_tokenizer(cell: Combination, settings: Settings) -> Cell:
       ValueError, OSError: if the data cannot be opened, or the size has no whole tiles.
     """
     root, step = split_checkpoint(cell.checkpoint, settings.step)
-    config = read_config(RunDirectory(root if root.is_dir() else root.parent))
+    config = _read_config(root)
     if (task := task_name(config)) != "tokenizer":
         raise CheckpointError(f"{cell.checkpoint} is a run of {task}, not of a tokenizer")
     for name in ("batch_size", "rounding", "high_resolution"):
@@ -187,6 +189,18 @@ def split_checkpoint(checkpoint: Path, step: int | None) -> tuple[Path, int | No
     """
     root = pretrained.find(checkpoint)
     return pretrained.split_step(root, step) if pretrained.is_work_directory(root) else (root, step)
+
+
+def _read_config(root: Path) -> ConfigDict:
+    """The config of a run, or of weights from elsewhere."""
+    if pretrained.is_work_directory(root):
+        return read_config(RunDirectory(root))
+    try:
+        return find_source(root).config
+    except WeightsError:
+        if root.is_dir():
+            read_config(RunDirectory(root))  # says what a run without checkpoints lacks
+        raise
 
 
 @lru_cache(maxsize=1)  # cells of one checkpoint follow each other

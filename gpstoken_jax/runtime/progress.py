@@ -3,8 +3,6 @@
 import time
 from dataclasses import dataclass, field
 
-from gpstoken_jax.training.chronometer import format_seconds
-
 EVERY_SECONDS = 5.0
 
 
@@ -32,3 +30,12 @@ def format_speed(images_per_second: float) -> str:
     """E.g. "12.3 images/s", or what says more of a slow model: "0.1 images/s (8.3 s each)"."""
     seconds = f" ({1 / images_per_second:.1f} s each)" if images_per_second < 1 else ""
     return f"{images_per_second:.1f} images/s{seconds}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Formats a duration for people: 75 as ``1m15s``, 7300 as ``2h01m``."""
+    seconds = round(seconds)
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
