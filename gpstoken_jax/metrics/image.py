@@ -2,8 +2,8 @@
 
 Values are compared in [0, 1], after clipping and (by default) rounding the reconstruction to the 8
 bits that an image file would hold. PSNR and SSIM are each computed in several ways in the
-literature, which differ by more than methods do; `METRIC_DEFINITIONS` says what each name means
-here, and goes into an evaluation's protocol.
+literature, which differ by more than methods do; `catalogue.METRICS` defines each name, and goes
+into an evaluation's results.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,25 +24,6 @@ Rounding = Literal["round", "truncate", "none"]
 
 Window = Literal["gaussian", "uniform"]
 
-METRIC_DEFINITIONS = {
-    "psnr": "in dB, of each image over [0, 1], capped at 100; mean over images",
-    "psnr_dataset": "in dB, of the mean squared error over all images together",
-    "psnr_luma": "as psnr, of the luma 0.299 R + 0.587 G + 0.114 B (BT.601, full range)",
-    "psnr_luma_studio": "as psnr, of the luma scaled to 16..235 of 255 (BT.601, as in MATLAB's "
-    "rgb2ycbcr): 1.32 dB above psnr_luma, usual in super-resolution",
-    "ssim": "11 × 11 Gaussian window of sigma 1.5; mean over R, G, B and valid positions",
-    "ssim_luma": "as ssim, of the luma 0.299 R + 0.587 G + 0.114 B (BT.601, full range)",
-    "ssim_uniform": "7 × 7 uniform window, sample covariance (scikit-image's default); mean over "
-    "R, G, B and valid positions",
-    "ssim_uniform_luma": "as ssim_uniform, of the luma 0.299 R + 0.587 G + 0.114 B",
-    "lpips": "version 0.1 on images in [-1, 1]; lower is more alike",
-    "lpips_alex": "LPIPS version 0.1 with AlexNet on images in [-1, 1]; lower is more alike",
-    "mse": "mean squared error over [0, 1]",
-    "fid": "Fréchet distance of 2048 pool features of Inception-v3 (TensorFlow 2015-12-05), "
-    "resized as in TensorFlow 1",
-    "sfid": "Fréchet distance of 7 x 17 x 17 spatial features (Mixed_6d) of the same network",
-    "frechet_vgg16": "Fréchet distance of the 512 pooled relu5_3 features of VGG16; not a FID",
-}
 DEFAULT_METRICS = ("psnr", "ssim", "mse")
 
 _WINDOW_SIDES = {"gaussian": 11, "uniform": 7}
@@ -155,7 +136,7 @@ def image_metrics(
     rounding: Rounding = "round",
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> dict[str, Float[Array, " b"]]:
-    """Every metric of every image by name, see `METRIC_DEFINITIONS`.
+    """Every metric of every image by name, see `catalogue.METRICS`.
 
     images, reconstructions: in [-1, 1]; `rounding` is applied to the reconstructions only.
     metrics: names of `PIXEL_METRICS`; by default {"psnr", "ssim", "mse"}.

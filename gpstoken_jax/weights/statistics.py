@@ -2,8 +2,8 @@
 
 One `.npz` with `mu` and `sigma` (pytorch-fid, clean-fid) and, for the sFID, `mu_s` and `sigma_s`
 (the evaluation suite of "Diffusion Models Beat GANs", whose reference files hold all four). What is
-written here also has `count`, the number of images, and `features`, what the numbers are of; other
-tools pass over both.
+written here also has `count`, the number of images, `features`, what the numbers are of, and a seal
+in the archive's comment; other tools pass over all three.
 """
 
 import os
@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from gpstoken_jax.metrics.frechet import Gaussian
-from gpstoken_jax.runtime.files import reading
+from gpstoken_jax.runtime.files import check_sealed_file, reading, write_npz
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.files import read_npz
 
+_MARKS, _TAIL = (b"gpstoken-", b":sha256:"), 256  # of a seal, which is at the end of a file
 # Our names of features, the endings of their keys, and how many numbers they are.
 _ENDINGS = {"fid": "", "sfid": "_s", "frechet_vgg16": ""}
 _DIMENSIONS = {"fid": 2048, "sfid": 2023, "frechet_vgg16": 512}
@@ -41,23 +42,30 @@ def save_statistics(path: str | Path, gaussians: Mapping[str, Gaussian]) -> None
         }
         if gaussian.count is not None:
             arrays["count"] = np.array(gaussian.count)
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(temporary, path)
+    write_npz(path, arrays)
 
 
 def load_statistics(path: str | Path, name: str) -> Gaussian:
     """Reads the statistics of one kind of features: "fid", "sfid" or "frechet_vgg16".
 
-    Raises FileNotFoundError, or StatisticsError for a file that does not hold them. Nothing in the
-    file is executed.
+    Nothing in the file is executed, and no more of it is unpacked than such statistics are large.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      StatisticsError: for a file that does not hold them.
+      DamagedFileError: for one that was written here and has changed since.
+      OSError: if it cannot be read.
     """
     path, ending = Path(path), _ENDINGS[name]
+    wanted = (f"mu{ending}", f"sigma{ending}", "count", "features")
     if not path.is_file():
         raise FileNotFoundError(f"there is no statistics file {path}")
-    wanted = (f"mu{ending}", f"sigma{ending}", "count", "features")
+    if path.stat().st_size:
+        with path.open("rb") as file:
+            file.seek(-min(path.stat().st_size, _TAIL), os.SEEK_END)
+            tail = file.read()
+        # A changed byte can spoil one of the seal's two marks, not both.
+        check_sealed_file(path, required=any(mark in tail for mark in _MARKS))
     try:
         stored = read_npz(path, wanted)
     except WeightsError as error:
@@ -73,10 +81,15 @@ def _checked(path: Path, name: str, stored: Mapping[str, np.ndarray]) -> Gaussia
         raise StatisticsError(f"{path} has no {' and no '.join(missing)}, needed for {name}")
     if "features" in stored and name not in str(stored["features"]).split(","):
         raise StatisticsError(f"{path} holds statistics of {stored['features']}, not of {name}")
-    mean, covariance = (np.asarray(stored[key], np.float64) for key in keys)
+    if any(stored[key].dtype.kind != "f" for key in keys):
+        raise StatisticsError(f"{path}: {' and '.join(keys)} are not all floating-point numbers")
+    mean, covariance = (stored[key].astype(np.float64) for key in keys)
     if mean.shape != (size,) or covariance.shape != (size, size):
         raise StatisticsError(
             f"{path}: {name} has {size} features, but {keys[0]} is {mean.shape} and {keys[1]} "
             f"{covariance.shape}; they come from another network"
         )
-    return Gaussian(mean, covariance, int(stored["count"]) if "count" in stored else None)
+    count = stored.get("count")
+    if count is not None and (count.shape != () or count.dtype.kind not in "iu"):
+        raise StatisticsError(f"{path}: count is no number of images")
+    return Gaussian(mean, covariance, None if count is None else int(count))

@@ -95,7 +95,7 @@ def test_files_that_are_none_are_named(tmp_path):
         read_layouts(path)
     write_layouts(path, _layouts())
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(LayoutsError, match=r"x\.safetensors cannot be read as layouts"):
+    with pytest.raises(LayoutsError, match=r"x\.safetensors is damaged"):
         read_layouts(path)
 
 

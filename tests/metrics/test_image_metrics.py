@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
+from gpstoken_jax.metrics.catalogue import METRICS
 from gpstoken_jax.metrics.image import (
-    METRIC_DEFINITIONS,
     PIXEL_METRICS,
     Mean,
     accumulate,
@@ -109,7 +109,7 @@ def test_psnr_of_a_set_is_ruled_by_its_worst_image(pairs):
 
 
 def test_every_metric_is_defined_and_unknown_ones_are_named(pairs):
-    assert set(PIXEL_METRICS) <= METRIC_DEFINITIONS.keys()
+    assert set(PIXEL_METRICS) <= METRICS.keys()
     images = jnp.asarray(pairs[0])
     with pytest.raises(ValueError, match="metric 'ms_ssim' is unknown; there are psnr"):
         image_metrics(images, images, metrics=("psnr", "ms_ssim"))

@@ -18,12 +18,14 @@ class LayoutSampler(Protocol):
       num_tokens: L.
       image_size: side of the images whose layouts these are, in pixels.
       description: one line for people.
+      fingerprint: changes with everything that layouts are drawn from.
     """
 
     label_names: tuple[str, ...]
     num_tokens: int
     image_size: int
     description: str
+    fingerprint: str
 
     def sample(
         self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
