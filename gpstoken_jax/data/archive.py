@@ -77,11 +77,6 @@ def open_archive(path: Path) -> ArchiveSource:
         if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran or 0 in shape:
             raise ValueError(f"arr_0 is {dtype} {shape}, not uint8 [N, H, W, 3]")
         offset = file.tell()
-        if (
-            offset + math.prod(shape)
-            > member.header_offset + _LOCAL_HEADER + member.file_size + 2**17
-        ):
-            raise ValueError(f"arr_0 ends before its {shape[0]} images do")
         if offset + math.prod(shape) > path.stat().st_size:
             raise ValueError(f"the file ends before its {shape[0]} images do")
         return ArchiveSource(path, shape, offset)

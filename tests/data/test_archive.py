@@ -25,10 +25,16 @@ def test_images_are_those_of_numpy(images):
     assert open_archive(path).fingerprint(content=True) != before
 
 
-@pytest.mark.parametrize(
-    "array", [np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4, 1), np.uint8),
-              np.zeros((0, 4, 4, 3), np.uint8), np.asfortranarray(np.ones((2, 4, 4, 3), np.uint8))]
-)  # fmt: skip
+OTHERS = {
+    "floats": np.zeros((2, 4, 4, 3)),
+    "no colours": np.zeros((2, 4, 4), np.uint8),
+    "one colour": np.zeros((2, 4, 4, 1), np.uint8),
+    "no image": np.zeros((0, 4, 4, 3), np.uint8),
+    "Fortran's order": np.asfortranarray(np.ones((2, 4, 4, 3), np.uint8)),
+}
+
+
+@pytest.mark.parametrize("array", OTHERS.values(), ids=OTHERS)
 def test_other_arrays_are_named(tmp_path, array):
     np.savez(tmp_path / "a.npz", array)
     with pytest.raises(ValueError, match=r"a\.npz .*arr_0 is .* not uint8 \[N, H, W, 3\]"):
