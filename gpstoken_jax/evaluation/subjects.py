@@ -329,8 +329,8 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
     """Looks at a generator's images, which have no originals and are taken as they are.
 
     Args:
-      images: a folder, or an ``.npz`` file (see ``data.archive``); of a folder that ``gpstoken generate`` wrote, its overview ``grid.png`` is no
-        sample.
+      images: a folder, or an ``.npz`` file, see ``data.archive``. Of a folder that
+        ``gpstoken generate`` wrote, its overview ``grid.png`` is no sample.
       settings: of the measurement.
 
     Raises:
