@@ -4,7 +4,15 @@ import functools
 
 from jax import Array
 
-from gpstoken_jax.kernels.mosaic_tiles import TILE, Problem, Tile, box_of, meets, well_posed
+from gpstoken_jax.kernels.mosaic_tiles import (
+    TILE,
+    Problem,
+    Tile,
+    box_of,
+    load_geometry,
+    meets,
+    well_posed,
+)
 from gpstoken_jax.kernels.mosaic_words import (
     THREADS,
     WARPS,
@@ -72,10 +80,10 @@ def list_tokens(problem: Problem, geometry: Array) -> tuple[Array, Array]:
             (total,) = carry
             numbers = [start + thread() + THREADS * n for n in range(AT_ONCE)]
             rows = [image + minimum(n, problem.tokens - 1) for n in numbers]
-            tokens = [well_posed(geometry, row) for row in rows]
+            tokens = [load_geometry(geometry, row) for row in rows]
             hits = [
                 finite & (n < problem.tokens) & meets(box_of(problem, token), bounds)
-                for n, (finite, token) in zip(numbers, tokens, strict=True)
+                for n, (finite, token) in zip(numbers, map(well_posed, tokens), strict=True)
             ]
             votes = [ballot(hit) for hit in hits]
             for n, vote in enumerate(votes):
