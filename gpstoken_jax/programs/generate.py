@@ -21,6 +21,7 @@ from absl import flags
 from PIL import Image
 
 from gpstoken_jax.data.images import encode_png
+from gpstoken_jax.data.resize import resize_of
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
 from gpstoken_jax.generation.layouts.photo import PhotoSampler
@@ -202,7 +203,13 @@ def open_stage1(generator: Generator, tokenizer: Tokenizer) -> LayoutSampler:
     if LAYOUTS.value is not None:
         return open_layouts(LAYOUTS.value, num_tokens=num_tokens)
     config = tokenizer.config
-    return PhotoSampler(LAYOUT_IMAGE.value, config.model.image_size, num_tokens, config.partition)
+    return PhotoSampler(
+        LAYOUT_IMAGE.value,
+        config.model.image_size,
+        num_tokens,
+        config.partition,
+        resize_of(config.data),
+    )
 
 
 def sampling(generator: Generator) -> tuple[Sampler, Guidance]:
