@@ -11,6 +11,7 @@ from gpstoken_jax.kernels.mosaic_tiles import (
     box_of,
     load_geometry,
     meets,
+    places_before,
     well_posed,
 )
 from gpstoken_jax.kernels.mosaic_words import (
@@ -89,14 +90,10 @@ def list_tokens(problem: Problem, geometry: Array) -> tuple[Array, Array]:
             for n, vote in enumerate(votes):
                 shared.store(warp + WARPS * n, [count_ones(vote)])
             barrier()
+            before, total = places_before(shared, AT_ONCE, warp, total)
             for n, (hit, vote) in enumerate(zip(hits, votes, strict=True)):
-                at = total + count_ones(vote & lower_lanes)
-                for w in range(WARPS):
-                    of_warp = shared.load_integer(WARPS * n + w)
-                    at = at + (warp > w).where(of_warp, 0)
-                    total = total + of_warp
-                put = functools.partial(lists.store, block() * problem.tokens + at, [rows[n]])
-                when(hit, put)
+                at = block() * problem.tokens + before[n] + count_ones(vote & lower_lanes)
+                when(hit, functools.partial(lists.store, at, [rows[n]]))
             barrier()
             return [total]
 

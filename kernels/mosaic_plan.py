@@ -12,6 +12,7 @@ from gpstoken_jax.kernels.mosaic_tiles import (
     MARGIN_SIGMA,
     Problem,
     load_geometry,
+    places_before,
     well_posed,
 )
 from gpstoken_jax.kernels.mosaic_words import (
@@ -85,13 +86,9 @@ def plan_image(
             at = lane.equals(31).where(warp + WARPS * n, thread() + WARPS * at_once)
             shared.store(at, [of_warp])
         barrier()
+        before, taken = places_before(shared, at_once, warp, taken, slots + 1)
         for n, (number, (corner, wide, high, want)) in enumerate(zip(numbers, found, strict=True)):
-            first = taken + upto[n] - takes[n]
-            for w in range(WARPS):
-                of_warp = shared.load_integer(WARPS * n + w)
-                first = first + (warp > w).where(of_warp, 0)
-                taken = taken + of_warp
-            taken = minimum(taken, slots + 1)
+            first = before[n] + upto[n] - takes[n]
             fits = ((want <= slots) & (first + want <= slots)) | want.equals(0)
             entry = [fits.where(first, -1), corner, wide, high]
             row = (image * problem.tokens + number) * 4

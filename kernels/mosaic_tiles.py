@@ -223,6 +223,23 @@ def meets(box: list[Number], bounds: list[Number]) -> Number:
     return x & y
 
 
+def places_before(
+    shared: Shared, rounds: int, warp: Number, total: Number, most: int | None = None
+) -> tuple[list[Number], Number]:
+    """From the counts that warp w left in word 4 n + w for round n: what comes before this warp's
+    in each round, after `total` of earlier ones; and the new total, saturated at `most`."""
+    counts = [[shared.load_integer(WARPS * n + w) for w in range(WARPS)] for n in range(rounds)]
+    before = []
+    for of_warps in counts:
+        mine = total
+        for w, count in enumerate(of_warps):
+            mine = mine + (warp > w).where(count, 0)
+            total = total + count
+        before.append(mine)
+        total = total if most is None else minimum(total, most)
+    return before, total
+
+
 def _whole(count):
     """The next multiple of 128."""
     return (count + 127) & -128
