@@ -90,21 +90,21 @@ $(VENV)/.python: .python-version
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.run: requirements.txt pyproject.toml setup.py $(VENV)/.python
+$(VENV)/.run: requirements.txt pyproject.toml $(VENV)/.python
 	@echo "installing requirements.txt"
-	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -e . | $(COUNT)
+	@$(BIN)/python -m pip install --disable-pip-version-check -e . | $(COUNT)
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements.txt pyproject.toml setup.py $(VENV)/.python
-	@echo "installing requirements-dev.txt"
-	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt -e . | $(COUNT)
+$(VENV)/.dev: requirements.txt pyproject.toml $(VENV)/.python
+	@echo "installing requirements.txt and what tests need"
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' | $(COUNT)
 	@touch $@
 
-$(VENV)-kernel-compile/.done: requirements-kernel-compile.txt .python-version
+$(VENV)-kernel-compile/.done: kernels/requirements-compile.txt .python-version
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "compiling the kernels needs Python >= 3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)-kernel-compile
-	@echo "installing requirements-kernel-compile.txt"
+	@echo "installing kernels/requirements-compile.txt"
 	@$(VENV)-kernel-compile/bin/python -m pip install --disable-pip-version-check --no-deps \
-	  -r requirements-kernel-compile.txt -e . | $(COUNT)
+	  -r kernels/requirements-compile.txt -e . | $(COUNT)
 	@touch $@

@@ -22,9 +22,8 @@ from gpstoken_jax.programs import cli
 
 with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax import evaluation
-    from gpstoken_jax.metrics import feature_networks
     from gpstoken_jax.runtime import files, outputs, processes
-    from gpstoken_jax.weights import networks as loss_networks
+    from gpstoken_jax.weights import feature_networks, networks
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
 CHECKPOINTS = flags.DEFINE_list(
@@ -183,11 +182,14 @@ def check_flags() -> None:
         raise ValueError("--save_statistics is for one data set at one resolution")
     if OUTPUT.value is None and not CHECKPOINT.value:
         raise ValueError("say where the results go: --output=DIR")
+    saved = path(SAVE_STATISTICS.value or "")
+    if saved.is_file() and not files.check_sealed_file(saved, required=False):
+        raise ValueError(f"--save_statistics: {saved} is there and not of this program: move it")
 
 
 def read_settings() -> "evaluation.Settings":
     """Reads how everything is measured, with the networks of the metrics."""
-    lpips = loss_networks.load_lpips() if LPIPS.value else None
+    lpips = networks.load_lpips() if LPIPS.value else None
     network, reference = None, None
     if FRECHET.value and INCEPTION_FILE.value:
         network = feature_networks.inception_network(path(INCEPTION_FILE.value))
@@ -267,14 +269,11 @@ def find_output() -> Path:
 
 
 def claim(directory: Path, cells: "list[evaluation.Cell]") -> "outputs.Output":
-    """Claims the places of all results before anything is measured.
+    """Claims the directory of the results before anything is measured.
 
     Raises:
-      ValueError, OSError: if one is not ours, or cannot be written.
+      ValueError, OSError: if it is not ours, or cannot be written.
     """
-    saved = path(SAVE_STATISTICS.value) if SAVE_STATISTICS.value else None
-    if saved and saved.exists() and not files.check_sealed_file(saved, required=False):
-        raise ValueError(f"--save_statistics: {saved} is there and not of this program: move it")
     inputs = [folder for cell in cells for folder in cell.inputs]
     return outputs.open_output(directory, "evaluation", {}, inputs=inputs)
 

@@ -25,9 +25,12 @@ from gpstoken_jax.kernels.mosaic_tiles import (
     choose,
     for_each_share,
     load_channels,
+    load_features,
+    load_vectors,
+    read_token,
     stage_geometry,
-    stage_vectors,
     store_channels,
+    store_vectors,
     tabulate,
     well_posed,
 )
@@ -42,6 +45,7 @@ from gpstoken_jax.kernels.mosaic_words import (
     count_ones,
     fma,
     from_lane,
+    integer,
     kernel,
     loop,
     matmul,
@@ -80,20 +84,17 @@ def sum_tiles(problem: Problem, geometry, features, cotangent, plan, lists) -> t
     Slots that the plan gives to nobody are not written.
     """
     groups = -(-problem.tokens // GROUP)
-    others = problem.batch * groups  # blocks for tokens without slots
 
     def body(shared, *arrays):
-        other = lambda: sum_tokens(  # noqa: E731
-            problem, shared, block() // groups, block() % groups * GROUP, *arrays
-        )
-        when(block() < others, other)
-        number = block() - others
-        when(number >= 0, lambda: sum_tile(problem, shared, number, *arrays))
+        tile, others = block(), block() - problem.grid
+        when(others < 0, lambda: sum_tile(problem, shared, tile, *arrays))
+        image, start = others // groups, others % groups * GROUP
+        when(others >= 0, lambda: sum_tokens(problem, shared, image, start, *arrays))
 
     slots = problem.chunks, problem.batch * all_slots(problem)
     outputs = [shape((*slots, n), "float32") for n in (problem.chunk, MOMENT_STRIDE)]
     words = Room.words(problem, cotangent=True)
-    run = kernel("splat_tiles", body, outputs, words, problem.grid + others)
+    run = kernel("splat_tiles", body, outputs, words, problem.grid + problem.batch * groups)
     return run(geometry, features, cotangent, *problem.coordinates(), plan, *lists)
 
 
@@ -111,9 +112,11 @@ def sum_tile(problem, shared, number, geometry, features, cotangent, xs, ys, pla
         total = tile.exists.where(choose(room, count, bounds), 0)
 
         def step(first, _):
-            token = stage_geometry(problem, room, first, total, x, y)
+            token = read_token(room, first, total)
+            vectors_ = load_features(problem, features, token, tile.chunk)
             slot = slot_of(problem, plan, token, tile)
-            stage_features(problem, room, features, token, tile.chunk)
+            stage_geometry(problem, room, token, x, y)
+            store_vectors(problem, room.features, STEP, range(STEP), vectors_)
             warp_barrier()
             sums = add_pixels(problem, room, token.rho, no_sums(problem))
             store_sums(problem, vectors, moments, tile.chunk, slot, sums)
@@ -175,14 +178,16 @@ def sum_tokens(
             room.chosen.store(lane, [lane])
             barrier()
             for chunk in range(problem.chunks):
-                chunk = warp * 0 + chunk
+                chunk = integer(chunk)
 
                 def tile_of(m, sums, chunk=chunk):
                     at = x_first + m % wide, y_first + m // wide
                     tile = Tile(image, chunk, *at, lane, lane >= 0)
                     x, y = tile.my_centres(xs, ys)
-                    token = stage_geometry(problem, room, lane * 0, lane * 0 + STEP, x, y)
-                    stage_features(problem, room, features, token, chunk)
+                    token = read_token(room, integer(0), integer(STEP))
+                    vectors_ = load_features(problem, features, token, chunk)
+                    stage_geometry(problem, room, token, x, y)
+                    store_vectors(problem, room.features, STEP, range(STEP), vectors_)
                     stage_cotangent(problem, room, cotangent, tile)
                     warp_barrier()
                     sums = add_pixels(problem, room, token.rho, sums)
@@ -201,16 +206,6 @@ def sum_tokens(
     when(count_ones(ballot(anyone)) > 0, lambda: loop(0, GROUP, STEP, [], sixteen))
 
 
-def stage_features(problem, room, features: Global, token: Token, chunk: Number) -> None:
-    """Stage the feature vectors of a step's tokens."""
-
-    def load(n, channel):
-        start = from_lane(token.row, n) * problem.channels
-        return load_channels(problem, features, start, channel + chunk * problem.chunk)
-
-    stage_vectors(problem, room.features, STEP, load)
-
-
 def stage_cotangent(problem, room: Room, cotangent: Global, tile: Tile) -> None:
     """Stage the map's gradient at the tile's pixels; 0 beyond the map's edges."""
     height, width = problem.height, problem.width
@@ -226,7 +221,10 @@ def stage_cotangent(problem, room: Room, cotangent: Global, tile: Tile) -> None:
             return values
         return [inside.where(value, 0.0) for value in values]
 
-    stage_vectors(problem, room.cotangent, TILE * TILE, load)
+    count = TILE * TILE
+    for numbers in (range(0, count // 2), range(count // 2, count)):
+        values = load_vectors(problem, numbers, load)
+        store_vectors(problem, room.cotangent, count, numbers, values)
 
 
 def no_sums(problem: Problem) -> list[Number]:
@@ -249,33 +247,33 @@ def add_pixels(problem: Problem, room: Room, rho: Number, sums: list[Number]) ->
     features = Vectors(problem, room.features, STEP)
     features = [features.fragments(0, group) for group in groups]
     cotangent = Vectors(problem, room.cotangent, TILE * TILE)
-    totals = sums[: -2 * MOMENTS]
+    rows = range(TILE)
+    d_weights = [zeros(4) for _ in rows]
+    for group in groups:
+        pixels = [cotangent.fragments(row * TILE, group) for row in rows[::2]]
+        right = [[part[k::2] for part in pair] for pair in pixels for k in (0, 1)]
+        d_weights = matmul(d_weights, [features[group]] * TILE, right)
+    totals = [sums[n : n + 4] for n in range(0, len(sums) - 2 * MOMENTS, 4)]
     moments = [sums[-2 * MOMENTS : -MOMENTS], sums[-MOMENTS:]]
-    for row in range(0, TILE, 2):
-        d_weight = [zeros(4), zeros(4)]
-        for group in groups:
-            pixels = cotangent.fragments(row * TILE, group)
-            for k in (0, 1):
-                right = [part[k::2] for part in pixels]
-                d_weight[k] = matmul(d_weight[k], features[group], right)
-        local = [room.rows.load(t * ROW_STRIDE + row * 2, 4) for t in tokens]
-        weights = []
-        for k in (0, 1):
-            for t in (0, 1):
-                v, minus_ov2 = local[t][2 * k : 2 * k + 2]
-                a = [fma(-rho[t], v, u_) for u_ in u[t]]
-                weight = [power_of_two(fma(-a_, a_, minus_ov2)) for a_ in a]
-                w = [e * d for e, d in zip(weight, d_weight[k][2 * t : 2 * t + 2], strict=True)]
-                moments[t] = add_moments(moments[t], a, v, w)
-                weights.append(split(*weight, problem.parts))
+    for row in rows[::2]:
+        local = [room.rows.load(t * ROW_STRIDE + row * 2, 4) for t in tokens]  # v, -o v^2, twice
+        pixels = [(k, t) for k in (0, 1) for t in (0, 1)]  # two columns each
+        v, minus_ov2 = ([local[t][2 * k + n] for k, t in pixels] for n in (0, 1))
+        a = [[fma(-rho[t], v[n], u_) for u_ in u[t]] for n, (_, t) in enumerate(pixels)]
+        exponent = [[fma(-a_, a_, minus_ov2[n]) for a_ in a[n]] for n in range(4)]
+        weight = [[power_of_two(e) for e in exponent[n]] for n in range(4)]
+        w = [
+            [e * d for e, d in zip(weight[n], d_weights[row + k][2 * t : 2 * t + 2], strict=True)]
+            for n, (k, t) in enumerate(pixels)
+        ]
+        for n, (_, t) in enumerate(pixels):
+            moments[t] = add_moments(moments[t], a[n], v[n], w[n])
+        weights = [split(*weight[n], problem.parts) for n in range(4)]
         left = list(zip(*weights, strict=True))
-        for group in groups:
-            pixels = cotangent.fragments(row * TILE, group, transposed=True)
-            for half in (0, 1):
-                at = 4 * (2 * group + half)
-                right = [part[2 * half : 2 * half + 2] for part in pixels]
-                totals[at : at + 4] = matmul(totals[at : at + 4], left, right)
-    return [*totals, *moments[0], *moments[1]]
+        pixels = [cotangent.fragments(row * TILE, group, transposed=True) for group in groups]
+        right = [[part[n : n + 2] for part in f] for f in pixels for n in (0, 2)]
+        totals = matmul(totals, [left] * len(right), right)
+    return [*(s for total in totals for s in total), *moments[0], *moments[1]]
 
 
 def add_moments(sums, a, v, w) -> list[Number]:

@@ -15,10 +15,11 @@ from gpstoken_jax.kernels.mosaic_tiles import (
     Vectors,
     choose,
     for_each_share,
-    load_channels,
+    load_features,
+    read_token,
     stage_geometry,
-    stage_vectors,
     store_channels,
+    store_vectors,
     tabulate,
 )
 from gpstoken_jax.kernels.mosaic_words import (
@@ -76,13 +77,10 @@ def draw_tile(problem, shared, number, geometry, features, xs: Global, ys: Globa
         total = tile.exists.where(choose(room, count, bounds), 0)
 
         def step(first, sums):
-            token = stage_geometry(problem, room, first, total, x, y)
-
-            def load(n, channel):
-                start = from_lane(token.row, n) * problem.channels
-                return load_channels(problem, features, start, channel + tile.chunk * problem.chunk)
-
-            stage_vectors(problem, room.features, STEP, load)
+            token = read_token(room, first, total)
+            vectors = load_features(problem, features, token, tile.chunk)
+            stage_geometry(problem, room, token, x, y)
+            store_vectors(problem, room.features, STEP, range(STEP), vectors)
             warp_barrier()
             sums = add_tokens(problem, room, token.rho, sums)
             warp_barrier()
@@ -118,25 +116,24 @@ def add_tokens(problem: Problem, room: Room, rho, sums):
     time, a fragment of [16 pixels, 8 channels]."""
     lane = thread() & 31
     column, tokens = lane >> 2, [(lane & 3) * 2 + n for n in (0, 1, 8, 9)]
-    groups = problem.chunk // 16
+    groups = range(problem.chunk // 16)
     vectors = Vectors(problem, room.features, STEP)
-    fragments = [vectors.fragments(0, group, transposed=True) for group in range(groups)]
+    fragments = [vectors.fragments(0, group, transposed=True) for group in groups]
+    right = [[part[n : n + 2] for part in f] for f in fragments for n in (0, 2)]
     u = [room.columns.load(t * COLUMN_STRIDE + column)[0] for t in tokens]
     rho = [from_lane(rho, t) for t in tokens]
+    each = 4 * len(right)  # sums of two rows
     out = []
     for row in range(0, TILE, 2):
-        weights = []  # [token][row]
-        for n, t in enumerate(tokens):
-            v = room.rows.load(t * ROW_STRIDE + row * 2, 4)
-            a = [fma(-rho[n], v[k], u[n]) for k in (0, 2)]
-            weights.append([power_of_two(fma(-a[k], a[k], v[2 * k + 1])) for k in (0, 1)])
-        pairs = [
-            split(weights[n][k], weights[n + 1][k], problem.parts) for n in (0, 2) for k in (0, 1)
+        local = [room.rows.load(t * ROW_STRIDE + row * 2, 4) for t in tokens]  # v, -o v^2, twice
+        a = [[fma(-rho[n], v[k], u[n]) for n, v in enumerate(local)] for k in (0, 2)]
+        weights = [
+            [power_of_two(fma(-a[k][n], a[k][n], v[2 * k + 1])) for n, v in enumerate(local)]
+            for k in (0, 1)
         ]
+        pairs = [split(*weights[k][n : n + 2], problem.parts) for n in (0, 2) for k in (0, 1)]
         left = list(zip(*pairs, strict=True))
-        for group in range(groups):
-            for half in (0, 2):
-                at = 4 * (groups * row + 2 * group + half // 2)
-                right = [f[half : half + 2] for f in fragments[group]]
-                out += matmul(sums[at : at + 4], left, right)
+        mine = sums[row // 2 * each :][:each]
+        totals = [mine[n : n + 4] for n in range(0, each, 4)]
+        out += [s for t in matmul(totals, [left] * len(right), right) for s in t]
     return out

@@ -25,6 +25,7 @@ from gpstoken_jax.kernels.mosaic_words import (
     ballot,
     count_ones,
     fma,
+    from_lane,
     integer,
     loop,
     maximum,
@@ -185,22 +186,39 @@ def tabulate(problem: Problem, room: Room, geometry: Global, row_of: Callable, c
     meets nothing if there is no such token or its geometry is not finite.
     """
 
-    def one(first, _):
-        place = first + thread()
-        row = row_of(minimum(place, count - 1))
-        finite, token = well_posed(geometry, row)
-        room.tokens.store(place * TOKEN_WORDS, token[:2])
-        room.tokens.store(place * TOKEN_WORDS + 2, token[2:4])
-        room.tokens.store(place * TOKEN_WORDS + 4, [token[4], row.as_float()])
-        box = []
-        for sigma, mu in ((token[0], token[3]), (token[1], token[4])):
-            half = sigma * (problem.support * (1 + MARGIN_SIGMA))
-            half = half + (absolute(mu) * MARGIN_MU + MARGIN_MU)
-            box += [mu - half, mu + half]
-        live = finite & (place < count)
-        room.boxes.store(place * BOX_WORDS, [live.where(box[0], math.inf), *box[1:]])
+    def some(first, _):
+        places = [first + thread() + 128 * n for n in range(at_once)]
+        found = [row_of(minimum(place, count - 1)) for place in places]
+        found = [
+            (place, row, well_posed(geometry, row))
+            for place, row in zip(places, found, strict=True)
+        ]
+        for place, row, (finite, token) in found:
+            room.tokens.store(place * TOKEN_WORDS, token[:2])
+            room.tokens.store(place * TOKEN_WORDS + 2, token[2:4])
+            room.tokens.store(place * TOKEN_WORDS + 4, [token[4], row.as_float()])
+            box = box_of(problem, token)
+            live = finite & (place < count)
+            room.boxes.store(place * BOX_WORDS, [live.where(box[0], math.inf), *box[1:]])
 
-    loop(0, _whole(count), 128, [], one)
+    at_once = 1 if problem.capacity % 256 else 2
+    loop(0, _whole(count), 128 * at_once, [], some)
+
+
+def box_of(problem: Problem, token: list[Number]) -> list[Number]:
+    """A token's support box, a little wide: x from and to, y from and to."""
+    box = []
+    for sigma, mu in ((token[0], token[3]), (token[1], token[4])):
+        half = sigma * (problem.support * (1 + MARGIN_SIGMA))
+        half = half + (absolute(mu) * MARGIN_MU + MARGIN_MU)
+        box += [mu - half, mu + half]
+    return box
+
+
+def meets(box: list[Number], bounds: list[Number]) -> Number:
+    """Whether a box meets a part of the map, both as x from and to, y from and to."""
+    x, y = ((box[n] <= bounds[n + 1]) & (box[n + 1] >= bounds[n]) for n in (0, 2))
+    return x & y
 
 
 def _whole(count):
@@ -212,18 +230,20 @@ def choose(room: Room, count, bounds: list[Number]) -> Number:
     """List the tabulated tokens whose boxes meet the tile's bounds, in order; how many."""
     lane = thread() & 31
     lower_lanes = (integer(1) << lane) - 1
-    x_low, x_high, y_low, y_high = bounds
 
     def some(first, carry):
         (total,) = carry
         places = [first + lane + 32 * n for n in range(4)]
-        for place, box in [(p, room.boxes.load(p * BOX_WORDS, 4)) for p in places]:
-            hit = (box[0] <= x_high) & (box[1] >= x_low) & (box[2] <= y_high) & (box[3] >= y_low)
-            hits = ballot(hit)
+        boxes = [room.boxes.load(place * BOX_WORDS, 4) for place in places]
+        hits = [meets(box, bounds) for box in boxes]
+        votes = [ballot(hit) for hit in hits]
+        before = [count_ones(vote & lower_lanes) for vote in votes]
+        counts = [count_ones(vote) for vote in votes]
+        for n, place in enumerate(places):
             # No branch: a lane without a hit writes to a word of its own behind the list.
-            spare = lane + room.capacity
-            room.chosen.store(hit.where(total + count_ones(hits & lower_lanes), spare), [place])
-            total = total + count_ones(hits)
+            at = hits[n].where(total + before[n], lane + room.capacity)
+            room.chosen.store(at, [place])
+            total = total + counts[n]
         return [total]
 
     (total,) = loop(0, _whole(count), 128, [integer(0)], some)
@@ -233,61 +253,86 @@ def choose(room: Room, count, bounds: list[Number]) -> Number:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of a step, in lanes n and n + 16: row of the arrays, rho, whether it is real."""
+    """One token of a step, in lanes n and n + 16; row: of the arrays, live: it is a real one."""
 
     row: Number
-    rho: Number
+    geometry: list[Number]
     live: Number
+
+    @property
+    def rho(self) -> Number:
+        return self.geometry[2]
+
+
+def read_token(room: Room, first: Number, total: Number) -> Token:
+    """This lane's of the chosen tokens `first` to `first + 15`."""
+    number = first + (thread() & 15)
+    place = room.chosen.load_integer(minimum(number, total - 1)) * TOKEN_WORDS
+    (mu_y,), row = room.tokens.load(place + 4), room.tokens.load_integer(place + 5)
+    geometry = [*room.tokens.load(place, 2), *room.tokens.load(place + 2, 2), mu_y]
+    return Token(row, geometry, number < total)
 
 
 def stage_geometry(
-    problem: Problem, room: Room, first: Number, total: Number, x: list[Number], y: list[Number]
-) -> Token:
-    """Stage a step's local coordinates in the tile, chosen tokens `first` to `first + 15`.
+    problem: Problem, room: Room, token: Token, x: list[Number], y: list[Number]
+) -> None:
+    """Stage a step's local coordinates in the tile.
 
-    A lane does half of a token's columns and rows: x, y are the centres of its four. Of a column
+    A lane does half of its token's columns and rows: x, y are the centres of its four. Of a column
     there is u; of a row v and -o v^2. Outside the box, weights become 0.
     """
-    lane = thread() & 31
-    token, half = lane & 15, lane >> 4
-    live = first + token < total
-    place = room.chosen.load_integer(minimum(first + token, total - 1)) * TOKEN_WORDS
-    (sigma_x, sigma_y), (rho, mu_x) = room.tokens.load(place, 2), room.tokens.load(place + 2, 2)
-    (mu_y,), row = room.tokens.load(place + 4), room.tokens.load_integer(place + 5)
+    number, half = thread() & 15, (thread() >> 4) & 1
+    sigma_x, sigma_y, rho, mu_x, mu_y = token.geometry
     o = (1.0 - rho) * (rho + 1.0)
     scale = reciprocal_root(o) * math.sqrt(HALF_LOG2_E)
     columns, rows = [], []
     for centre in x:
         d = centre - mu_x
-        inside = live & (absolute(d) <= sigma_x * problem.support)
+        inside = token.live & (absolute(d) <= sigma_x * problem.support)
         columns.append(inside.where(d * (reciprocal(sigma_x) * scale), OUTSIDE))
     for centre in y:
         d = centre - mu_y
         inside = absolute(d) <= sigma_y * problem.support
         v = inside.where(d * (reciprocal(sigma_y) * scale), 0.0)
         rows += [v, inside.where(-(v * v * o), -(OUTSIDE**2))]
-    room.columns.store(token * COLUMN_STRIDE + half * 4, columns)
+    room.columns.store(number * COLUMN_STRIDE + half * 4, columns)
     for n in (0, 4):
-        room.rows.store(token * ROW_STRIDE + half * 8 + n, rows[n : n + 4])
-    return Token(row, rho, live)
+        room.rows.store(number * ROW_STRIDE + half * 8 + n, rows[n : n + 4])
 
 
-def stage_vectors(problem: Problem, target: Shared, count: int, load: Callable) -> None:
-    """Stage `count` vectors as bfloat16 parts; load(n, c) gives channels c to c + 3 of vector n.
+def load_vectors(problem: Problem, numbers: range, load: Callable) -> list[list[Number]]:
+    """A warp's share of vectors: load(n, c) gives channels c to c + 3 of vector n.
 
-    Channels stand in an order that leaves four neighbours to a lane of `channels_of`.
+    A lane has four channels of a vector, and of others further on.
     """
     lane, quads = thread() & 31, problem.chunk // 4
-    quad, at_once = lane % quads, 32 // quads
-    word = (quad & 3) + (quad >> 2) * 8
-    vectors = [lane // quads + n for n in range(0, count, at_once)]
-    for some in (vectors[n : n + 4] for n in range(0, len(vectors), 4)):
-        for vector, values in [(v, load(v, quad * 4)) for v in some]:
-            at = vector * problem.vector_stride + word
-            for n in (0, 2):
-                for part, pair in enumerate(split(*values[n : n + 2], problem.parts)):
-                    offset = part * count * problem.vector_stride + 2 * n
-                    target.store(at + offset, [pair])
+    each = range(numbers.start, numbers.stop, 32 // quads)
+    return [load(lane // quads + n, lane % quads * 4) for n in each]
+
+
+def store_vectors(problem: Problem, staged: Shared, count: int, numbers: range, values) -> None:
+    """Stage what `load_vectors` gave, of `count` vectors in all, as bfloat16 parts.
+
+    Channels stand in an order that leaves four neighbours to a lane of a fragment.
+    """
+    lane, quads, stride = thread() & 31, problem.chunk // 4, problem.vector_stride
+    quad = lane % quads
+    word = lane // quads * stride + (quad & 3) + (quad >> 2) * 8
+    each = range(numbers.start, numbers.stop, 32 // quads)
+    for n, channels in zip(each, values, strict=True):
+        for half in (0, 2):
+            for part, pair in enumerate(split(*channels[half : half + 2], problem.parts)):
+                staged.store(word + (n + part * count) * stride + 2 * half, [pair])
+
+
+def load_features(problem: Problem, features: Global, token: Token, chunk: Number):
+    """The feature vectors of a step's tokens, see `load_vectors`."""
+
+    def load(n, channel):
+        start = from_lane(token.row, n) * problem.channels
+        return load_channels(problem, features, start, channel + chunk * problem.chunk)
+
+    return load_vectors(problem, range(STEP), load)
 
 
 class Vectors:

@@ -302,21 +302,25 @@ def across(a: Number, distance: int) -> Number:
     return _shuffle(a, distance, nvvm.ShflKind.bfly)
 
 
-def matmul(total: Sequence[Number], left, right) -> list[Number]:
-    """total + left @ right on the tensor cores: fragments of [16, 8] += [16, 16] @ [16, 8].
+def matmul(totals, left, right) -> list[list[Number]]:
+    """total + left @ right of several fragments, [16, 8] += [16, 16] @ [16, 8], on tensor cores.
 
     left: the parts of four packed pairs, right: of two; see `split`. The product of two low parts
-    is negligible. PTX ISA, "Matrix Fragments for mma.m16n8k16".
+    is negligible. Products of different fragments follow each other, so that none waits for the
+    one before. PTX ISA, "Matrix Fragments for mma.m16n8k16".
     """
     text = (
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
         "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
     )
+    totals = list(totals)
     for i, j in ((1, 0), (0, 1), (0, 0)):  # small ones first
-        if i < len(left) and j < len(right):
-            values = [n.value for n in (*left[i], *right[j], *total)]
-            total = _ptx_of_four(text, _float_type(), "r,r,r,r,r,r,f,f,f,f", values, False)
-    return list(total)
+        for n, (a, b) in enumerate(zip(left, right, strict=True)):
+            if i < len(a) and j < len(b):
+                values = [x.value for x in (*a[i], *b[j], *totals[n])]
+                constraints = "r,r,r,r,r,r,f,f,f,f"
+                totals[n] = _ptx_of_four(text, _float_type(), constraints, values, False)
+    return totals
 
 
 # Control

@@ -17,7 +17,6 @@ from gpstoken_jax.runtime.files import SEAL_KEY, UNSEALED, read_json, seal_bytes
 from gpstoken_jax.runtime.outputs import Output, open_output
 from gpstoken_jax.runtime.progress import Progress
 
-KIND = "data set"
 REPORT_NAME = "report.json"
 SHARD_SIZE = 1024  # images a file
 SMALL_SIDE = 256  # images with a shorter side are named: a 256 x 256 crop enlarges them
@@ -101,7 +100,7 @@ def prepare(
     """
     digest = sources.fingerprint(listing.files, listing.label_names, verify)
     result = open_output(
-        output, KIND, {"images": digest}, inputs=[listing.root], overwrite=overwrite
+        output, sources.KIND, {"images": digest}, inputs=[listing.root], overwrite=overwrite
     )
     with result:
         if result.complete and result.has(REPORT_NAME):
@@ -122,7 +121,7 @@ def read_report(output: str | pathlib.Path) -> dict[str, Any]:
         DamagedFileError: When it is not what was written.
         OSError: When it cannot be read.
     """
-    return read_json(pathlib.Path(output) / REPORT_NAME)
+    return read_json(pathlib.Path(output) / REPORT_NAME, required=True)
 
 
 def _write_sealed(output: Output, name: str, value: dict[str, Any]) -> None:

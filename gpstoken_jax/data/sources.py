@@ -22,6 +22,8 @@ from gpstoken_jax.data import images
 from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 
+KIND = "data set"  # of a directory that prepare_data makes
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -231,9 +233,6 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
     import tensorflow_datasets as tfds  # here, so that reading folders does not wait for it
 
     builder = _find_builder(tfds, name, data_dir)
-    ours = builder.name == "image_files"
-    if ours:
-        _check_files(pathlib.Path(builder.data_dir))
     split = _existing_split(builder, split)
     features = builder.info.features
     image_key = _image_key(tfds, features)
@@ -250,7 +249,7 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
         raise ValueError(f"split {split!r} of {builder.data_dir} is empty")
     label_key = "label" if "label" in features else None
     names = getattr(features[label_key], "names", ()) if label_key else ()
-    if ours:
+    if builder.name == "image_files":  # one of ours
         from gpstoken_jax.data.records import unescape_class
 
         names = map(unescape_class, names)
@@ -275,6 +274,8 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
 def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
     """Returns the builder of a data set that is prepared on disk."""
     if name:
+        if data_dir:
+            _check_files(pathlib.Path(data_dir).expanduser())
         try:
             builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
         except tfds.core.DatasetNotFoundError as error:
@@ -285,20 +286,23 @@ def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
                 f"`tfds build {name} --file_format=array_record` once, with --data_dir if needed"
             )
         return builder
-    return tfds.builder_from_directory(str(_find_prepared(pathlib.Path(data_dir).expanduser())))
+    found = _find_prepared(pathlib.Path(data_dir).expanduser())
+    if len(found.parents) > 1:
+        _check_files(found.parents[1])
+    return tfds.builder_from_directory(str(found))
 
 
 def _check_files(directory: pathlib.Path) -> None:
-    """Compares the small files of a data set of ours with what was written.
+    """Compares the small files of a data set of ours with what was written, if there is one.
 
     Records are not read here; they have checksums of their own, which count when they are read.
 
     Raises:
         DamagedFileError: When one differs.
     """
-    if len(directory.parents) < 2 or not (directory.parents[1] / MANIFEST).exists():
-        return  # prepared by an early version, or moved alone
-    manifest = read_manifest(directory.parents[1], "data set")
+    if not (directory / MANIFEST).exists():
+        return  # someone else's, prepared by an early version, or moved alone
+    manifest = read_manifest(directory, KIND)
     for name in manifest.files:
         if name.endswith((".json", ".txt")):
             manifest.check(name)

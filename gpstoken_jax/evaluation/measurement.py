@@ -24,11 +24,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gpstoken_jax.data.loader import Unreadable
 from gpstoken_jax.features.lpips import LPIPSWeights, lpips
-from gpstoken_jax.metrics.feature_networks import ORIGINAL, ApplyNetwork, FeatureNetwork
 from gpstoken_jax.metrics.frechet import FeatureMoments, FeatureStatistics
 from gpstoken_jax.metrics.image import Rounding, image_metrics, local_psnr, to_unit_range
 from gpstoken_jax.runtime.devices import map_over_devices, share_out
 from gpstoken_jax.runtime.files import DamagedFileError, check_seal, write_npz
+from gpstoken_jax.weights.feature_networks import ORIGINAL, ApplyNetwork, FeatureNetwork
 
 PROGRESS = ".gpstoken-progress"
 _SAVING_SHARE = 20  # between two savings, at least so many times the time that one takes
@@ -285,8 +285,8 @@ class Share:
 
     def close(self) -> None:
         """Saves, and closes the file of numbers."""
-        self.save()
-        self._file.close()
+        with self._file:
+            self.save()
 
     def _go_on(self) -> bool:
         """Takes up earlier progress; False if there is none of this identity, whole."""
@@ -387,9 +387,8 @@ class Measurement:
     def remove(self) -> None:
         """Deletes the files of the progress."""
         folder = self._files[0].parent
-        for path in self._files:
+        for path in [*folder.glob("rows-*.jsonl"), *folder.glob("state-*.npz")]:
             path.unlink()
-            path.with_name(path.name.replace("rows", "state")).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()
 
@@ -421,7 +420,7 @@ def _exact(value: float) -> Fraction | float:
 
 def _files(directory: Path, process: int) -> tuple[Path, Path]:
     folder = directory / PROGRESS
-    return folder / f"rows-{process:05d}.jsonl", folder / f"state-{process:05d}"
+    return folder / f"rows-{process:05d}.jsonl", folder / f"state-{process:05d}.npz"
 
 
 def _read_state(path: Path) -> dict[str, np.ndarray]:

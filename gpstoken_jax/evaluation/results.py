@@ -11,10 +11,10 @@ from gpstoken_jax.evaluation.codecs import COMPRESSED
 from gpstoken_jax.evaluation.measurement import Measurement
 from gpstoken_jax.evaluation.subjects import Settings
 from gpstoken_jax.metrics.catalogue import METRICS, heading
-from gpstoken_jax.metrics.feature_networks import ORIGINAL, metric_name
 from gpstoken_jax.metrics.frechet import few_samples_warning, frechet_distance
 from gpstoken_jax.model.high_resolution import floored_std_warning
 from gpstoken_jax.runtime.outputs import Output
+from gpstoken_jax.weights.feature_networks import ORIGINAL, metric_name
 
 FILE_NAME = "metrics.json"
 _IMAGES = '  "images": [\n'  # the line of the file before them

@@ -7,7 +7,7 @@ import math
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,12 +27,11 @@ from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
 from gpstoken_jax.evaluation.measurement import Evaluator
 from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
 from gpstoken_jax.features.lpips import LPIPSWeights
-from gpstoken_jax.metrics.feature_networks import FeatureNetwork
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.outputs import fingerprint_files
+from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 from gpstoken_jax.runtime.run_directory import (
     RunDirectory,
     read_config,
@@ -42,6 +41,9 @@ from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens.coding import Subset, checksum
 from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
+from gpstoken_jax.weights.errors import WeightsError
+from gpstoken_jax.weights.feature_networks import FeatureNetwork
+from gpstoken_jax.weights.sources import find_source
 
 CROP = "resized to cover the size (bilinear, {}), then centre crop"
 _RESIZES = {"antialias": "antialiased", "published": "not antialiased, as published"}
@@ -155,7 +157,7 @@ def plan_tokenizer(cell: Combination, settings: Settings) -> Cell:
       ValueError, OSError: if the data cannot be opened, or the size has no whole tiles.
     """
     root, step = split_checkpoint(cell.checkpoint, settings.step)
-    config = read_config(RunDirectory(root if root.is_dir() else root.parent))
+    config = _read_config(root)
     if (task := task_name(config)) != "tokenizer":
         raise CheckpointError(f"{cell.checkpoint} is a run of {task}, not of a tokenizer")
     for name in ("batch_size", "rounding", "high_resolution"):
@@ -192,6 +194,18 @@ def split_checkpoint(checkpoint: Path, step: int | None) -> tuple[Path, int | No
     """
     root = pretrained.find(checkpoint)
     return pretrained.split_step(root, step) if pretrained.is_work_directory(root) else (root, step)
+
+
+def _read_config(root: Path) -> ConfigDict:
+    """The config of a run, or of weights from elsewhere."""
+    if pretrained.is_work_directory(root):
+        return read_config(RunDirectory(root))
+    try:
+        return find_source(root).config
+    except WeightsError:
+        if root.is_dir():
+            read_config(RunDirectory(root))  # says what a run without checkpoints lacks
+        raise
 
 
 @lru_cache(maxsize=1)  # cells of one checkpoint follow each other
@@ -235,7 +249,7 @@ def _open_tokenizer(
         "weights_crc32": crc32,
         "data_name": cell.dataset.name,
         "data": source.description,
-        "data_fingerprint": fingerprint(source, settings),
+        "data_fingerprint": source.fingerprint(content=settings.verify),
         "size": f"{size[0]} x {size[1]}",
         "crop": CROP.format(_RESIZES[resize]),
         "resize": resize,
@@ -319,10 +333,21 @@ def plan_pairs(
 def plan_samples(images: Path, settings: Settings) -> Cell:
     """Looks at a generator's images, which have no originals and are taken as they are.
 
+    Args:
+      images: a folder; of one that ``gpstoken generate`` wrote, its overview ``grid.png`` is no
+        sample.
+      settings: of the measurement.
+
     Raises:
-      ValueError, OSError: if there are none, or the first cannot be read.
+      ValueError, OSError: if there are none, the first cannot be read, or the generator has not
+        finished.
     """
     source = open_folder(images)
+    if (images / "generation.json").is_file():
+        if (images / MANIFEST).is_file():
+            read_manifest(images, "generated images")
+        samples = tuple(file for file in source.files if file.name != "grid.png")
+        source = replace(source, files=samples, description=f"{len(samples)} samples in {images}")
     height, width = source[0].size
 
     def open_samples() -> Subject:
@@ -330,7 +355,7 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
             "images_folder": str(images),
             "data_name": images.resolve().name,
             "data": source.description,
-            "data_fingerprint": fingerprint(source, settings),
+            "data_fingerprint": source.fingerprint(content=settings.verify),
             "size": f"{height} x {width}",
             "crop": "none",
         }
@@ -464,17 +489,6 @@ def shared_protocol(settings: Settings, rounding: str) -> dict[str, object]:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
-
-
-def fingerprint(source: data.ImageSource, settings: Settings) -> str:
-    """A digest that changes with the list of images, and for a folder with any of its files.
-
-    A prepared data set is known by its description, which has its version and size.
-    """
-    files = getattr(source, "files", None)
-    if files is None:
-        return f"{zlib.crc32(f'{source.description} {len(source)}'.encode()):08x}"
-    return fingerprint_files([(file.name, file.path) for file in files], content=settings.verify)
 
 
 def commit() -> str | None:

@@ -16,27 +16,26 @@ seals and no manifest; it can still be read.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.files import (
     SEAL_KEY,
     UNSEALED,
-    DamagedFileError,
     check_sealed_file,
     read_json,
+    reading,
     seal_bytes,
 )
-from gpstoken_jax.runtime.outputs import OutputError, safe_name
+from gpstoken_jax.runtime.outputs import safe_name
 from gpstoken_jax.tokens.statistics import Moments
 
 VERSION = 2
@@ -98,7 +97,7 @@ def open_shard(path: Path, *, sealed: bool = True) -> tuple[safe_open, ShardInfo
       TokensError: if it is missing, damaged or no shard.
       storage.StorageError: if the system cannot read it.
     """
-    with _damage_named(path):
+    with reading(path, "of a directory of tokens", TokensError):
         if not path.exists():
             raise TokensError(
                 f"{path} is missing: encode again with the same flags, it is made anew"
@@ -132,7 +131,7 @@ def read_index(directory: Path) -> dict[str, Any] | None:
     path = directory / INDEX
     if not path.exists():
         return None
-    with _damage_named(path):
+    with reading(path, "of a directory of tokens", TokensError):
         index = storage.retry(lambda: read_json(path), path)
         version = index["header"]["version"]
         if version not in (1, VERSION):
@@ -158,19 +157,3 @@ class _Header(dict):
 
     def __reduce__(self):
         return _Header, (dict(self), self.path)
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Turns what damaged files raise into TokensError."""
-    try:
-        yield
-    except TokensError:
-        raise
-    except (DamagedFileError, OutputError) as error:
-        raise TokensError(str(error)) from error
-    except (
-        SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError,
-        RecursionError, OverflowError,
-    ) as error:  # fmt: skip
-        raise TokensError(f"{path} holds no readable tokens: {error!r}") from error

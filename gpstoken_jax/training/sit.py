@@ -83,6 +83,9 @@ class SiTTask(Task):
             config.data.cache_mb,
         )
 
+    def describe_data(self) -> str:
+        return self._tokens.fingerprint()
+
     def create_state(self, key: PRNGKeyArray) -> TrainState:
         return states.create_state(partial(init_params, self.model), self._optimizer, key)
 

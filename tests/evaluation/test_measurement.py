@@ -138,7 +138,7 @@ def test_progress_of_another_protocol_or_damaged_is_dropped(tmp_path, capsys):
     assert [done("a"), done("a", fresh=True)] == [2, 0]
     started()
     assert done("b") == 0
-    for path in ("rows-00000.jsonl", "state-00000"):
+    for path in ("rows-00000.jsonl", "state-00000.npz"):
         started()
         data = bytearray((tmp_path / PROGRESS / path).read_bytes())
         for place in range(0, len(data), 97):
@@ -152,15 +152,15 @@ def test_progress_of_another_protocol_or_damaged_is_dropped(tmp_path, capsys):
 
 def test_a_damaged_state_is_named_when_shares_are_merged(tmp_path):
     measure(tmp_path, [[0, 1]], [1.0, 2.0])
-    state = tmp_path / PROGRESS / "state-00000"
+    state = tmp_path / PROGRESS / "state-00000.npz"
     data = state.read_bytes()
     state.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
-    with pytest.raises(DamagedFileError, match="state-00000 is damaged"):
+    with pytest.raises(DamagedFileError, match=r"state-00000\.npz is damaged"):
         Measurement.merge(tmp_path)
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path):
-    """The highest use of 8,000 images is that of 2,000."""
+    """The highest use of 4,000 images is that of 1,000."""
 
     def peak(count):
         directory = tmp_path / str(count)
@@ -180,7 +180,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
         return highest
 
     peak(500)  # what is made once
-    assert peak(8000) < 1.1 * peak(2000)
+    assert peak(4000) < 1.1 * peak(1000)
 
 
 def test_results_are_written_image_by_image_and_read_back(tmp_path):

@@ -199,6 +199,7 @@ MISTAKES = {
     "no gone.pth": ["--checkpoint=a", "--inception_file=gone.pth"],
     "no statistics file gone.npz": ["--checkpoint=a", "--reference=gone.npz"],
     "for one data set": ["--checkpoint=a", "--save_statistics=s", "--resolution=32,64"],
+    "is there and not of this program": ["--checkpoint=a", "--save_statistics=README.md"],
     "there is no a": ["--checkpoint=a"],
 }
 TRY_ALL = """

@@ -117,27 +117,26 @@ def read_layouts(path: str | Path) -> Layouts:
             f"`gpstoken prepare_layouts --tokens=DIR --output={path}`"
         )
     with reading(path, "a file of layouts", LayoutsError):
-        return _read(path)
-
-
-def _read(path: Path) -> Layouts:
-    header, tensors = _read_parts(path)
-    version = header["version"]
-    if version not in (1, VERSION):
-        raise LayoutsError(f"{path} is of version {version}; this reads {VERSION}")
-    if version == VERSION:
-        check_sealed_file(path)
-    layouts = Layouts(
-        geometry=tensors["geometry"],
-        label=tensors["label"],
-        label_names=tuple(map(str, header["label_names"])),
-        image_size=int(header["image_size"]),
-        partition=dict(header["partition"]),
-        source=str(header["source"]),
-        made_from=dict(header.get("made_from", {})),
-    )
-    _check(path, layouts)
-    return layouts
+        header, tensors = _read(path)
+        version = header["version"]
+        if version not in (1, VERSION):
+            raise LayoutsError(f"{path} is of version {version}; this reads {VERSION}")
+        if version == VERSION:
+            check_sealed_file(path)
+        try:
+            layouts = Layouts(
+                geometry=tensors["geometry"],
+                label=tensors["label"],
+                label_names=tuple(map(str, header["label_names"])),
+                image_size=int(header["image_size"]),
+                partition=dict(header["partition"]),
+                source=str(header["source"]),
+                made_from=dict(header.get("made_from", {})),
+            )
+        except KeyError as error:
+            raise LayoutsError(f"{path} is no file of layouts: it has no {error}") from error
+        _check(path, layouts)
+        return layouts
 
 
 def is_layout_file(path: str | Path) -> bool:
@@ -149,7 +148,7 @@ def is_layout_file(path: str | Path) -> bool:
         return False
 
 
-def _read_parts(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     storage.retry(lambda: check_sealed_file(path, required=False), path)
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}

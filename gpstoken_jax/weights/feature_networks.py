@@ -2,9 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float
 
@@ -19,15 +18,14 @@ ORIGINAL = "original"
 ApplyNetwork = Callable[[Any, Float[Array, "b h w 3"]], Mapping[str, Float[Array, "b d"]]]
 
 
-@dataclass(frozen=True)
-class FeatureNetwork:
+class FeatureNetwork(NamedTuple):
     """A frozen network.
 
     Attributes:
-      description: what it is, for the protocol.
+      description: for the protocol.
       sets: the names of its features, as ``weights.statistics`` has them.
       apply: (weights, images in [-1, 1]) to features [B, D] by set.
-      weights: what ``apply`` takes.
+      weights: first argument of ``apply``.
     """
 
     description: str
@@ -42,33 +40,22 @@ def metric_name(feature_set: str, *, to_own_originals: bool) -> str:
 
 
 def inception_network(path: str | Path) -> FeatureNetwork:
-    """Inception-v3 in its FID version, for FID and sFID.
-
-    Raises:
-      FileNotFoundError, ValueError: what ``load_inception`` raises.
-    """
-    return FeatureNetwork(
-        description=f"Inception-v3 in its FID version, from {path}",
-        sets=("fid", "sfid"),
-        apply=fid_features,
-        weights=load_inception(path),
-    )
+    """Inception-v3 in its FID version, for FID and sFID; raises what ``load_inception`` raises."""
+    text = f"Inception-v3 in its FID version, from {path}"
+    return FeatureNetwork(text, ("fid", "sfid"), fid_features, load_inception(path))
 
 
 def vgg16_network(weights: LPIPSWeights | None = None) -> FeatureNetwork:
     """VGG16, whose weights come with LPIPS; the distance in its features is no FID.
 
-    weights: if they are loaded already; sharing them saves half of the work.
+    Args:
+      weights: if they are loaded already; sharing them saves half of the work.
 
     Raises:
       FileNotFoundError: what ``load_lpips`` raises.
     """
-    return FeatureNetwork(
-        description="mean features of VGG16's last layer (no FID)",
-        sets=("frechet_vgg16",),
-        apply=_vgg16_features,
-        weights=weights or load_lpips("vgg16"),
-    )
+    text = "mean features of VGG16's last layer (no FID)"
+    return FeatureNetwork(text, ("frechet_vgg16",), _vgg16_features, weights or load_lpips("vgg16"))
 
 
 def load_reference(path: str | Path, network: FeatureNetwork) -> dict[str, Gaussian]:
@@ -87,5 +74,5 @@ def load_reference(path: str | Path, network: FeatureNetwork) -> dict[str, Gauss
     return reference
 
 
-def _vgg16_features(weights, images):
+def _vgg16_features(weights: LPIPSWeights, images: Float[Array, "b h w 3"]) -> Mapping[str, Array]:
     return {"frechet_vgg16": vgg_features(weights, images)}
