@@ -38,6 +38,7 @@ _CHOICES = {
     "transport.path": ("linear", "gvp", "vp"),
     "transport.prediction": ("velocity", "noise", "score"),
     "transport.loss_weight": ("none", "velocity", "likelihood"),
+    "sample.layouts": ("random", "in_turn"),
     "sample.method": ("sde_euler", "sde_heun", "ode_euler", "ode_heun", "ode_dopri5"),
 }
 _AT_LEAST_1 = {

@@ -124,6 +124,7 @@ _FIELDS = {
     "sample.method": "Of sampling: sde_euler, sde_heun, ode_euler, ode_heun or ode_dopri5.",
     "sample.steps": "Steps of the sampler.",
     "sample.guidance_scale": "Scale of classifier-free guidance; 1 is none.",
+    "sample.layouts": "Of a file of layouts: random, or in_turn, none twice, as published.",
     "sample.guidance_interval": "Times between which there is guidance; 0 is noise, 1 is data.",
     "tokenizer": "A tokenizer's work directory, to show samples as images.",
 }

@@ -22,7 +22,6 @@ from gpstoken_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import open_tokens
-from gpstoken_jax.tokens.coding import BatchDecoder, to_pixels
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "a/b", "cat.", "dog, wolf", "tokens", "CAT")
@@ -113,7 +112,7 @@ def test_images_of_every_class_with_tokens_and_a_record(made, random_run):
     assert [tokens.header["label_names"][e.label] for e in tokens] == ["cat"] * 5 + ["dog"] * 5
     example = tokens[6]
     assert example.name == "dog/000001.png"
-    pixels = to_pixels(BatchDecoder(tokenizer)(example.tokens[None].repeat(4, 0)))[0]
+    pixels = tokenizer.decode(example.tokens[None].repeat(4, 0), uint8=True)[0]
     np.testing.assert_array_equal(np.asarray(Image.open(output / example.name)), pixels)
 
 
