@@ -42,6 +42,12 @@ GENERATOR = flags.DEFINE_string("generator", None, "The run of stage 2.", requir
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "The tokenizer's run.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Where everything goes.", required=True)
 LAYOUTS = flags.DEFINE_string("layouts", None, "A run of stage 1, or a file of layouts.")
+IN_TURN = flags.DEFINE_bool(
+    "in_turn",
+    None,
+    "Take each layout of a file once, the last of a class first, as published; by default as the "
+    "run's config says.",
+)
 LAYOUT_IMAGE = flags.DEFINE_string("layout_image", None, "A photo whose layout all images get.")
 CLASSES = flags.DEFINE_string(
     "classes", "all", 'Names or numbers of classes; one with a comma as "CATS, ASLEEP" in quotes.'
@@ -202,7 +208,9 @@ def open_stage1(generator: Generator, tokenizer: Tokenizer) -> LayoutSampler:
         raise ValueError("give one of --layouts=RUN_OR_FILE and --layout_image=PHOTO")
     num_tokens = NUM_TOKENS.value or generator.model.num_tokens
     if LAYOUTS.value is not None:
-        in_turn = takes_layouts_in_turn(generator.config)
+        in_turn = IN_TURN.value
+        if in_turn is None:
+            in_turn = takes_layouts_in_turn(generator.config)
         return open_layouts(LAYOUTS.value, num_tokens=num_tokens, in_turn=in_turn)
     config = tokenizer.config
     return PhotoSampler(

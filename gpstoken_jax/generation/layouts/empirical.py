@@ -64,7 +64,7 @@ class EmpiricalSampler:
             name = "any" if label < 0 else repr(self.label_names[label])
             raise ValueError(
                 f"class {name} has {count} layouts, and {number + 1} images need as many: make "
-                "fewer, or take some twice with config.sample.layouts=random"
+                "fewer, or let some come twice (generate --noin_turn)"
             )
 
     def _rows_in_turn(

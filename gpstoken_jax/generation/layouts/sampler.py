@@ -10,8 +10,8 @@ from jaxtyping import Float32, Int, PRNGKeyArray
 class LayoutSampler(Protocol):
     """Draws layouts of a class.
 
-    A layout hangs on its own key, label and number alone: not on the others of the call, how many there are
-    or their order.
+    A layout hangs on its own key, label and number alone: not on the others of the call, how many
+    there are or their order.
 
     Attributes:
       label_names: names of the classes that labels count.
