@@ -32,6 +32,8 @@ class EmpiricalSampler:
         by_class = [np.flatnonzero(layouts.label == i) for i in range(len(self.label_names))]
         self._rows = [*by_class, np.arange(len(layouts))]  # label -1, any, finds the last
         self.fingerprint = f"{params_checksum((layouts.geometry, layouts.label)):08x}"
+        if in_turn:
+            self.fingerprint += " in turn"
 
     def sample(
         self,
