@@ -193,7 +193,7 @@ MISTAKES = {
     "not checkpoint and images": ["--checkpoint=a", "--images=b", "--references=c"],
     "--images need their --references": ["--images=b", "--output=o"],
     "no directory is called nowhere/*": ["--checkpoints=nowhere/*", "--output=o"],
-    "say where the results go": ["--checkpoints=nowhere/*"],
+    "for the results": ["--checkpoints=nowhere/*"],
     "must be a side, or HEIGHTxWIDTH": ["--checkpoint=a", "--resolution=64x"],
     "'png' is unknown": ["--checkpoint=a", "--baselines=png"],
     "no gone.pth": ["--checkpoint=a", "--inception_file=gone.pth"],
