@@ -20,6 +20,7 @@ from absl import flags
 from etils import epy
 from ml_collections import config_flags
 
+from gpstoken_jax.configs.check import check_config
 from gpstoken_jax.programs import cli
 
 with epy.lazy_imports():  # --help answers before JAX is there
@@ -40,33 +41,30 @@ def main() -> int:
     started = time.perf_counter()
     config = CONFIG.value
     cli.apply_flags(config.data, DATA.value)
+    check_config(config, devices=jax.device_count())
+    processes.check_same("the config", config.to_dict())
     task = training.create_task(config)
-    processes.check_same("the config", config.to_json_best_effort())
     run = run_directory.RunDirectory(Path(WORKDIR.value).expanduser())
-    # Until this process ends; before anything is written, so that a refused start changes nothing.
-    _lock = run_directory.lock_run(run)
-    run_directory.open_run(run.root, config)
-    training.check_intervals(config)
-    evaluates = training.check_evaluation(task)
-    print(
-        f"{jax.device_count()} {jax.default_backend()} device(s) in {jax.process_count()} "
-        f"process(es), JAX {jax.__version__}; results: {run.root}"
-    )
-
-    # ---- Data: endless batches with a position that is part of the checkpoint -------------------
-    batches = task.open_batches()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.closing(batches))
-        checkpoints = checkpoint.Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
-        stack.enter_context(checkpoints)
-        return train(task, run, batches, checkpoints, evaluates, stack, started)
+        # Before anything is written, so that a refused start changes nothing.
+        stack.enter_context(run_directory.lock_run(run))
+        run_directory.open_run(run.root, config)
+        evaluates = training.check_evaluation(task)
+        print(
+            f"{jax.device_count()} {jax.default_backend()} device(s) in {jax.process_count()} "
+            f"process(es), JAX {jax.__version__}; results: {run.root}"
+        )
+
+        # ---- Data: endless batches with a position that is part of the checkpoint ----------------
+        batches = stack.enter_context(contextlib.closing(task.open_batches()))
+        processes.check_same("the data", task.describe_data)
+        return train(task, run, batches, evaluates, stack, started)
 
 
 def train(
     task: training.Task,
     run: run_directory.RunDirectory,
     batches: training.Batches,
-    checkpoints: checkpoint.Checkpoints,
     evaluates: bool,
     stack: contextlib.ExitStack,
     started: float,
@@ -78,6 +76,9 @@ def train(
     state = task.create_state(jax.random.key(config.seed))
     training.check_free_space(run.root, task.to_trees(state))
     frozen = task.load_frozen()
+    checkpoints = stack.enter_context(
+        checkpoint.Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
+    )
     chronometer = training.Chronometer(config.train.steps, config.train.batch_size)
     skipped = training.SkippedSteps(config.train.get("max_skipped", 10), run.failed_steps)
     first_step = 0

@@ -10,7 +10,7 @@ from absl import flags
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.partition import focus
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens.visualize import draw_density, draw_gaussians, draw_outline, to_uint8
 
 FOCUS = flags.DEFINE_multi_string(
@@ -19,7 +19,7 @@ FOCUS = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-    tokenizer = load_tokenizer(common.CHECKPOINT.value)
+    tokenizer = Tokenizer.from_pretrained(common.CHECKPOINT.value)
     model, params, config = tokenizer.model, tokenizer.params, tokenizer.config
     size = (config.model.image_size,) * 2
     photo = common.read_photo(common.IMAGE.value, "chelsea", size[0])

@@ -53,17 +53,18 @@ def plan_image(
     """
     lane, warp, slots = thread() & 31, thread() >> 5, problem.slots
 
-    def token_of(number):
-        finite, token = well_posed(geometry, image * problem.tokens + number)
+    def tiles_of(finite, token):
         x, y, across, down = tile_range(problem, token)
         want = finite.where(minimum(across * down, slots + 1), 0)
         return x | (y << 16), finite.where(across, 0), finite.where(down, 0), want
 
     def some(start, carry):
         (taken,) = carry
-        numbers = [start + thread() + 128 * n for n in range(4)]
-        for number, found in [(n, token_of(minimum(n, problem.tokens - 1))) for n in numbers]:
-            corner, across, down, want = found
+        numbers = [start + thread() + 128 * n for n in range(at_once)]
+        rows = [image * problem.tokens + minimum(n, problem.tokens - 1) for n in numbers]
+        tokens = [well_posed(geometry, row) for row in rows]
+        for number, token in zip(numbers, tokens, strict=True):
+            corner, across, down, want = tiles_of(*token)
             real = number < problem.tokens
             takes = (real & (want <= slots)).where(want, 0)
             upto = takes
@@ -85,4 +86,5 @@ def plan_image(
             when(real, lambda row=row, entry=entry: plan.store(row, entry))
         return [taken]
 
-    loop(0, problem.tokens, 512, [integer(0)], some)
+    at_once = min(4, -(-problem.tokens // 128))
+    loop(0, problem.tokens, 128 * at_once, [integer(0)], some)

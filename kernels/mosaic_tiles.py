@@ -197,16 +197,28 @@ def tabulate(problem: Problem, room: Room, geometry: Global, row_of: Callable, c
             room.tokens.store(place * TOKEN_WORDS, token[:2])
             room.tokens.store(place * TOKEN_WORDS + 2, token[2:4])
             room.tokens.store(place * TOKEN_WORDS + 4, [token[4], row.as_float()])
-            box = []
-            for sigma, mu in ((token[0], token[3]), (token[1], token[4])):
-                half = sigma * (problem.support * (1 + MARGIN_SIGMA))
-                half = half + (absolute(mu) * MARGIN_MU + MARGIN_MU)
-                box += [mu - half, mu + half]
+            box = box_of(problem, token)
             live = finite & (place < count)
             room.boxes.store(place * BOX_WORDS, [live.where(box[0], math.inf), *box[1:]])
 
     at_once = 1 if problem.capacity % 256 else 2
     loop(0, _whole(count), 128 * at_once, [], some)
+
+
+def box_of(problem: Problem, token: list[Number]) -> list[Number]:
+    """A token's support box, a little wide: x from and to, y from and to."""
+    box = []
+    for sigma, mu in ((token[0], token[3]), (token[1], token[4])):
+        half = sigma * (problem.support * (1 + MARGIN_SIGMA))
+        half = half + (absolute(mu) * MARGIN_MU + MARGIN_MU)
+        box += [mu - half, mu + half]
+    return box
+
+
+def meets(box: list[Number], bounds: list[Number]) -> Number:
+    """Whether a box meets a part of the map, both as x from and to, y from and to."""
+    x, y = ((box[n] <= bounds[n + 1]) & (box[n + 1] >= bounds[n]) for n in (0, 2))
+    return x & y
 
 
 def _whole(count):
@@ -218,16 +230,12 @@ def choose(room: Room, count, bounds: list[Number]) -> Number:
     """List the tabulated tokens whose boxes meet the tile's bounds, in order; how many."""
     lane = thread() & 31
     lower_lanes = (integer(1) << lane) - 1
-    x_low, x_high, y_low, y_high = bounds
 
     def some(first, carry):
         (total,) = carry
         places = [first + lane + 32 * n for n in range(4)]
         boxes = [room.boxes.load(place * BOX_WORDS, 4) for place in places]
-        hits = [
-            (box[0] <= x_high) & (box[1] >= x_low) & (box[2] <= y_high) & (box[3] >= y_low)
-            for box in boxes
-        ]
+        hits = [meets(box, bounds) for box in boxes]
         votes = [ballot(hit) for hit in hits]
         before = [count_ones(vote & lower_lanes) for vote in votes]
         counts = [count_ones(vote) for vote in votes]

@@ -7,6 +7,7 @@ missing, `unsupported` says so and `xla` serves.
 """
 
 import functools
+import importlib
 import math
 
 import jax
@@ -26,7 +27,7 @@ def missing_in_jax() -> str | None:
     if tuple(map(int, jax.__version__.split(".")[:2])) < MINIMUM_JAX:
         return f"it needs JAX >= 0.11 (Python >= 3.12), this is {jax.__version__}"
     try:
-        from gpstoken_jax.kernels import mosaic_words  # noqa: F401
+        importlib.import_module("gpstoken_jax.kernels.mosaic_words")
     except (ImportError, AttributeError) as error:
         return f"JAX {jax.__version__} lacks a part that the kernels are written with: {error}"
     return None

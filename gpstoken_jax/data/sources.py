@@ -170,6 +170,34 @@ def fingerprint(
     return f"{digest} {hashlib.sha256(repr(label_names).encode()).hexdigest()[:8]}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some images of a source, as a source."""
+
+    source: ImageSource
+    positions: list[int]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.source.label_names
+
+    @property
+    def description(self) -> str:
+        return self.source.description
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[self.positions[index]]
+
+    def name(self, index: int) -> str:
+        return self.source.name(self.positions[index])
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        return f"{self.source.fingerprint(content=content)} {self.positions}"
+
+
 def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
     """Opens the data set that a configuration names.
 

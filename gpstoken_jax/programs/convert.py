@@ -13,6 +13,7 @@ See docs/weights.md.
 from absl import flags
 from ml_collections import config_flags
 
+from gpstoken_jax.configs.check import check_config
 from gpstoken_jax.programs import cli
 
 INPUT = flags.DEFINE_string(
@@ -48,6 +49,8 @@ def main() -> None:
         if STEP.value is not None:
             raise ValueError("--step is for --to=torch")
         options = {"task": TASK.value, "weights": WEIGHTS.value or "both"}
+        if CONFIG.value is not None:
+            check_config(CONFIG.value)
         done = import_weights(INPUT.value, CONFIG.value, OUTPUT.value, **options)
         print(done)
         if done.config.task == "sit":

@@ -27,6 +27,7 @@ from absl import logging
 
 from gpstoken_jax.runtime import processes
 from gpstoken_jax.runtime.files import DamagedFileError, digest_file, read_json, write_json
+from gpstoken_jax.runtime.storage import retry
 
 Tree = Any
 # What Orbax logs with tracebacks, it also raises, and that is said here in one line.
@@ -159,8 +160,7 @@ class Checkpoints:
         damaged = []
         for step in sorted(steps(self.directory), reverse=True):
             try:
-                _check_manifest(self.directory / str(step))
-                progress = _read_json(self.directory, step, "progress")
+                progress = read_progress(self.directory, step)
                 for name, template in templates.items():
                     trees[name] = read_tree(self.directory, name, template, step)
             except DamagedCheckpointError as error:
@@ -292,7 +292,7 @@ def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
       CheckpointError: if it has other arrays than the template; names the first.
     """
     path = directory / str(step) / name
-    _check_manifest(path.parent, name)
+    _check_manifest(path.parent, name, "checksums")
     expected = _read_checksums(directory, step)
     if expected is not None and name not in expected:
         raise CheckpointError(f"there is no {path}: the run's config was of another kind")
@@ -344,6 +344,14 @@ def checksum(tree: Tree) -> int:
         return zlib.crc32(repr(list(each)).encode())
 
 
+def params_checksum(params: Tree) -> int:
+    """CRC-32 of all parameters in order: tells weights apart, wherever they lie."""
+    crc = 0
+    for leaf in jax.tree.leaves(params):
+        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
+    return crc
+
+
 def first_difference(
     saved: Mapping[str, tuple[tuple[int, ...], str]], wanted: Mapping[str, tuple]
 ) -> str | None:
@@ -372,7 +380,9 @@ def read_progress(directory: str | Path, step: int) -> dict[str, Any]:
     Raises:
       DamagedCheckpointError: if it cannot be read.
     """
-    return _read_json(Path(directory), step, "progress")
+    directory = Path(directory).absolute()
+    _check_manifest(directory / str(step), "progress")
+    return _read_json(directory, step, "progress")
 
 
 def _files(path: Path) -> list[str]:
@@ -392,23 +402,24 @@ def _describe(file: Path) -> tuple[int, str]:
     return file.stat().st_size, digest_file(file)
 
 
-def _check_manifest(path: Path, name: str | None = None) -> None:
-    """Compares the files of a checkpoint, or of one of its trees, with its manifest.
+def _check_manifest(path: Path, *names: str) -> None:
+    """Compares the files of a checkpoint, or of some of its trees, with its manifest.
 
-    One that an early version wrote, or that a kill came just after, has none: its trees have
-    checksums all the same.
+    One that an early version wrote has none: its trees have checksums all the same.
 
     Raises:
       DamagedCheckpointError: naming the first file that is missing or differs.
+      StorageError: if the disk cannot be read, which is no damage.
     """
-    if not (path / MANIFEST).exists():
+    manifest = path / MANIFEST
+    if not _is_there(manifest):
         return
     try:
-        records = read_json(path / MANIFEST, required=True)["files"]
-    except (DamagedFileError, OSError, KeyError) as error:
+        records = retry(lambda: read_json(manifest, required=True), manifest)["files"]
+    except (DamagedFileError, KeyError) as error:
         raise DamagedCheckpointError(f"{path} is damaged: {error}") from error
     parts = {file: file.split("/")[0] for file in records}
-    wanted = [file for file, part in parts.items() if name in (None, part) or part == file]
+    wanted = [file for file, part in parts.items() if not names or part in names or part == file]
     with ThreadPoolExecutor() as pool:
         problems = pool.map(lambda file: _problem(path / file, *records[file]), wanted)
         for file, problem in zip(wanted, problems, strict=True):
@@ -417,12 +428,24 @@ def _check_manifest(path: Path, name: str | None = None) -> None:
 
 
 def _problem(file: Path, size: int, digest: str) -> str | None:
-    try:
-        if file.stat().st_size != size:
-            return f"has {file.stat().st_size} bytes instead of {size}"
-        return None if digest_file(file) == digest else "does not match its checksum"
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+    if not _is_there(file):
+        return "is missing"
+    found = retry(lambda: _describe(file), file)
+    if found[0] != size:
+        return f"has {found[0]} bytes instead of {size}"
+    return None if found[1] == digest else "does not match its checksum"
+
+
+def _is_there(file: Path) -> bool:
+    """Tells whether a file exists; a disk that cannot say so raises StorageError."""
+
+    def look() -> bool:
+        try:
+            return bool(os.stat(file))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    return retry(look, file)
 
 
 @functools.cache

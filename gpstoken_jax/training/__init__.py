@@ -5,7 +5,6 @@ from gpstoken_jax.training.best import BestCheckpoint
 from gpstoken_jax.training.checks import (
     check_evaluation,
     check_free_space,
-    check_intervals,
     evaluation_interval,
     is_due,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "Work",
     "check_evaluation",
     "check_free_space",
-    "check_intervals",
     "create_task",
     "evaluation_interval",
     "format_seconds",

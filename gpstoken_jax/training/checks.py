@@ -11,10 +11,6 @@ from gpstoken_jax.runtime import processes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.training.task import Task
 
-_INTERVALS = (
-    "log.every_steps", "log.images_every_steps", "checkpoint.every_steps", "eval.every_steps",
-)  # fmt: skip
-
 
 def is_due(step: int, every: int, last: bool = False) -> bool:
     """Tells whether something that is done every so many steps, 0 for never, is done now.
@@ -30,20 +26,6 @@ def is_due(step: int, every: int, last: bool = False) -> bool:
 def evaluation_interval(config: ConfigDict) -> int:
     """Steps between evaluations; those between checkpoints where the config does not say."""
     return config.get("eval", {}).get("every_steps", config.checkpoint.every_steps)
-
-
-def check_intervals(config: ConfigDict) -> None:
-    """Checks numbers of steps, and of checkpoints to keep.
-
-    Raises:
-      ValueError: naming the first that is negative.
-    """
-    for name in (*_INTERVALS, "checkpoint.keep", "train.steps"):
-        value = config
-        for part in name.split("."):
-            value = value.get(part, 0)
-        if value < 0:
-            raise ValueError(f"config.{name} is {value}: it must be 0 or more")
 
 
 def check_evaluation(task: Task) -> bool:

@@ -71,6 +71,10 @@ class Task(Protocol):
           ValueError: if the batch does not divide over the devices, or the config is wrong.
         """
 
+    def describe_data(self) -> Any:
+        """What has to be the same in all processes, as JSON values."""
+        return None
+
     def create_state(self, key: PRNGKeyArray) -> State:
         """A fresh state, the same on every process."""
 

@@ -1,7 +1,9 @@
 """The task of training a tokenizer: images in, the same images out."""
 
+import os
 from collections.abc import Mapping
 from functools import cached_property, partial
+from hashlib import sha256
 from typing import Any
 
 import jax
@@ -37,6 +39,7 @@ from gpstoken_jax.training.validation import Validation
 from gpstoken_jax.weights.networks import load_loss_networks
 
 Params = Any
+_SIZES_COMPARED = 1000  # files
 
 
 class TokenizerTask(Task):
@@ -60,6 +63,22 @@ class TokenizerTask(Task):
 
     def open_batches(self) -> data.TrainBatches:
         return open_images(self.config)
+
+    def describe_data(self) -> dict[str, Any]:
+        """Names of the images, and sizes of some of the files; dates differ between copies."""
+        source = data.open_source(self.config.data, self.config.data.train_split)
+        if isinstance(source, data.FolderSource):
+            names = [(file.name, file.label) for file in source.files]
+            paths = [file.path for file in source.files]
+        else:
+            names, paths = source.shard_ends, source.shards
+        sizes = [os.stat(path).st_size for path in paths[:: max(len(paths) // _SIZES_COMPARED, 1)]]
+        return {
+            "images": len(source),
+            "classes": list(source.label_names),
+            "names": sha256(repr(names).encode("utf-8", "surrogatepass")).hexdigest()[:16],
+            "sizes of files": sha256(repr(sizes).encode()).hexdigest()[:16],
+        }
 
     def create_state(self, key: PRNGKeyArray) -> TokenizerState:
         state = states.create_state(partial(init_params, self.model), self._optimizer, key)
@@ -149,9 +168,14 @@ class TokenizerTask(Task):
         geometry, boxes = partition_images(images, **self.config.partition)
         if discriminator:
             discriminator = discriminator.replace(batch_stats=batch_stats)
+
+        def autoencode(params):
+            tokens = self.model.apply(params, images, geometry, boxes, method="encode")
+            return self.model.apply(params, tokens, method="decode"), tokens
+
         return self._loss.gradients(
             update,
-            lambda params: self.model.apply(params, images, geometry, boxes),
+            autoencode,
             params,
             discriminator,
             images,

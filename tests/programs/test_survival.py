@@ -142,9 +142,7 @@ def test_a_disk_too_small_for_a_checkpoint_is_refused_at_the_start(toy, small_di
     _fill(small_disk, 100_000)
     _, err = _finish(toy(small_disk / "run", "--config.model.width=200000"), 1)
     assert "a checkpoint takes" in err and "are free in" in err
-    assert os.listdir(small_disk / "run") == ["checkpoints", "lock"] or "metrics.jsonl" not in (
-        os.listdir(small_disk / "run")
-    )
+    assert os.listdir(small_disk) == ["filler"]
 
 
 @pytest.mark.parametrize("part", ["metrics.jsonl", "tensorboard", "samples"])
@@ -189,6 +187,39 @@ def test_a_refused_start_changes_nothing(toy, finished, flags, said):
     _, err = _finish(toy(finished, *flags), 1)
     assert said in err and len(err.strip().splitlines()) == 1
     assert _snapshot(finished) == before
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--config.log.every_steps=-1"],
+        ["--config.checkpoint.best_metric=psnr", "--config.toy.held_out=True"],
+        ["--config.task=nothing"],
+    ],
+)
+def test_a_refused_start_leaves_no_directory(toy, tmp_path, flags):
+    _finish(toy(tmp_path / "a" / "b", *flags), 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_of_the_config_come_all_at_once_a_line_each(toy, tmp_path):
+    flags = ["--config.log.every_steps=-1", "--config.ema.decay=2", "--config.train.steps=0"]
+    _, err = _finish(toy(tmp_path / "run", *flags), 1)
+    lines = err.strip().splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "config.ema.decay", "config.log.every_steps", "config.train.steps",
+    ]  # fmt: skip
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_a_run_in_a_directory_of_any_name(toy, undisturbed, tmp_path):
+    """With all that shells, globs, URLs and file systems find odd."""
+    workdir = tmp_path / "a [1]*?\n\\'\"{x} %20$HOME;#&é🎈~" / ("[" * 255)
+    _finish(toy(workdir, "--config.train.steps=4"))
+    out, err = _finish(toy(workdir))
+    assert "resuming after step 4" in out and not err
+    assert _trees(workdir, 12) == _trees(undisturbed, 12)
+    assert _lines(workdir) == _lines(undisturbed)
 
 
 def test_a_second_training_with_another_config_leaves_the_first_ones(toy, tmp_path):

@@ -21,6 +21,7 @@ _ARITHMETIC = {
     "max": np.maximum,
     "and": np.bitwise_and,
     "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
     "not": np.invert,
     "neg": np.negative,
     "abs": np.abs,

@@ -1,6 +1,8 @@
 """Checkpoints: what is written comes back; what is damaged is passed over or named."""
 
 import contextlib
+import errno
+import os
 import resource
 import shutil
 
@@ -9,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gpstoken_jax.runtime import checkpoint, storage
 from gpstoken_jax.runtime.checkpoint import (
     CheckpointError,
     Checkpoints,
+    DamagedCheckpointError,
     latest_step,
     load_newest_tree,
     load_tree,
+    read_progress,
 )
 
 
@@ -121,7 +126,7 @@ def test_who_only_reads_gets_the_newest_that_is_whole(written, caplog):
     with pytest.raises(CheckpointError, match=r"3/params/.* is damaged: it does not match"):
         load_newest_tree(written, "params", _trees(0)["params"], 3)
     _flip_a_bit(written / "2")
-    with pytest.raises(CheckpointError, match="3/params is damaged"):
+    with pytest.raises(CheckpointError, match=r"3/params/.* is damaged"):
         load_newest_tree(written, "params", _trees(0)["params"])
     assert sorted(p.name for p in written.iterdir()) == ["2", "3"]
 
@@ -246,3 +251,49 @@ def test_keep_0_keeps_all(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3", "4", "5"]
     with pytest.raises(ValueError, match="must be 0"):
         Checkpoints(tmp_path, keep=-1)
+
+
+class _FaultyDisk:
+    """Answers with an error instead of files under a directory, for so many calls."""
+
+    def __init__(self, monkeypatch, directory, code, calls):
+        self.left, directory = calls, str(directory)
+
+        def faulty(function):
+            def call(path, *args, **options):
+                if self.left and str(path).startswith(directory):
+                    self.left -= 1
+                    raise OSError(code, os.strerror(code), str(path))
+                return function(path, *args, **options)
+
+            return call
+
+        for name in ("digest_file", "read_json"):
+            monkeypatch.setattr(checkpoint, name, faulty(getattr(checkpoint, name)))
+        monkeypatch.setattr(os, "stat", faulty(os.stat))
+        monkeypatch.setattr(storage, "RETRY_SECONDS", (0, 0, 0))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES])
+def test_a_disk_that_cannot_be_read_is_no_damage(written, monkeypatch, code):
+    """The newest must not be given up, nor renamed, for a mount that is away for a while."""
+    checkpoints = Checkpoints(written, keep=2)
+    disk = _FaultyDisk(monkeypatch, written / "3", code, -1)
+    for read in (
+        lambda: checkpoints.restore_latest(_trees(0)),
+        lambda: load_newest_tree(written, "params", _trees(0)["params"]),
+        lambda: read_progress(written, 3),
+    ):
+        with pytest.raises(storage.StorageError, match=os.strerror(code)):
+            read()
+    disk.left = 0
+    assert sorted(path.name for path in written.iterdir()) == ["2", "3"]
+    disk.left = 2  # it comes back in time
+    assert checkpoints.restore_latest(_trees(0))[0] == 3
+
+
+def test_the_progress_of_a_damaged_checkpoint_is_not_believed(written):
+    for path in (written / "3" / "progress").rglob("*"):
+        path.write_bytes(path.read_bytes().replace(b"3", b"7"))
+    with pytest.raises(DamagedCheckpointError, match=r"3/progress/.* is damaged"):
+        read_progress(written, 3)

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int, PRNGKeyArray
 
 from gpstoken_jax.generation.layouts.file import Layouts
 from gpstoken_jax.generation.layouts.sampler import check_labels
-from gpstoken_jax.tokens.coding import checksum
+from gpstoken_jax.runtime.checkpoint import params_checksum
 
 
 class EmpiricalSampler:
@@ -22,7 +22,7 @@ class EmpiricalSampler:
         self._geometry = layouts.geometry
         by_class = [np.flatnonzero(layouts.label == i) for i in range(len(self.label_names))]
         self._rows = [*by_class, np.arange(len(layouts))]  # label -1, any, finds the last
-        self.fingerprint = f"{checksum((layouts.geometry, layouts.label)):08x}"
+        self.fingerprint = f"{params_checksum((layouts.geometry, layouts.label)):08x}"
 
     def sample(
         self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
