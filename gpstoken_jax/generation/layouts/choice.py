@@ -22,7 +22,7 @@ def open_layouts(path: str | Path, *, num_tokens: int | None = None) -> LayoutSa
       LayoutsError: if it is none of these, or has layouts of another number of tokens.
       CheckpointError: if the run cannot be read.
     """
-    sampler = _open(Path(path), num_tokens)
+    sampler = _open(Path(path).expanduser(), num_tokens)
     if num_tokens not in (None, sampler.num_tokens):
         raise LayoutsError(
             f"{path} has layouts of {sampler.num_tokens} tokens, {num_tokens} are needed; "
