@@ -7,6 +7,7 @@ import common
 import jax
 from absl import flags
 
+from gpstoken_jax.metrics.image import local_psnr
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.partition import focus
 from gpstoken_jax.programs import cli
@@ -35,7 +36,7 @@ def main() -> None:
     for name, amount in (("without the focus", 0 * strength), ("with the focus", strength)):
         bias = focus.strength_to_bias(amount, config.partition.weight)
         initial, refined, decoded = reconstruct(photo[None], bias[None])
-        near, far = (float(psnr[0]) for psnr in focus.local_psnr(photo[None], decoded, inside))
+        near, far = (float(psnr[0]) for psnr in local_psnr(photo[None], decoded, inside))
         print(f"{name + ':':18s} PSNR inside {near:.2f} dB, outside {far:.2f} dB")
         drawings = [draw_gaussians(photo, initial), draw_density(refined, (384, 384))]
         enlarged = to_uint8(decoded[0]).repeat(max(1, 384 // size[0]), 0)

@@ -4,7 +4,16 @@ import functools
 
 from jax import Array
 
-from gpstoken_jax.kernels.mosaic_tiles import TILE, Problem, Tile, box_of, meets, well_posed
+from gpstoken_jax.kernels.mosaic_tiles import (
+    TILE,
+    Problem,
+    Tile,
+    box_of,
+    load_geometry,
+    meets,
+    places_before,
+    well_posed,
+)
 from gpstoken_jax.kernels.mosaic_words import (
     THREADS,
     WARPS,
@@ -72,23 +81,19 @@ def list_tokens(problem: Problem, geometry: Array) -> tuple[Array, Array]:
             (total,) = carry
             numbers = [start + thread() + THREADS * n for n in range(AT_ONCE)]
             rows = [image + minimum(n, problem.tokens - 1) for n in numbers]
-            tokens = [well_posed(geometry, row) for row in rows]
+            tokens = [load_geometry(geometry, row) for row in rows]
             hits = [
                 finite & (n < problem.tokens) & meets(box_of(problem, token), bounds)
-                for n, (finite, token) in zip(numbers, tokens, strict=True)
+                for n, (finite, token) in zip(numbers, map(well_posed, tokens), strict=True)
             ]
             votes = [ballot(hit) for hit in hits]
             for n, vote in enumerate(votes):
                 shared.store(warp + WARPS * n, [count_ones(vote)])
             barrier()
+            before, total = places_before(shared, AT_ONCE, warp, total)
             for n, (hit, vote) in enumerate(zip(hits, votes, strict=True)):
-                at = total + count_ones(vote & lower_lanes)
-                for w in range(WARPS):
-                    of_warp = shared.load_integer(WARPS * n + w)
-                    at = at + (warp > w).where(of_warp, 0)
-                    total = total + of_warp
-                put = functools.partial(lists.store, block() * problem.tokens + at, [rows[n]])
-                when(hit, put)
+                at = block() * problem.tokens + before[n] + count_ones(vote & lower_lanes)
+                when(hit, functools.partial(lists.store, at, [rows[n]]))
             barrier()
             return [total]
 

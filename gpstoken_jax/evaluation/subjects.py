@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
+from gpstoken_jax.data.archive import open_archive
 from gpstoken_jax.data.loader import ReadAhead, Unreadable
 from gpstoken_jax.data.pairs import PairBatches, check_batch, find_pairs
 from gpstoken_jax.data.resize import resize_of
@@ -333,15 +334,15 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
     """Looks at a generator's images, which have no originals and are taken as they are.
 
     Args:
-      images: a folder; of one that ``gpstoken generate`` wrote, its overview ``grid.png`` is no
-        sample.
+      images: a folder, or an ``.npz`` file, see ``data.archive``. Of a folder that
+        ``gpstoken generate`` wrote, its overview ``grid.png`` is no sample.
       settings: of the measurement.
 
     Raises:
       ValueError, OSError: if there are none, the first cannot be read, or the generator has not
         finished.
     """
-    source = open_folder(images)
+    source = open_archive(images) if images.is_file() else open_folder(images)
     if (images / "generation.json").is_file():
         if (images / MANIFEST).is_file():
             read_manifest(images, "generated images")

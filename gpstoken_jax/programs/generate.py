@@ -27,7 +27,7 @@ from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
 from gpstoken_jax.generation.layouts.photo import PhotoSampler
 from gpstoken_jax.generation.samplers import LAST_STEPS, METHODS, Sampler
-from gpstoken_jax.generator import NO_CLASS, Generator, Pipeline
+from gpstoken_jax.generator import NO_CLASS, Generator, Pipeline, takes_layouts_in_turn
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime import processes
 from gpstoken_jax.runtime.checkpoint import params_checksum
@@ -42,6 +42,12 @@ GENERATOR = flags.DEFINE_string("generator", None, "The run of stage 2.", requir
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "The tokenizer's run.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Where everything goes.", required=True)
 LAYOUTS = flags.DEFINE_string("layouts", None, "A run of stage 1, or a file of layouts.")
+IN_TURN = flags.DEFINE_bool(
+    "in_turn",
+    None,
+    "Take each layout of a file once, the last of a class first, as published; by default as the "
+    "run's config says.",
+)
 LAYOUT_IMAGE = flags.DEFINE_string("layout_image", None, "A photo whose layout all images get.")
 CLASSES = flags.DEFINE_string(
     "classes", "all", 'Names or numbers of classes; one with a comma as "CATS, ASLEEP" in quotes.'
@@ -85,7 +91,7 @@ def main() -> None:
         seed=SEED.value,
         batch_size=BATCH_SIZE.value,
     )
-    generator.check_layouts(layouts, labels)
+    generator.check_layouts(layouts, labels, COUNT.value)
     settings = describe(generator, tokenizer, layouts, sampler, guidance, labels)
     names = ImageNames(generator)
     images, writer = processes.in_first(
@@ -202,7 +208,10 @@ def open_stage1(generator: Generator, tokenizer: Tokenizer) -> LayoutSampler:
         raise ValueError("give one of --layouts=RUN_OR_FILE and --layout_image=PHOTO")
     num_tokens = NUM_TOKENS.value or generator.model.num_tokens
     if LAYOUTS.value is not None:
-        return open_layouts(LAYOUTS.value, num_tokens=num_tokens)
+        in_turn = IN_TURN.value
+        if in_turn is None:
+            in_turn = takes_layouts_in_turn(generator.config)
+        return open_layouts(LAYOUTS.value, num_tokens=num_tokens, in_turn=in_turn)
     config = tokenizer.config
     return PhotoSampler(
         LAYOUT_IMAGE.value,

@@ -8,6 +8,8 @@ import math
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from gpstoken_jax.kernels import pallas
@@ -53,3 +55,24 @@ def test_the_grid_has_a_place_for_every_tile_and_stays_within_limits(size, batch
     tiles = batch * math.ceil(channels / problem.chunk) * math.prod(-(-n // TILE) for n in size)
     assert tiles <= 4 * problem.grid
     assert problem.grid <= 4 * tiles
+
+
+def test_a_batch_too_large_for_int32_indices_goes_in_pieces(monkeypatch):
+    called = []
+
+    def double(a, b):
+        called.append(len(a))
+        return 2 * a, b
+
+    arrays = jnp.arange(30.0).reshape(5, 6), jnp.ones((5, 6, 3))
+    one = pallas._largest_index(1, 6, 3, (4, 4))
+    for limit, pieces in ((5 * one, [5]), (2 * one, [2, 2, 1]), (one, [1] * 5)):
+        called.clear()
+        monkeypatch.setattr(pallas, "LARGEST_ARRAY", limit)
+        doubled, same = pallas._in_pieces(double, arrays, 3, (4, 4))
+        assert called == pieces
+        np.testing.assert_array_equal(doubled, 2 * arrays[0])
+        np.testing.assert_array_equal(same, arrays[1])
+    monkeypatch.setattr(pallas, "LARGEST_ARRAY", one - 1)
+    with pytest.raises(NotImplementedError, match="implementation='xla'"):
+        pallas._in_pieces(double, arrays, 3, (4, 4))

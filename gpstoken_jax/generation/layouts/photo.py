@@ -52,7 +52,10 @@ class PhotoSampler:
         self.fingerprint = f"{params_checksum(self._geometry):08x}"
 
     def sample(
-        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+        self,
+        keys: PRNGKeyArray,
+        labels: Int[np.ndarray, "b"] | Sequence[int],
+        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """The same layout for every key."""
         return self._geometry.repeat(len(labels), axis=0)

@@ -101,7 +101,10 @@ class SitLayoutSampler:
         self._draw = partial(_draw, network, transport, sampler, guidance, _frozen(statistics))
 
     def sample(
-        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+        self,
+        keys: PRNGKeyArray,
+        labels: Int[np.ndarray, "b"] | Sequence[int],
+        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """One layout a key, in canonical order or about it; see ``LayoutSampler``."""
         labels = check_labels(labels, self.label_names)

@@ -56,7 +56,10 @@ class TreeSampler:
             )
 
     def sample(
-        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+        self,
+        keys: PRNGKeyArray,
+        labels: Int[np.ndarray, "b"] | Sequence[int],
+        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """One layout a key, in canonical order; see ``LayoutSampler``."""
         labels = check_labels(labels, self.label_names)
