@@ -193,7 +193,7 @@ MISTAKES = {
     "not checkpoint and images": ["--checkpoint=a", "--images=b", "--references=c"],
     "--images need their --references": ["--images=b", "--output=o"],
     "no directory is called nowhere/*": ["--checkpoints=nowhere/*", "--output=o"],
-    "for the results": ["--checkpoints=nowhere/*"],
+    "say where the results go": ["--checkpoints=nowhere/*"],
     "must be a side, or HEIGHTxWIDTH": ["--checkpoint=a", "--resolution=64x"],
     "'png' is unknown": ["--checkpoint=a", "--baselines=png"],
     "no gone.pth": ["--checkpoint=a", "--inception_file=gone.pth"],
