@@ -265,7 +265,10 @@ def find_output() -> Path:
     """The directory of the results."""
     if OUTPUT.value:
         return path(OUTPUT.value)
-    return evaluation.split_checkpoint(path(CHECKPOINT.value), STEP.value)[0] / "eval"
+    root, _ = evaluation.split_checkpoint(path(CHECKPOINT.value), STEP.value)
+    if not root.is_dir():
+        raise ValueError(f"{CHECKPOINT.value} is no directory: say --output=DIR")
+    return root / "eval"
 
 
 def claim(directory: Path, cells: "list[evaluation.Cell]") -> "outputs.Output":

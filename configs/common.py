@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
             "model": model(),
             "partition": {
                 "num_tokens": 128,
-                "weight": 2.5,  # exponent of the entropy
+                "weight": 2.5,  # exponent of the entropy; 0 is a uniform grid
                 "min_size": 8,  # regions this small (in pixels a side) are not split
             },
             "data": data(),
@@ -113,6 +113,10 @@ def model() -> ConfigDict:
                 "depth": 30,
                 "num_heads": 8,
                 "mlp_ratio": 4,
+                # Ablations, see docs/published.md
+                "condition": "roi",  # or "image", all of it for every token; or "none"
+                "refine": True,  # move the initial Gaussians
+                "isotropic": False,  # circles
                 "remat": False,  # less memory, a third more time: keep no activations of blocks
             },
             "decoder": {

@@ -18,6 +18,9 @@ _FIELDS = {
     "model.encoder.depth": "Blocks of the transformer.",
     "model.encoder.num_heads": "Attention heads; must divide the width.",
     "model.encoder.mlp_ratio": "Hidden width of the transformer's MLPs, in widths.",
+    "model.encoder.condition": "What a token sees: its region (roi), all of the image, or none.",
+    "model.encoder.refine": "Move the initial Gaussians; else only their features are made.",
+    "model.encoder.isotropic": "Make the Gaussians circles.",
     "model.encoder.remat": "Recompute blocks in the backward pass: less memory, a third more time.",
     "model.decoder.channels": "Base width of the decoder.",
     "model.decoder.multipliers": "Width of each level in base widths, from the image down.",
@@ -39,7 +42,7 @@ _FIELDS = {
     "model.min_size": "Smallest side of a region, in pixels; 0 takes it from the data.",
     # ---- Partition
     "partition.num_tokens": "Regions of an image, and so its tokens.",
-    "partition.weight": "Exponent of the entropy in a region's complexity.",
+    "partition.weight": "Exponent of the entropy in a region's complexity; 0 is a uniform grid.",
     "partition.min_size": "Regions of this side in pixels are not split.",
     # ---- Data
     "data.folder": "A directory of images, in class sub-folders or not.",
@@ -121,6 +124,7 @@ _FIELDS = {
     "sample.method": "Of sampling: sde_euler, sde_heun, ode_euler, ode_heun or ode_dopri5.",
     "sample.steps": "Steps of the sampler.",
     "sample.guidance_scale": "Scale of classifier-free guidance; 1 is none.",
+    "sample.layouts": "Of a file of layouts: random, or in_turn, none twice, as published.",
     "sample.guidance_interval": "Times between which there is guidance; 0 is noise, 1 is data.",
     "tokenizer": "A tokenizer's work directory, to show samples as images.",
 }

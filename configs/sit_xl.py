@@ -26,4 +26,5 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update(num_tokens=128, channels=21, num_classes=1000)
         config.statistics.update(mean=_MEAN, std=_STD)
         config.ema.power = 0  # as SiT's authors: no warm-up
+        config.sample.layouts = "in_turn"
     return sit_common.smoke(config) if arg == "smoke" else config

@@ -235,7 +235,10 @@ def _why_no_image(entry: os.DirEntry, kind: str) -> str | None:
         return None
     if extension in images.NEED_A_PLUGIN:
         return f"Pillow cannot read it: pip install {images.NEED_A_PLUGIN[extension]}"
-    return None if images.looks_like_image(entry.path) else "not an image"
+    if images.looks_like_image(entry.path):
+        return None
+    other = images.OTHER_FORMATS.get(extension)
+    return f"{other} files are not read" if other else "not an image"
 
 
 def _split_folders(paths: list[str]) -> dict[str, str]:

@@ -20,9 +20,24 @@ _ATTEMPTS = 10
 _TO_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255)) * np.float32(2) - np.float32(1)
 
 
-def to_uint8(images: Float32[np.ndarray, "*b h w 3"]) -> UInt8[np.ndarray, "*b h w 3"]:
-    """Rounds images in [-1, 1] to pixels of 0 to 255, clipping what lies outside."""
-    return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+def to_uint8(
+    images: Float32[np.ndarray, "*b h w 3"], rounding: str = "round"
+) -> UInt8[np.ndarray, "*b h w 3"]:
+    """Converts images in [-1, 1] to pixels of 0 to 255, clipping what lies outside.
+
+    Args:
+      images: floats.
+      rounding: ``"round"`` to the nearest level, or ``"truncate"`` to the one below, as the
+        published code writes files.
+
+    Raises:
+      ValueError: for another rounding.
+    """
+    if rounding not in ("round", "truncate"):
+        raise ValueError(f'rounding must be "round" or "truncate", not {rounding!r}')
+    unit = np.clip((np.asarray(images, np.float32) + 1) / 2, 0, 1)
+    level = np.rint if rounding == "round" else np.floor
+    return level(unit * 255).astype(np.uint8)
 
 
 def check_crop(crop: str) -> None:

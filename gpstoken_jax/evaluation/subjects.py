@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
+from gpstoken_jax.data.archive import open_archive
 from gpstoken_jax.data.loader import ReadAhead, Unreadable
 from gpstoken_jax.data.pairs import PairBatches, check_batch, find_pairs
 from gpstoken_jax.data.resize import resize_of
@@ -30,7 +31,7 @@ from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
-from gpstoken_jax.runtime.checkpoint import CheckpointError
+from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 from gpstoken_jax.runtime.run_directory import (
     RunDirectory,
@@ -38,7 +39,6 @@ from gpstoken_jax.runtime.run_directory import (
     task_name,
 )
 from gpstoken_jax.tokenizer import Tokenizer
-from gpstoken_jax.tokens.coding import Subset, checksum
 from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.errors import WeightsError
@@ -56,7 +56,7 @@ class Settings:
     """Settings of all cells; None is what a checkpoint's config says.
 
     Attributes:
-      step, weights: of a checkpoint, see ``run_directory.load_tokenizer``.
+      step, weights: of a checkpoint, see ``Tokenizer.from_pretrained``.
       resize: of images, see ``data.resize_and_crop``.
       split: of the data; by default all of a folder that was given, else the held-out split.
       batch_size, rounding, high_resolution: see ``configs/common.py``, section eval.
@@ -212,7 +212,7 @@ def _read_config(root: Path) -> ConfigDict:
 def _load(root: Path, step: int | None, weights: str) -> tuple[GPSToken, Any, int, str]:
     """The model, its parameters, their step and a checksum of them."""
     loaded = Tokenizer.from_pretrained(root, step=step, weights=weights)
-    return loaded.model, loaded.params, loaded.step, f"{checksum(loaded.params):08x}"
+    return loaded.model, loaded.params, loaded.step, f"{params_checksum(loaded.params):08x}"
 
 
 def _open_tokenizer(
@@ -334,15 +334,15 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
     """Looks at a generator's images, which have no originals and are taken as they are.
 
     Args:
-      images: a folder; of one that ``gpstoken generate`` wrote, its overview ``grid.png`` is no
-        sample.
+      images: a folder, or an ``.npz`` file, see ``data.archive``. Of a folder that
+        ``gpstoken generate`` wrote, its overview ``grid.png`` is no sample.
       settings: of the measurement.
 
     Raises:
       ValueError, OSError: if there are none, the first cannot be read, or the generator has not
         finished.
     """
-    source = open_folder(images)
+    source = open_archive(images) if images.is_file() else open_folder(images)
     if (images / "generation.json").is_file():
         if (images / MANIFEST).is_file():
             read_manifest(images, "generated images")
@@ -421,7 +421,7 @@ class SourceBatches:
         positions: Sequence[int],
     ):
         self._positions, self._size = positions, size
-        self._batches = data.eval_batches(Subset(source, positions), reading, size, batch_size)
+        self._batches = data.eval_batches(data.Subset(source, positions), reading, size, batch_size)
 
     @property
     def unreadable(self) -> Unreadable:

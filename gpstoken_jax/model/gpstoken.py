@@ -1,4 +1,10 @@
-"""GPSToken: image -> Gaussian tokens -> feature map -> image (arXiv 2509.01109)."""
+"""GPSToken: image -> Gaussian tokens -> feature map -> image (arXiv 2509.01109).
+
+geometry, boxes = partition_images(images, num_tokens)    # partition/: where tokens start
+tokens = encode(images, geometry, boxes)                  # encoder.py: moves and fills them
+features = render(tokens)                                 # kernels/: splats them
+images = decoder(features)                                # decoder.py
+"""
 
 from typing import Any
 

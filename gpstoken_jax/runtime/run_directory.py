@@ -28,7 +28,6 @@ from clu import parameter_overview
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.runtime import checkpoint, processes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_file, write_json
@@ -75,23 +74,6 @@ class RunDirectory:
     @property
     def failed_steps(self) -> Path:
         return self.root / "failed_steps"
-
-
-@dataclass(frozen=True)
-class Tokenizer:
-    """A model with its weights, as a checkpoint has them.
-
-    Attributes:
-      model: the Flax module.
-      params: what its methods take, ``{"params": ...}``.
-      config: the whole config of the run.
-      step: training step of the weights.
-    """
-
-    model: GPSToken
-    params: Any
-    config: ConfigDict
-    step: int
 
 
 def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:
@@ -192,25 +174,6 @@ def read_config(run: RunDirectory) -> ConfigDict:
 def task_name(config: ConfigDict) -> str:
     """What a config trains; configs written before there was a choice train a tokenizer."""
     return config.get("task", "tokenizer")
-
-
-def load_tokenizer(
-    root: str | Path, *, step: int | None = None, weights: str = "ema_params"
-) -> Tokenizer:
-    """Loads a trained (or converted) tokenizer.
-
-    Args:
-      root: the run's directory.
-      step: which checkpoint; the newest that can be read if None.
-      weights: ``"ema_params"`` or ``"params"``.
-
-    Raises:
-      CheckpointError: if something is missing or does not fit together; says what.
-    """
-    config, model, params, step = load_weights(
-        root, "tokenizer", GPSToken, init_params, step=step, weights=weights
-    )
-    return Tokenizer(model, params, config, step)
 
 
 def load_weights(

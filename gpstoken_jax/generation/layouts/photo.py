@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.data import images, resize_and_crop, transforms
 from gpstoken_jax.partition.images import partition_images
-from gpstoken_jax.tokens.coding import checksum
+from gpstoken_jax.runtime.checkpoint import params_checksum
 
 
 class PhotoSampler:
@@ -38,7 +38,7 @@ class PhotoSampler:
           ValueError: if it cannot be read as an image, or has no room for so many tokens.
           OSError: if it is not there.
         """
-        pixels = images.decode(images.read_bytes(path)).pixels
+        pixels = images.decode(images.read_bytes(Path(path).expanduser())).pixels
         pixels = resize_and_crop(pixels, image_size, resize=resize)
         image = transforms.to_unit_range(pixels)[None]
         geometry, _ = jax.jit(
@@ -49,10 +49,13 @@ class PhotoSampler:
         self.num_tokens, self.image_size = num_tokens, image_size
         self.description = f"that of {path}"
         self._geometry = np.asarray(geometry, np.float32)
-        self.fingerprint = f"{checksum(self._geometry):08x}"
+        self.fingerprint = f"{params_checksum(self._geometry):08x}"
 
     def sample(
-        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+        self,
+        keys: PRNGKeyArray,
+        labels: Int[np.ndarray, "b"] | Sequence[int],
+        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """The same layout for every key."""
         return self._geometry.repeat(len(labels), axis=0)
