@@ -51,7 +51,12 @@ _AT_LEAST_1 = {
 }  # fmt: skip
 _ABOVE_0 = {"model.support", "optimizer.learning_rate", "ema.power"}
 _SHARES = {"train.label_dropout", "ema.decay"}  # 0 to 1
-_BELOW_1 = {"data.val_fraction", "optimizer.b1", "optimizer.b2", "model.dropout"}  # 0 to 1 without 1
+_BELOW_1 = {
+    "data.val_fraction",
+    "optimizer.b1",
+    "optimizer.b2",
+    "model.dropout",
+}  # 0 to 1 without 1
 _FROM_DATA = {"model.image_size"}  # that the tasks of layouts read from their data if 0
 
 

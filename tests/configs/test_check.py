@@ -10,7 +10,8 @@ from gpstoken_jax.configs.check import ConfigError, check_config, find_mistakes
 SHIPPED = [
     (name, argument)
     for name, arguments in {
-        "gpstoken_s64": ("", "smoke"), "gpstoken_m128": ("", "smoke"), "gpstoken_l256": ("", "smoke"),
+        "gpstoken_s64": ("", "smoke"), "gpstoken_m128": ("", "smoke"),
+        "gpstoken_l256": ("", "smoke"),
         "tiny": ("", "smoke"), "tiny_gan": ("", "smoke"), "sit_s": ("", "smoke"),
         "sit_tiny": ("", "smoke"), "sit_xl": ("", "smoke"), "layout_sit": ("", "tiny", "smoke"),
         "layout_tree": ("", "tiny", "smoke"),

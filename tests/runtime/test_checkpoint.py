@@ -126,7 +126,7 @@ def test_who_only_reads_gets_the_newest_that_is_whole(written, caplog):
     with pytest.raises(CheckpointError, match=r"3/params/.* is damaged: it does not match"):
         load_newest_tree(written, "params", _trees(0)["params"], 3)
     _flip_a_bit(written / "2")
-    with pytest.raises(CheckpointError, match="3/params/.* is damaged"):
+    with pytest.raises(CheckpointError, match=r"3/params/.* is damaged"):
         load_newest_tree(written, "params", _trees(0)["params"])
     assert sorted(p.name for p in written.iterdir()) == ["2", "3"]
 
@@ -295,5 +295,5 @@ def test_a_disk_that_cannot_be_read_is_no_damage(written, monkeypatch, code):
 def test_the_progress_of_a_damaged_checkpoint_is_not_believed(written):
     for path in (written / "3" / "progress").rglob("*"):
         path.write_bytes(path.read_bytes().replace(b"3", b"7"))
-    with pytest.raises(DamagedCheckpointError, match="3/progress/.* is damaged"):
+    with pytest.raises(DamagedCheckpointError, match=r"3/progress/.* is damaged"):
         read_progress(written, 3)

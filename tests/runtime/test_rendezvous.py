@@ -128,7 +128,9 @@ def test_one_that_was_killed_may_come_again(port):
     assert results[0] is None and set(again.values()) == {None}
 
 
-@pytest.mark.parametrize("address", ["localhost", "localhost:", ":1234", "localhost:http", "a:70000"])
+@pytest.mark.parametrize(
+    "address", ["localhost", "localhost:", ":1234", "localhost:http", "a:70000"]
+)
 def test_what_is_no_address_is_named(address):
     with pytest.raises(ValueError, match="is not HOST:PORT"):
         meet(address, 2, 0)

@@ -140,7 +140,7 @@ def test_held_out_tokens_of_their_own_are_matched_by_class_name(directory, tmp_p
         write_tokens(tmp_path / "val", 12, names=("high", "else"), passes=1)
     )
     task = create_task(config)
-    assert set(task._held_out["label"]) == {1, -1}
+    assert set(task.held_out["label"]) == {1, -1}
     assert len(task.open_batches()._indices) == 40
     config.data.val_tokens = str(write_tokens(tmp_path / "other", 4, features=5))
     with pytest.raises(ValueError, match=r"has 4 tokens of 10 values an image, .* 4 of 8"):
