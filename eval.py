@@ -69,6 +69,13 @@ RESOLUTION = flags.DEFINE_list(
     "Sizes of the images: a side, or HEIGHTxWIDTH; multiples of the model's side, which is the "
     "default. Several: 256,512,256x512.",
 )
+RESIZE = flags.DEFINE_enum(
+    "resize",
+    None,
+    ["published", "antialias"],
+    "How images are brought to size: as the published code does, for figures beside published "
+    "ones, or antialiased; by default as the config says, for published weights the first.",
+)
 HIGH_RESOLUTION = flags.DEFINE_enum(
     "high_resolution",
     None,
@@ -193,6 +200,7 @@ def read_settings() -> "evaluation.Settings":
     return evaluation.Settings(
         step=STEP.value,
         weights=WEIGHTS.value,
+        resize=RESIZE.value,
         split=SPLIT.value,
         batch_size=EVAL.value.batch_size,
         rounding=EVAL.value.rounding,
@@ -257,7 +265,10 @@ def find_output() -> Path:
     """The directory of the results."""
     if OUTPUT.value:
         return path(OUTPUT.value)
-    return evaluation.split_checkpoint(path(CHECKPOINT.value), STEP.value)[0] / "eval"
+    root, _ = evaluation.split_checkpoint(path(CHECKPOINT.value), STEP.value)
+    if not root.is_dir():
+        raise ValueError(f"{CHECKPOINT.value} is no directory: say --output=DIR")
+    return root / "eval"
 
 
 def claim(directory: Path, cells: "list[evaluation.Cell]") -> "outputs.Output":

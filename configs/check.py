@@ -23,6 +23,9 @@ _OPTIONAL = {"eval.every_steps": 0, "train.max_skipped": 0}  # fields that every
 
 _CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16"),
+    "model.init": ("published", "flax"),
+    "model.encoder.condition": ("roi", "image", "none"),
+    "data.resize": ("published", "antialias"),
     "data.crop": ("center", "random", "random_resized"),
     "loss.inception_scaling": ("release", "correct"),
     "loss.convnext_normalisation": ("release", "correct"),
@@ -35,6 +38,7 @@ _CHOICES = {
     "transport.path": ("linear", "gvp", "vp"),
     "transport.prediction": ("velocity", "noise", "score"),
     "transport.loss_weight": ("none", "velocity", "likelihood"),
+    "sample.layouts": ("random", "in_turn"),
     "sample.method": ("sde_euler", "sde_heun", "ode_euler", "ode_heun", "ode_dopri5"),
 }
 _AT_LEAST_1 = {
@@ -49,7 +53,7 @@ _AT_LEAST_1 = {
     "train.max_skipped",
     "log.images", "eval.batch_size", "eval.num_times", "sample.steps",
 }  # fmt: skip
-_ABOVE_0 = {"model.support", "optimizer.learning_rate", "ema.power"}
+_ABOVE_0 = {"model.support", "optimizer.learning_rate"}
 _SHARES = {"train.label_dropout", "ema.decay"}  # 0 to 1
 _BELOW_1 = {
     "data.val_fraction",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
@@ -16,6 +15,7 @@ from gpstoken_jax.data.transforms import to_uint8
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.partition.focus import box_strength, strength_to_bias
+from gpstoken_jax.runtime.devices import spread
 from gpstoken_jax.runtime.run_directory import load_weights
 from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
@@ -133,16 +133,28 @@ class Tokenizer:
         Raises:
           ValueError: for images, numbers or focuses that cannot be; says why.
         """
+        return self.encode_with_layout(images, num_tokens=num_tokens, focus=focus)[0]
+
+    def encode_with_layout(
+        self,
+        images: Any,
+        *,
+        num_tokens: int | None = None,
+        focus: Float[np.ndarray, "n 4"] | Float[np.ndarray, "h w"] | None = None,
+    ) -> tuple[Tokens, Float[np.ndarray, "*b l 5"]]:
+        """Encodes as ``encode`` does, and returns the initial Gaussians, too: the layout."""
         batch, batched = to_batch(images)
         size = batch.shape[1:3]
         tile_grid(*size, self.image_size)
         num_tokens = self.config.partition.num_tokens if num_tokens is None else num_tokens
-        if focus is None:
-            bias = None
-        else:
-            bias = strength_to_bias(_strength(focus, size), self.config.partition.weight)[None]
-        tokens = self._functions.encode(num_tokens)(self.params, batch, bias)
-        return Tokens.of(tokens if batched else tokens[0], size)
+        inputs = {"images": batch}
+        if focus is not None:
+            bias = strength_to_bias(_strength(focus, size), self.config.partition.weight)
+            inputs["bias"] = np.broadcast_to(bias, batch.shape[:3])
+        layout, tokens = self._functions.encode(num_tokens)(inputs)
+        if not batched:
+            layout, tokens = layout[0], tokens[0]
+        return Tokens.of(tokens, size), layout
 
     def decode(
         self,
@@ -181,7 +193,7 @@ class Tokenizer:
             raise ValueError("there are tokens with values that are not finite")
         way = high_resolution or self.config.get("eval", {}).get("high_resolution", "merged")
         batch = array if array.ndim == 3 else array[None]
-        images = self._functions.decode(tiles, way)(self.params, batch)
+        images = self._functions.decode(tiles, way)(batch)
         images = images if array.ndim == 3 else images[0]
         return to_uint8(images) if uint8 else images
 
@@ -208,33 +220,32 @@ class Tokenizer:
 
     @functools.cached_property
     def _functions(self) -> "_Compiled":
-        return _Compiled(self.model, self.config)
+        return _Compiled(self.model, self.params, self.config)
 
 
 class _Compiled:
-    """Encoder and decoder, compiled once for every shape and setting."""
+    """Encoder and decoder on all devices, compiled once for every shape and setting."""
 
-    def __init__(self, model: GPSToken, config: ConfigDict):
-        self._model, self._partition = model, config.partition
+    def __init__(self, model: GPSToken, params: Any, config: ConfigDict):
+        self._model, self._params, self._partition = model, params, config.partition
 
     @functools.cache  # noqa: B019 - lives as long as the tokenizer
-    def encode(self, num_tokens: int) -> Callable[..., np.ndarray]:
+    def encode(self, num_tokens: int) -> Callable[..., Any]:
         partition = self._partition.copy_and_resolve_references()
         partition.num_tokens = num_tokens
 
-        @jax.jit
-        def run(params, images, bias):
-            return encode_images(self._model, params, images, bias=bias, **partition)[1]
+        def run(params, inputs):
+            images, bias = inputs["images"], inputs.get("bias")
+            return encode_images(self._model, params, images, bias=bias, **partition)
 
-        return lambda *arguments: np.asarray(run(*arguments))
+        return spread(run, self._params)
 
     @functools.cache  # noqa: B019 - lives as long as the tokenizer
     def decode(self, tiles: tuple[int, int], way: str) -> Callable[..., np.ndarray]:
-        @jax.jit
         def run(params, tokens):
             return decode_images(self._model, params, tokens, tiles, way=way).images
 
-        return lambda *arguments: np.asarray(run(*arguments))
+        return spread(run, self._params)
 
 
 def _strength(focus: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:

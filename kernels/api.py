@@ -38,7 +38,8 @@ def splat(
     Args:
       geometry: (sigma_x, sigma_y, rho, mu_x, mu_y) of L tokens in map coordinates, where -1 is the
         centre of the first pixel and 1 the centre of the last; sigma > 0, |rho| < 1. Finite results
-        for any finite geometry: sigma is saturated to [1e-12, 1e12] and rho just inside (-1, 1).
+        for any finite geometry: sigma is saturated to [1e-12, 1e12] and rho just inside (-1, 1). A
+        token with any value that is not finite draws nothing and has gradient 0.
       features: one vector of C values a token, float32 or bfloat16, with the same leading axes.
       size: (H, W) of the map, each at least 1; a side of one pixel has its centre at coordinate 0.
       support: a token draws where |dx| <= support * sigma_x and |dy| <= support * sigma_y.

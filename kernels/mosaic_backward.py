@@ -26,6 +26,7 @@ from gpstoken_jax.kernels.mosaic_tiles import (
     for_each_share,
     load_channels,
     load_features,
+    load_geometry,
     load_vectors,
     read_token,
     stage_geometry,
@@ -376,7 +377,8 @@ def sum_slots(problem: Problem, geometry, plan, vectors, moments, dtype) -> tupl
 def geometry_gradient(geometry: Global, row: Number, sums: list[Number]) -> list[Number]:
     """Gradient of a token's geometry from its moments; 0 where `well_posed` changed a value, and
     for a token that is not finite."""
-    finite, token = well_posed(geometry, row)
+    given = load_geometry(geometry, row)
+    finite, token = well_posed(given)
     sigma_x, sigma_y, rho = token[:3]
     aa, vv, av, a, v = sums
     o = (1.0 - rho) * (rho + 1.0)
@@ -389,6 +391,5 @@ def geometry_gradient(geometry: Global, row: Number, sums: list[Number]) -> list
         a * (scale * by_x),
         (o * v - rho * a) * (scale * by_y),
     ]
-    given = [geometry.load(row * 5 + n)[0] for n in range(5)]
     kept = [finite & g.equals(t) for g, t in zip(given, token, strict=True)]
     return [k.where(g, 0.0) for k, g in zip(kept, gradient, strict=True)]

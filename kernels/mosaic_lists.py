@@ -1,18 +1,26 @@
 """For many tokens: one more launch lists those that meet each region of a few tiles."""
 
+import functools
+
 from jax import Array
 
 from gpstoken_jax.kernels.mosaic_tiles import (
     TILE,
     Problem,
-    Room,
     Tile,
-    choose,
-    tabulate,
+    box_of,
+    load_geometry,
+    meets,
+    places_before,
+    well_posed,
 )
 from gpstoken_jax.kernels.mosaic_words import (
+    THREADS,
+    WARPS,
+    ballot,
     barrier,
     block,
+    count_ones,
     integer,
     kernel,
     loop,
@@ -22,6 +30,7 @@ from gpstoken_jax.kernels.mosaic_words import (
     when,
 )
 
+AT_ONCE = 4  # tokens a thread tests at once
 ENOUGH = 1024  # tokens that a block culls by itself
 
 
@@ -58,38 +67,40 @@ def list_tokens(problem: Problem, geometry: Array) -> tuple[Array, Array]:
     across = -(-problem.tiles[1] // tiles)
 
     def body(shared, geometry, xs, ys, lists, counts):
-        room = Room(problem, shared, cotangent=False)
-        number = block() % count
-        first = (number % across, xs, problem.width), (number // across, ys, problem.height)
-        side = tiles * TILE
+        lane, warp = thread() & 31, thread() >> 5
+        lower_lanes = (integer(1) << lane) - 1
+        image, number = block() // count * problem.tokens, block() % count
+        sides = (number % across, xs, problem.width), (number // across, ys, problem.height)
         bounds = [
-            c.load(minimum(at * side + n, pixels - 1))[0]
-            for at, c, pixels in first
-            for n in (0, side - 1)
+            c.load(minimum(at * (tiles * TILE) + n, pixels - 1))[0]
+            for at, c, pixels in sides
+            for n in (0, tiles * TILE - 1)
         ]
 
-        def share(start, carry):
+        def some(start, carry):
             (total,) = carry
-            image = block() // count * problem.tokens
-            some = minimum(problem.tokens - start, problem.capacity)
-            tabulate(problem, room, geometry, lambda n: image + start + n, some)
+            numbers = [start + thread() + THREADS * n for n in range(AT_ONCE)]
+            rows = [image + minimum(n, problem.tokens - 1) for n in numbers]
+            tokens = [load_geometry(geometry, row) for row in rows]
+            hits = [
+                finite & (n < problem.tokens) & meets(box_of(problem, token), bounds)
+                for n, (finite, token) in zip(numbers, map(well_posed, tokens), strict=True)
+            ]
+            votes = [ballot(hit) for hit in hits]
+            for n, vote in enumerate(votes):
+                shared.store(warp + WARPS * n, [count_ones(vote)])
             barrier()
-            found = choose(room, some, bounds)
-
-            def put(n, _):
-                row = image + start + room.chosen.load_integer(n)
-                lists.store(block() * problem.tokens + total + n, [row])
-
-            # Every warp has the same list and writes a quarter of it.
-            loop(thread(), found, 128, [], put)
+            before, total = places_before(shared, AT_ONCE, warp, total)
+            for n, (hit, vote) in enumerate(zip(hits, votes, strict=True)):
+                at = block() * problem.tokens + before[n] + count_ones(vote & lower_lanes)
+                when(hit, functools.partial(lists.store, at, [rows[n]]))
             barrier()
-            return [total + found]
+            return [total]
 
-        (total,) = loop(0, problem.tokens, problem.capacity, [integer(0)], share)
+        (total,) = loop(0, problem.tokens, THREADS * AT_ONCE, [integer(0)], some)
         when(thread().equals(0), lambda: counts.store(block(), [total]))
 
     lead = (problem.batch, count)
     outputs = [shape((*lead, problem.tokens), "int32"), shape(lead, "int32")]
-    words = Room.words(problem, cotangent=False)
-    run = kernel("splat_lists", body, outputs, words, problem.batch * count)
+    run = kernel("splat_lists", body, outputs, WARPS * AT_ONCE, problem.batch * count)
     return tuple(run(geometry, *problem.coordinates()))

@@ -5,7 +5,16 @@ as long as there are any. A token without slots is summed in another, slower way
 time and no memory.
 """
 
-from gpstoken_jax.kernels.mosaic_tiles import MARGIN_MU, MARGIN_SIGMA, Problem, well_posed
+import functools
+
+from gpstoken_jax.kernels.mosaic_tiles import (
+    MARGIN_MU,
+    MARGIN_SIGMA,
+    Problem,
+    load_geometry,
+    places_before,
+    well_posed,
+)
 from gpstoken_jax.kernels.mosaic_words import (
     WARPS,
     Global,
@@ -53,36 +62,40 @@ def plan_image(
     """
     lane, warp, slots = thread() & 31, thread() >> 5, problem.slots
 
-    def token_of(number):
-        finite, token = well_posed(geometry, image * problem.tokens + number)
+    def tiles_of(finite, token):
         x, y, across, down = tile_range(problem, token)
         want = finite.where(minimum(across * down, slots + 1), 0)
         return x | (y << 16), finite.where(across, 0), finite.where(down, 0), want
 
     def some(start, carry):
         (taken,) = carry
-        numbers = [start + thread() + 128 * n for n in range(4)]
-        for number, found in [(n, token_of(minimum(n, problem.tokens - 1))) for n in numbers]:
-            corner, across, down, want = found
-            real = number < problem.tokens
-            takes = (real & (want <= slots)).where(want, 0)
-            upto = takes
-            for distance in (1, 2, 4, 8, 16):
-                upto = upto + (lane >= distance).where(from_lane(upto, lane - distance), 0)
-            when(lane.equals(31), lambda upto=upto: shared.store(warp, [upto]))
-            barrier()
-            first = taken + upto - takes
-            for n in range(WARPS):
-                of_warp = shared.load_integer(n)
-                first = first + (warp > n).where(of_warp, 0)
-                taken = taken + of_warp
-            barrier()
-            taken = minimum(taken, slots + 1)
-            fits = (want <= slots) & (first + want <= slots)
-            first = (fits | want.equals(0)).where(first, -1)
-            entry = [first, corner, across, down]
+        numbers = [start + thread() + 128 * n for n in range(at_once)]
+        rows = [image * problem.tokens + minimum(n, problem.tokens - 1) for n in numbers]
+        tokens = [load_geometry(geometry, row) for row in rows]
+        found = [tiles_of(*well_posed(token)) for token in tokens]
+        takes = [
+            ((n < problem.tokens) & (want <= slots)).where(want, 0)
+            for n, (*_, want) in zip(numbers, found, strict=True)
+        ]
+        upto = takes  # sums over the warp's lanes up to this one
+        for distance in (1, 2, 4, 8, 16):
+            lower = [from_lane(u, lane - distance) for u in upto]
+            upto = [u + (lane >= distance).where(l, 0) for u, l in zip(upto, lower, strict=True)]
+        for n, of_warp in enumerate(upto):
+            # Only the last lane's is the warp's sum; the others write to words of their own.
+            at = lane.equals(31).where(warp + WARPS * n, thread() + WARPS * at_once)
+            shared.store(at, [of_warp])
+        barrier()
+        before, taken = places_before(shared, at_once, warp, taken, slots + 1)
+        for n, (number, (corner, wide, high, want)) in enumerate(zip(numbers, found, strict=True)):
+            first = before[n] + upto[n] - takes[n]
+            fits = ((want <= slots) & (first + want <= slots)) | want.equals(0)
+            entry = [fits.where(first, -1), corner, wide, high]
             row = (image * problem.tokens + number) * 4
-            when(real, lambda row=row, entry=entry: plan.store(row, entry))
+            put = functools.partial(plan.store, row, entry)
+            when(number < problem.tokens, put)
+        barrier()
         return [taken]
 
-    loop(0, problem.tokens, 512, [integer(0)], some)
+    at_once = min(4, -(-problem.tokens // 128))
+    loop(0, problem.tokens, 128 * at_once, [integer(0)], some)

@@ -169,9 +169,13 @@ class Tile:
         return tuple(c.load(at * TILE + half, 4) for c, at in ((xs, self.x), (ys, self.y)))
 
 
-def well_posed(geometry: Global, row: Number) -> tuple[Number, list[Number]]:
+def load_geometry(geometry: Global, row: Number) -> list[Number]:
+    """A token's sigma_x, sigma_y, rho, mu_x and mu_y, as they are."""
+    return [geometry.load(row * 5 + n)[0] for n in range(5)]
+
+
+def well_posed(values: list[Number]) -> tuple[Number, list[Number]]:
     """A token's geometry as `gaussian.well_posed` makes it, and whether all of it was finite."""
-    values = [geometry.load(row * 5 + n)[0] for n in range(5)]
     (nothing,) = zeros(1)
     finite = functools.reduce(lambda sum_, v: fma(v, nothing, sum_), values, nothing).equals(0.0)
     sigma = [maximum(minimum(v, MAX_SIGMA), MIN_SIGMA) for v in values[:2]]
@@ -188,25 +192,52 @@ def tabulate(problem: Problem, room: Room, geometry: Global, row_of: Callable, c
 
     def some(first, _):
         places = [first + thread() + 128 * n for n in range(at_once)]
-        found = [row_of(minimum(place, count - 1)) for place in places]
-        found = [
-            (place, row, well_posed(geometry, row))
-            for place, row in zip(places, found, strict=True)
-        ]
-        for place, row, (finite, token) in found:
+        rows = [row_of(minimum(place, count - 1)) for place in places]
+        tokens = [load_geometry(geometry, row) for row in rows]
+        for place, row, values in zip(places, rows, tokens, strict=True):
+            finite, token = well_posed(values)
             room.tokens.store(place * TOKEN_WORDS, token[:2])
             room.tokens.store(place * TOKEN_WORDS + 2, token[2:4])
             room.tokens.store(place * TOKEN_WORDS + 4, [token[4], row.as_float()])
-            box = []
-            for sigma, mu in ((token[0], token[3]), (token[1], token[4])):
-                half = sigma * (problem.support * (1 + MARGIN_SIGMA))
-                half = half + (absolute(mu) * MARGIN_MU + MARGIN_MU)
-                box += [mu - half, mu + half]
+            box = box_of(problem, token)
             live = finite & (place < count)
             room.boxes.store(place * BOX_WORDS, [live.where(box[0], math.inf), *box[1:]])
 
     at_once = 1 if problem.capacity % 256 else 2
     loop(0, _whole(count), 128 * at_once, [], some)
+
+
+def box_of(problem: Problem, token: list[Number]) -> list[Number]:
+    """A token's support box, a little wide: x from and to, y from and to."""
+    box = []
+    for sigma, mu in ((token[0], token[3]), (token[1], token[4])):
+        half = sigma * (problem.support * (1 + MARGIN_SIGMA))
+        half = half + (absolute(mu) * MARGIN_MU + MARGIN_MU)
+        box += [mu - half, mu + half]
+    return box
+
+
+def meets(box: list[Number], bounds: list[Number]) -> Number:
+    """Whether a box meets a part of the map, both as x from and to, y from and to."""
+    x, y = ((box[n] <= bounds[n + 1]) & (box[n + 1] >= bounds[n]) for n in (0, 2))
+    return x & y
+
+
+def places_before(
+    shared: Shared, rounds: int, warp: Number, total: Number, most: int | None = None
+) -> tuple[list[Number], Number]:
+    """From the counts that warp w left in word 4 n + w for round n: what comes before this warp's
+    in each round, after `total` of earlier ones; and the new total, saturated at `most`."""
+    counts = [[shared.load_integer(WARPS * n + w) for w in range(WARPS)] for n in range(rounds)]
+    before = []
+    for of_warps in counts:
+        mine = total
+        for w, count in enumerate(of_warps):
+            mine = mine + (warp > w).where(count, 0)
+            total = total + count
+        before.append(mine)
+        total = total if most is None else minimum(total, most)
+    return before, total
 
 
 def _whole(count):
@@ -218,16 +249,12 @@ def choose(room: Room, count, bounds: list[Number]) -> Number:
     """List the tabulated tokens whose boxes meet the tile's bounds, in order; how many."""
     lane = thread() & 31
     lower_lanes = (integer(1) << lane) - 1
-    x_low, x_high, y_low, y_high = bounds
 
     def some(first, carry):
         (total,) = carry
         places = [first + lane + 32 * n for n in range(4)]
         boxes = [room.boxes.load(place * BOX_WORDS, 4) for place in places]
-        hits = [
-            (box[0] <= x_high) & (box[1] >= x_low) & (box[2] <= y_high) & (box[3] >= y_low)
-            for box in boxes
-        ]
+        hits = [meets(box, bounds) for box in boxes]
         votes = [ballot(hit) for hit in hits]
         before = [count_ones(vote & lower_lanes) for vote in votes]
         counts = [count_ones(vote) for vote in votes]

@@ -7,6 +7,7 @@ missing, `unsupported` says so and `xla` serves.
 """
 
 import functools
+import importlib
 import math
 
 import jax
@@ -26,7 +27,7 @@ def missing_in_jax() -> str | None:
     if tuple(map(int, jax.__version__.split(".")[:2])) < MINIMUM_JAX:
         return f"it needs JAX >= 0.11 (Python >= 3.12), this is {jax.__version__}"
     try:
-        from gpstoken_jax.kernels import mosaic_words  # noqa: F401
+        importlib.import_module("gpstoken_jax.kernels.mosaic_words")
     except (ImportError, AttributeError) as error:
         return f"JAX {jax.__version__} lacks a part that the kernels are written with: {error}"
     return None
@@ -89,20 +90,48 @@ def _problem(geometry, features, size, support):
     return Problem(*features.shape, *size, support, narrow, slots)
 
 
+def _largest_index(batch: int, tokens: int, channels: int, size: tuple[int, int]) -> int:
+    """Elements of the largest array that the kernels make."""
+    pixels, padded = math.prod(size), -(-channels // 32) * 32
+    sums = (slot_count(tokens, size) + 4 * tokens) * padded
+    return batch * max(pixels * max(channels, 8), sums, tokens)
+
+
+def _in_pieces(function, arrays, channels: int, size: tuple[int, int]) -> tuple[Array, ...]:
+    """The function of the whole batch, or of pieces of it small enough for int32 indices."""
+    batch, tokens = arrays[0].shape[:2]
+    one = _largest_index(1, tokens, channels, size)
+    if one > LARGEST_ARRAY:
+        raise NotImplementedError(
+            f"'pallas' indexes with int32, and one map of {size} with {channels} channels and "
+            f"{tokens} tokens needs {one} elements; name implementation='xla'"
+        )
+    pieces = -(-batch // (LARGEST_ARRAY // one))
+    split = zip(*(jnp.array_split(a, pieces) for a in arrays), strict=True)
+    results = [function(*piece) for piece in split]
+    return tuple(r[0] if pieces == 1 else jnp.concatenate(r) for r in zip(*results, strict=True))
+
+
 def _forward(geometry, features, *, size, support, planned: bool) -> tuple[Array, ...]:
     """The map; for the backward also the plan of its slots, and the lists where they are made."""
     from gpstoken_jax.kernels import mosaic_forward, mosaic_lists
 
-    problem = _problem(geometry, features, size, support)
-    many = problem.tokens > mosaic_lists.ENOUGH
-    lists = mosaic_lists.list_tokens(problem, geometry) if many else ()
-    drawn = mosaic_forward.draw(problem, geometry, features, lists, planned)
-    return (*drawn, *lists) if planned else (drawn,)
+    def draw(geometry, features):
+        problem = _problem(geometry, features, size, support)
+        many = problem.tokens > mosaic_lists.ENOUGH
+        lists = mosaic_lists.list_tokens(problem, geometry) if many else ()
+        drawn = mosaic_forward.draw(problem, geometry, features, lists, planned)
+        return (*drawn, *lists) if planned else (drawn,)
+
+    return _in_pieces(draw, (geometry, features), features.shape[-1], size)
 
 
-def _backward(geometry, features, plan, *rest, size, support) -> tuple[Array, Array]:
+def _backward(geometry, features, *rest, size, support) -> tuple[Array, Array]:
     from gpstoken_jax.kernels import mosaic_backward
 
-    *lists, cotangent = rest
-    problem = _problem(geometry, features, size, support)
-    return mosaic_backward.gradients(problem, geometry, features, cotangent, plan, tuple(lists))
+    def gradients(geometry, features, plan, *rest):
+        *lists, cotangent = rest
+        problem = _problem(geometry, features, size, support)
+        return mosaic_backward.gradients(problem, geometry, features, cotangent, plan, lists)
+
+    return _in_pieces(gradients, (geometry, features, *rest), features.shape[-1], size)

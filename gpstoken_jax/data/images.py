@@ -64,6 +64,12 @@ EXTENSIONS = frozenset(
     }
 )  # fmt: skip
 
+OTHER_FORMATS = {
+    extension: name
+    for extension, name in Image.registered_extensions().items()
+    if name in Image.OPEN
+}
+
 _MODE_NAMES = {"1": "1-bit", "L": "grey", "P": "palette", "I": "grey", "F": "float grey"}
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: a quarter of a gigabyte as RGB.
@@ -146,9 +152,12 @@ def decode(data: bytes) -> DecodedImage:
     if not data:
         raise UnreadableImageError("empty file (zero bytes)")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size)
-            return _decode_opened(image)
+        try:
+            return _decode(data)
+        except ValueError as error:  # Pillow reads texts only up to a size
+            if "MAX_TEXT" not in str(error):
+                raise
+            return _decode(_without_texts(data))
     except UnreadableImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -159,6 +168,24 @@ def decode(data: bytes) -> DecodedImage:
         if _is_of_the_system(error):
             raise
         raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
+
+
+def _decode(data: bytes) -> DecodedImage:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(image.size)
+        return _decode_opened(image)
+
+
+def _without_texts(png: bytes) -> bytes:
+    """A PNG file without its texts and its colour profile, neither of which changes a pixel."""
+    kept, position = [png[:8]], 8
+    while position < len(png):
+        length = int.from_bytes(png[position : position + 4], "big")
+        end = position + 12 + length  # length, kind, content, check
+        if png[position + 4 : position + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(png[position:end])
+        position = end
+    return b"".join(kept)
 
 
 def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -224,7 +251,13 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """Returns the image as RGB and, if its mode was another, what was done."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _wide_grey(image).convert("RGB"), f"{_mode_name(image)} to RGB"
+        rgb = _wide_grey(image).convert("RGB")
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            mask = Image.fromarray(np.asarray(image) == clear)
+            rgb.paste(BACKGROUND, mask=mask)
+            return rgb, "transparency put on white"
+        return rgb, f"{_mode_name(image)} to RGB"
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))

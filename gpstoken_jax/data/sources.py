@@ -170,6 +170,34 @@ def fingerprint(
     return f"{digest} {hashlib.sha256(repr(label_names).encode()).hexdigest()[:8]}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some images of a source, as a source."""
+
+    source: ImageSource
+    positions: list[int]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.source.label_names
+
+    @property
+    def description(self) -> str:
+        return self.source.description
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[self.positions[index]]
+
+    def name(self, index: int) -> str:
+        return self.source.name(self.positions[index])
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        return f"{self.source.fingerprint(content=content)} {self.positions}"
+
+
 def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
     """Opens the data set that a configuration names.
 
@@ -273,9 +301,11 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
 
 def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
     """Returns the builder of a data set that is prepared on disk."""
+    if data_dir:
+        data_dir = pathlib.Path(data_dir).expanduser()
     if name:
         if data_dir:
-            _check_files(pathlib.Path(data_dir).expanduser())
+            _check_files(data_dir)
         try:
             builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
         except tfds.core.DatasetNotFoundError as error:
@@ -286,7 +316,7 @@ def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
                 f"`tfds build {name} --file_format=array_record` once, with --data_dir if needed"
             )
         return builder
-    found = _find_prepared(pathlib.Path(data_dir).expanduser())
+    found = _find_prepared(data_dir)
     if len(found.parents) > 1:
         _check_files(found.parents[1])
     return tfds.builder_from_directory(str(found))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from gpstoken_jax.runtime.file_names import folder_names
+
 HELD_OUT = "held_out"
-_UNFIT_FOR_FILES = re.compile(r"[^\w.+-]+")
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,14 @@ def make_grid(
     A cell's name has nothing in it that depends on the rest of the grid but for what tells
     checkpoints of one name apart, so a larger grid in the same place finds the cells of a smaller.
     """
-    names = dict(zip(checkpoints, distinct_names(checkpoints), strict=True))
-    return [
-        Combination(_cell_name(names[run], dataset, size, count), run, dataset, size, count)
-        for run, dataset, size, count in product(
-            checkpoints, datasets, sizes or [None], token_counts or [None]
-        )
-    ]
-
-
-def _cell_name(run: str, dataset: Dataset, size: tuple[int, int] | None, count: int | None) -> str:
-    parts = [run, dataset.name]
-    parts += [f"{size[0]}x{size[1]}"] if size else []
-    parts += [f"{count}_tokens"] if count else []
-    return "-".join(_UNFIT_FOR_FILES.sub("_", part) for part in parts)
+    runs = dict(zip(checkpoints, distinct_names(checkpoints), strict=True))
+    grid = list(product(checkpoints, datasets, sizes or [None], token_counts or [None]))
+    names = []
+    for run, dataset, size, count in grid:
+        parts = [runs[run], dataset.name]
+        parts += [f"{size[0]}x{size[1]}"] if size else []
+        names.append("-".join(parts + [f"{count}_tokens"] * bool(count)))
+    return [Combination(name, *one) for name, one in zip(folder_names(names), grid, strict=True)]
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

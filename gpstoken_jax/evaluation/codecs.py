@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -48,19 +48,10 @@ def make_baselines(names: Iterable[str], num_values: int, num_bytes: int) -> dic
     They return the images and further numbers of each, by name: the ``bytes`` of its file.
     """
 
-    def compressed(codec: Callable[[Images, int], "CodecResult"]) -> Baseline:
-        def baseline(images: Images) -> tuple[Images, Mapping[str, np.ndarray]]:
-            with ThreadPoolExecutor(available_cores()) as threads:  # Pillow lets others work
-                made = list(threads.map(lambda image: codec(image[None], num_bytes), images))
-            sizes = np.concatenate([one.num_bytes for one in made]).astype(np.float64)
-            return np.concatenate([one.images for one in made]), {"bytes": sizes}
-
-        return baseline
-
     known = {
         "bicubic": lambda images: (bicubic_baseline(images, num_values), {}),
-        "jpeg": compressed(jpeg_baseline),
-        "webp": compressed(webp_baseline),
+        "jpeg": lambda images: jpeg_baseline(images, num_bytes).with_bytes(),
+        "webp": lambda images: webp_baseline(images, num_bytes).with_bytes(),
     }
     return {name: known[name] for name in names}
 
@@ -117,8 +108,7 @@ def bicubic_baseline(images: Images, num_values: int) -> Images:
     return np.clip(np.stack(copies), -1, 1)
 
 
-@dataclass(frozen=True)
-class CodecResult:
+class CodecResult(NamedTuple):
     """Images of a batch as a file format keeps them.
 
     Attributes:
@@ -132,6 +122,10 @@ class CodecResult:
     num_bytes: Int[np.ndarray, " b"]
     quality: Int[np.ndarray, " b"]
     side: Float[np.ndarray, " b"]
+
+    def with_bytes(self) -> tuple[Images, Mapping[str, np.ndarray]]:
+        """As a baseline returns it."""
+        return self.images, {"bytes": self.num_bytes.astype(np.float64)}
 
 
 def jpeg_baseline(images: Images, bytes_per_image: int) -> CodecResult:
@@ -155,8 +149,7 @@ def webp_baseline(images: Images, bytes_per_image: int) -> CodecResult:
     return _codec_baseline(images, bytes_per_image, _WEBP)
 
 
-@dataclass(frozen=True)
-class _Attempt:
+class _Attempt(NamedTuple):
     decoded: np.ndarray  # uint8 [H, W, 3], at the size of the image
     num_bytes: int
     quality: int
@@ -171,14 +164,11 @@ class _Attempt:
 
 
 def _codec_baseline(images: np.ndarray, budget: int, variants: tuple[dict, ...]) -> CodecResult:
-    levels = np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255)
-    best = [_best_file(image.astype(np.uint8), budget, variants) for image in levels]
-    return CodecResult(
-        images=np.stack([attempt.decoded for attempt in best]).astype(np.float32) / 127.5 - 1,
-        num_bytes=np.array([attempt.num_bytes for attempt in best]),
-        quality=np.array([attempt.quality for attempt in best]),
-        side=np.array([attempt.side for attempt in best]),
-    )
+    levels = np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+    with ThreadPoolExecutor(available_cores()) as threads:  # Pillow lets others work
+        best = list(threads.map(lambda image: _best_file(image, budget, variants), levels))
+    decoded, num_bytes, quality, side, *_ = map(np.array, zip(*best, strict=True))
+    return CodecResult(decoded.astype(np.float32) / 127.5 - 1, num_bytes, quality, side)
 
 
 def _best_file(image: np.ndarray, budget: int, variants: tuple[dict, ...]) -> _Attempt:

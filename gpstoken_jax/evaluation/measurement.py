@@ -25,8 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gpstoken_jax.data.loader import Unreadable
 from gpstoken_jax.features.lpips import LPIPSWeights, lpips
 from gpstoken_jax.metrics.frechet import FeatureMoments, FeatureStatistics
-from gpstoken_jax.metrics.image import Rounding, image_metrics, to_unit_range
-from gpstoken_jax.partition.focus import local_psnr
+from gpstoken_jax.metrics.image import Rounding, image_metrics, local_psnr, to_unit_range
 from gpstoken_jax.runtime.devices import map_over_devices, share_out
 from gpstoken_jax.runtime.files import DamagedFileError, check_seal, write_npz
 from gpstoken_jax.weights.feature_networks import ORIGINAL, ApplyNetwork, FeatureNetwork

@@ -29,7 +29,7 @@ from gpstoken_jax.metrics.catalogue import format_number, heading
 from gpstoken_jax.runtime.files import DamagedFileError
 from gpstoken_jax.runtime.outputs import Output
 from gpstoken_jax.runtime.processes import from_first, gather, is_first
-from gpstoken_jax.runtime.progress import format_seconds
+from gpstoken_jax.runtime.progress import Progress
 from gpstoken_jax.runtime.text import terminal_text
 from gpstoken_jax.weights.feature_networks import ORIGINAL
 from gpstoken_jax.weights.statistics import save_statistics
@@ -66,12 +66,14 @@ class Run:
         Raises:
           OSError: if images or results can no longer be read or written: the same command goes on.
         """
-        clock = _Clock(sum(cell.pixels for cell in cells), len(cells))
         results = []
         for number, cell in enumerate(cells, 1):
-            clock.begin(number, cell)
+            label = f"cell {number}/{len(cells)}  " if len(cells) > 1 else ""
+            later = sum(other.pixels for other in cells[number:])
+            per_image = max(1, cell.pixels) / max(1, cell.num_images)
+            progress = Progress(cell.num_images, label=label, later=later / per_image)
             directory = "" if len(cells) == 1 else f"cells/{cell.name}"
-            result = self._one(cell, CellResult(cell.name, cell.name, directory), clock)
+            result = self._one(cell, CellResult(cell.name, cell.name, directory), progress)
             results.append(result)
             if len(cells) > 1:
                 say(f"cell {number}/{len(cells)}: {_describe(result)}")
@@ -88,7 +90,7 @@ class Run:
             self._write_page(pages.PAGE_NAME, pages.overview_page(results, examples))
         return to_text(*table_rows(results))
 
-    def _one(self, cell: Cell, result: CellResult, clock: "_Clock") -> CellResult:
+    def _one(self, cell: Cell, result: CellResult, progress: Progress) -> CellResult:
         """Measures a cell, unless it is there already or cannot be opened."""
         subject, problem = self._try(cell.open)
         if problem is None:
@@ -96,9 +98,8 @@ class Run:
             there = from_first(lambda: self._find(subject, result))
             if there is None:
                 say(cell.description)
-                return self._measure(cell, subject, result, clock)
+                return self._measure(cell, subject, result, progress)
             result = replace(result, summary=there, reused=True)
-        clock.skip()
         return replace(result, error=problem)
 
     def _find(self, subject: Subject, result: CellResult) -> dict | None:
@@ -122,12 +123,13 @@ class Run:
         return there
 
     def _measure(
-        self, cell: Cell, subject: Subject, result: CellResult, clock: "_Clock"
+        self, cell: Cell, subject: Subject, result: CellResult, progress: Progress
     ) -> CellResult:
         """Measures this process's share, brings all shares together, and writes."""
         began = time.perf_counter()
-        photos, problem = self._try(lambda: self._share(cell, subject, result, clock), fatal=True)
-        clock.end()
+        photos, problem = self._try(
+            lambda: self._share(cell, subject, result, progress), fatal=True
+        )
         if problem is None:
             summary, problem = self._try(
                 lambda: self._write(subject, result, photos, began) if is_first() else None,
@@ -138,7 +140,7 @@ class Run:
         return replace(result, summary=from_first(lambda: summary))
 
     def _share(
-        self, cell: Cell, subject: Subject, result: CellResult, clock: "_Clock"
+        self, cell: Cell, subject: Subject, result: CellResult, progress: Progress
     ) -> dict[int, pages.Photo]:
         """Measures every image of this process once; pictures of the first ones, by position."""
         process, processes = jax.process_index(), jax.process_count()
@@ -149,14 +151,14 @@ class Run:
         with contextlib.closing(share):
             if share.done:
                 say(f"{cell.name}: goes on after {share.done * processes} images")
-                clock.advance(share.done * processes)
+                progress.start_at(share.done * processes)
             wanted = self.pictured if is_first() and not share.done else 0
             batches = subject.batches(own[share.done :])
             for batch in subject.evaluator(batches):
                 share.add(batch, batches.unreadable)
                 for i, position in enumerate(batch.positions[: wanted - len(photos)]):
                     photos[int(position)] = self._draw(subject, batch.names[i], *batch.image(i))
-                clock.advance(batch.through * processes)
+                progress.advance(min(batch.through * processes, progress.total - progress.done))
         return photos
 
     def _write(
@@ -239,41 +241,3 @@ def _describe(result: CellResult) -> str:
     shown = (name for name in ("psnr", "ssim", "lpips") if name in metrics)
     numbers = "".join(f"  {heading(name)} {format_number(name, metrics[name])}" for name in shown)
     return f"{result.name}{numbers}{'  (there already)' if result.reused else ''}"
-
-
-class _Clock:
-    """Prints progress over all cells every few seconds; time goes in proportion to pixels."""
-
-    def __init__(self, pixels: int, cells: int):
-        self._left, self._cells = pixels, cells
-        self._measured, self._start = 0.0, time.perf_counter()
-        self._printed = self._start
-
-    def begin(self, number: int, cell: Cell) -> None:
-        """Begins the cell of a number, from 1."""
-        self._number, self._cell, self._images = number, cell, 0
-        self._began = time.perf_counter()
-
-    def advance(self, images: int) -> None:
-        """Counts images of this cell, of all processes."""
-        total = self._cell.num_images
-        images = min(images, total - self._images)
-        self._images += images
-        self._left -= self._cell.pixels * images / total
-        self._measured += self._cell.pixels * images / total
-        now = time.perf_counter()
-        if now - self._printed > 5 or self._images == total:
-            self._printed = now
-            rest = self._left / max(self._measured, 1) * (now - self._start)
-            cell = f"cell {self._number}/{self._cells}  " if self._cells > 1 else ""
-            speed = f"{self._images / (now - self._began):.1f} images/s"
-            say(f"{cell}{self._images}/{total} images  {speed}  ETA {format_seconds(max(0, rest))}")
-
-    def skip(self) -> None:
-        """Ends a cell that needs no work after all."""
-        self._left -= self._cell.pixels
-
-    def end(self) -> None:
-        """Ends a cell, also if it failed on the way."""
-        total = max(self._cell.num_images, 1)
-        self._left -= self._cell.pixels * (total - self._images) / total

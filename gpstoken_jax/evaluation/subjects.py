@@ -7,7 +7,7 @@ import math
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +18,10 @@ from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
+from gpstoken_jax.data.archive import open_archive
 from gpstoken_jax.data.loader import ReadAhead, Unreadable
 from gpstoken_jax.data.pairs import PairBatches, check_batch, find_pairs
+from gpstoken_jax.data.resize import resize_of
 from gpstoken_jax.data.sources import open_folder
 from gpstoken_jax.evaluation.cells import Combination
 from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
@@ -29,22 +31,22 @@ from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
-from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.outputs import fingerprint_files
+from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
+from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 from gpstoken_jax.runtime.run_directory import (
     RunDirectory,
     read_config,
     task_name,
 )
 from gpstoken_jax.tokenizer import Tokenizer
-from gpstoken_jax.tokens.coding import Subset, checksum
 from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.feature_networks import FeatureNetwork
 from gpstoken_jax.weights.sources import find_source
 
-CROP = "resized to cover the size (bilinear, antialiased), then centre crop"
+CROP = "resized to cover the size (bilinear, {}), then centre crop"
+_RESIZES = {"antialias": "antialiased", "published": "not antialiased, as published"}
 GIVEN_BATCH_SIZE = 8
 _SMALLEST_SIDES = {"SSIM": 11, "LPIPS (--nolpips)": 16, "the VGG16 distance (--nofrechet)": 16}
 
@@ -54,7 +56,8 @@ class Settings:
     """Settings of all cells; None is what a checkpoint's config says.
 
     Attributes:
-      step, weights: of a checkpoint, see ``run_directory.load_tokenizer``.
+      step, weights: of a checkpoint, see ``Tokenizer.from_pretrained``.
+      resize: of images, see ``data.resize_and_crop``.
       split: of the data; by default all of a folder that was given, else the held-out split.
       batch_size, rounding, high_resolution: see ``configs/common.py``, section eval.
       focus, bias_map: see ``focus.parse_focus`` and ``focus.read_strength_map``.
@@ -70,6 +73,7 @@ class Settings:
 
     step: int | None = None
     weights: str = "ema_params"
+    resize: str | None = None
     split: str | None = None
     batch_size: int | None = None
     rounding: str | None = None
@@ -162,6 +166,7 @@ def plan_tokenizer(cell: Combination, settings: Settings) -> Cell:
     given = dict(cell.dataset.fields)
     if given:
         config.data.update({"folder": None, "tfds_name": None, "tfds_dir": None, **given})
+    config.data.resize = settings.resize or resize_of(config.data)
     split = settings.split or ("all" if "folder" in given else config.data.eval_split)
     source = data.open_source(config.data, split)
     config.partition.num_tokens = cell.num_tokens or config.partition.num_tokens
@@ -207,7 +212,7 @@ def _read_config(root: Path) -> ConfigDict:
 def _load(root: Path, step: int | None, weights: str) -> tuple[GPSToken, Any, int, str]:
     """The model, its parameters, their step and a checksum of them."""
     loaded = Tokenizer.from_pretrained(root, step=step, weights=weights)
-    return loaded.model, loaded.params, loaded.step, f"{checksum(loaded.params):08x}"
+    return loaded.model, loaded.params, loaded.step, f"{params_checksum(loaded.params):08x}"
 
 
 def _open_tokenizer(
@@ -221,7 +226,7 @@ def _open_tokenizer(
     settings: Settings,
 ) -> Subject:
     model, params, step, crc32 = _load(root, step, settings.weights)
-    focus = read_focus(size, settings)
+    focus, resize = read_focus(size, settings), resize_of(config.data)
     way = config.eval.get("high_resolution", "merged")
     num_tokens = math.prod(tiles) * config.partition.num_tokens
     values = num_tokens * (5 + config.model.feature_channels)
@@ -244,9 +249,10 @@ def _open_tokenizer(
         "weights_crc32": crc32,
         "data_name": cell.dataset.name,
         "data": source.description,
-        "data_fingerprint": fingerprint(source, settings),
+        "data_fingerprint": source.fingerprint(content=settings.verify),
         "size": f"{size[0]} x {size[1]}",
-        "crop": CROP,
+        "crop": CROP.format(_RESIZES[resize]),
+        "resize": resize,
         "num_tokens": num_tokens,
         "tiles": f"{tiles[0]} x {tiles[1]}, {way}" if tiles != (1, 1) else "1 x 1",
         "focus": "; ".join(focuses) or "none",
@@ -306,7 +312,7 @@ def plan_pairs(
                 [(file.name, file.path) for file in files], content=settings.verify
             ),
             "size": described,
-            "crop": f"references: {CROP}" if size else "none",
+            "crop": f"references: {CROP.format(_RESIZES['antialias'])}" if size else "none",
             **entries,
         }
         batch_size = settings.batch_size or GIVEN_BATCH_SIZE
@@ -327,10 +333,21 @@ def plan_pairs(
 def plan_samples(images: Path, settings: Settings) -> Cell:
     """Looks at a generator's images, which have no originals and are taken as they are.
 
+    Args:
+      images: a folder, or an ``.npz`` file, see ``data.archive``. Of a folder that
+        ``gpstoken generate`` wrote, its overview ``grid.png`` is no sample.
+      settings: of the measurement.
+
     Raises:
-      ValueError, OSError: if there are none, or the first cannot be read.
+      ValueError, OSError: if there are none, the first cannot be read, or the generator has not
+        finished.
     """
-    source = open_folder(images)
+    source = open_archive(images) if images.is_file() else open_folder(images)
+    if (images / "generation.json").is_file():
+        if (images / MANIFEST).is_file():
+            read_manifest(images, "generated images")
+        samples = tuple(file for file in source.files if file.name != "grid.png")
+        source = replace(source, files=samples, description=f"{len(samples)} samples in {images}")
     height, width = source[0].size
 
     def open_samples() -> Subject:
@@ -338,7 +355,7 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
             "images_folder": str(images),
             "data_name": images.resolve().name,
             "data": source.description,
-            "data_fingerprint": fingerprint(source, settings),
+            "data_fingerprint": source.fingerprint(content=settings.verify),
             "size": f"{height} x {width}",
             "crop": "none",
         }
@@ -404,7 +421,7 @@ class SourceBatches:
         positions: Sequence[int],
     ):
         self._positions, self._size = positions, size
-        self._batches = data.eval_batches(Subset(source, positions), reading, size, batch_size)
+        self._batches = data.eval_batches(data.Subset(source, positions), reading, size, batch_size)
 
     @property
     def unreadable(self) -> Unreadable:
@@ -472,17 +489,6 @@ def shared_protocol(settings: Settings, rounding: str) -> dict[str, object]:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
-
-
-def fingerprint(source: data.ImageSource, settings: Settings) -> str:
-    """A digest that changes with the list of images, and for a folder with any of its files.
-
-    A prepared data set is known by its description, which has its version and size.
-    """
-    files = getattr(source, "files", None)
-    if files is None:
-        return f"{zlib.crc32(f'{source.description} {len(source)}'.encode()):08x}"
-    return fingerprint_files([(file.name, file.path) for file in files], content=settings.verify)
 
 
 def commit() -> str | None:

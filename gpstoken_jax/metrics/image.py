@@ -59,6 +59,22 @@ def psnr(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float[Array,
     return -10 * jnp.log10(jnp.maximum(mse(x, y), _LOWEST_MSE))
 
 
+def local_psnr(
+    images: Float[Array, "b h w 3"],
+    reconstructions: Float[Array, "b h w 3"],
+    inside: Bool[Array, "h w"],
+    rounding: Rounding = "round",
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """PSNR in dB over the pixels inside a focus, and over those outside, of images in [-1, 1]."""
+    error = jnp.square(to_unit_range(images) - to_unit_range(reconstructions, rounding)).mean(-1)
+
+    def over(mask: Bool[Array, "h w"]) -> Float[Array, " b"]:
+        mse = jnp.where(mask, error, 0).sum((1, 2)) / mask.sum()
+        return -10 * jnp.log10(jnp.maximum(mse, _LOWEST_MSE))
+
+    return over(inside), over(~inside)
+
+
 def dataset_psnr(mean_mse: float) -> float:
     """PSNR in dB of the mean squared error over a whole set, capped at 100.
 

@@ -12,14 +12,16 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from gpstoken_jax.data.images import EXTENSIONS, encode_png
+from gpstoken_jax.data.transforms import to_uint8
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime import checkpoint
+from gpstoken_jax.runtime.checkpoint import params_checksum
 from gpstoken_jax.runtime.file_names import file_names
 from gpstoken_jax.runtime.outputs import first_difference, open_output
 from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.runtime.run_directory import RunDirectory, Tokenizer, load_tokenizer, read_config
+from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
-from gpstoken_jax.tokens.coding import BatchDecoder, checksum, to_pixels
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
@@ -41,10 +43,10 @@ BATCH_SIZE = flags.DEFINE_integer(
 
 def main() -> None:
     tokens = open_tokens(TOKENS.value)
-    run = RunDirectory(Path(CHECKPOINT.value))
+    run = RunDirectory(Path(CHECKPOINT.value).expanduser())
     check_model(tokens, read_config(run))
     step = choose_step(tokens, run)
-    tokenizer = load_tokenizer(CHECKPOINT.value, step=step, weights=WEIGHTS.value)
+    tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value, step=step, weights=WEIGHTS.value)
     tell_other_weights(tokens, tokenizer)
     batch_size = BATCH_SIZE.value or tokenizer.config.eval.batch_size
     print(f"{CHECKPOINT.value} step {step}; {len(tokens)} images in {TOKENS.value}")
@@ -52,7 +54,7 @@ def main() -> None:
         "tokens": tokens.fingerprint(),
         "step": step,
         "weights": WEIGHTS.value,
-        "weights_crc32": checksum(tokenizer.params),
+        "weights_crc32": params_checksum(tokenizer.params),
         "rounding": ROUNDING.value,
     }
     output = open_output(
@@ -68,7 +70,6 @@ def main() -> None:
         print(f"{done} of {done + len(todo)} batches are there already")
 
     # ---- Batches of one shape: the last one is filled up ----------------------------------------
-    decode = BatchDecoder(tokenizer)
     progress = Progress(sum(len(files[start : start + batch_size]) for start in todo))
 
     def write(name: str, pixels: np.ndarray) -> None:
@@ -79,11 +80,9 @@ def main() -> None:
             rows, _ = tokens.read(start, start + batch_size)
             batch = np.concatenate([rows["geometry"], rows["features"]], axis=-1)
             filler = [(0, batch_size - len(batch)), (0, 0), (0, 0)]
-            images = decode(np.pad(batch, filler, mode="edge"))[: len(batch)]
+            images = tokenizer.decode(np.pad(batch, filler, mode="edge"))[: len(batch)]
             list(
-                pool.map(
-                    write, files[start : start + batch_size], to_pixels(images, ROUNDING.value)
-                )
+                pool.map(write, files[start : start + batch_size], to_uint8(images, ROUNDING.value))
             )
             progress.advance(len(batch))
         if not output.complete:
@@ -114,7 +113,7 @@ def choose_step(tokens: TokenDataset, run: RunDirectory) -> int:
 
 def tell_other_weights(tokens: TokenDataset, tokenizer: Tokenizer) -> None:
     """Tells if the tokens are of other weights of this model."""
-    if checksum(tokenizer.params) != tokens.header["weights_crc32"]:
+    if params_checksum(tokenizer.params) != tokens.header["weights_crc32"]:
         print(
             f"note: the tokens were made with other weights: {tokens.header['checkpoint']} step "
             f"{tokens.header['step']}, {tokens.header['weights']}"

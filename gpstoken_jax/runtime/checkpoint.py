@@ -344,6 +344,14 @@ def checksum(tree: Tree) -> int:
         return zlib.crc32(repr(list(each)).encode())
 
 
+def params_checksum(params: Tree) -> int:
+    """CRC-32 of all parameters in order: tells weights apart, wherever they lie."""
+    crc = 0
+    for leaf in jax.tree.leaves(params):
+        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
+    return crc
+
+
 def first_difference(
     saved: Mapping[str, tuple[tuple[int, ...], str]], wanted: Mapping[str, tuple]
 ) -> str | None:

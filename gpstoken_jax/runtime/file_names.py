@@ -103,11 +103,11 @@ def _make_distinct(
     cleaned = [_clean(stem, suffix) for stem, suffix in wanted]
     groups = collections.defaultdict(list)
     for i, ((stem, suffix), clean) in enumerate(zip(wanted, cleaned, strict=True)):
-        groups[fold(clean + suffix)].append((i >= num_fixed, clean != stem, i))
+        groups[fold(clean + suffix)].append((i >= num_fixed, clean != stem, originals[i], i))
     result, seen = [""] * len(wanted), collections.Counter()
     for group in groups.values():
-        first, *others = sorted(group)
-        alone = not others or first[:2] < others[0][:2]
+        first, *others = sorted(group)  # one that is legal as it is, if there is any
+        alone = not others or first[:-1] < others[0][:-1]
         for entry in (first, *others):
             i = entry[-1]
             suffix = wanted[i][1]

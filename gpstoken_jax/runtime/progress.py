@@ -8,22 +8,37 @@ EVERY_SECONDS = 5.0
 
 @dataclass
 class Progress:
-    """Prints how many of ``total`` images are done, at what speed, and when the rest will be."""
+    """Prints how many of ``total`` images are done, at what speed, and when the rest will be.
+
+    Attributes:
+      total: images of this part of the work.
+      done: of them.
+      label: before each line.
+      later: work of the parts that follow, in images of this one.
+    """
 
     total: int
     done: int = 0
+    label: str = ""
+    later: float = 0.0
     _start: float = field(default_factory=time.perf_counter, repr=False)
     _last: float = field(default=0.0, repr=False)
+    _before: int = field(default=0, repr=False)
+
+    def start_at(self, done: int) -> None:
+        """Counts images that an earlier run has done, which say nothing of the speed."""
+        self.done = self._before = min(done, self.total)
 
     def advance(self, images: int) -> None:
         """Counts images; prints a line every few seconds and at the end."""
         self.done += images
         now = time.perf_counter()
         if now - self._last > EVERY_SECONDS or self.done == self.total:
-            self._last, speed = now, self.done / (now - self._start)
-            eta = format_seconds((self.total - self.done) / speed)
+            self._last = now
+            speed = max(self.done - self._before, 1e-9) / (now - self._start)
+            eta = format_seconds((self.total - self.done + self.later) / speed)
             line = f"{self.done}/{self.total} images  {format_speed(speed)}  ETA {eta}"
-            print(line, flush=True)
+            print(f"{self.label}{line}", flush=True)
 
 
 def format_speed(images_per_second: float) -> str:

@@ -28,7 +28,6 @@ from clu import parameter_overview
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.runtime import checkpoint, processes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_file, write_json
@@ -75,23 +74,6 @@ class RunDirectory:
     @property
     def failed_steps(self) -> Path:
         return self.root / "failed_steps"
-
-
-@dataclass(frozen=True)
-class Tokenizer:
-    """A model with its weights, as a checkpoint has them.
-
-    Attributes:
-      model: the Flax module.
-      params: what its methods take, ``{"params": ...}``.
-      config: the whole config of the run.
-      step: training step of the weights.
-    """
-
-    model: GPSToken
-    params: Any
-    config: ConfigDict
-    step: int
 
 
 def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:
@@ -194,25 +176,6 @@ def task_name(config: ConfigDict) -> str:
     return config.get("task", "tokenizer")
 
 
-def load_tokenizer(
-    root: str | Path, *, step: int | None = None, weights: str = "ema_params"
-) -> Tokenizer:
-    """Loads a trained (or converted) tokenizer.
-
-    Args:
-      root: the run's directory.
-      step: which checkpoint; the newest that can be read if None.
-      weights: ``"ema_params"`` or ``"params"``.
-
-    Raises:
-      CheckpointError: if something is missing or does not fit together; says what.
-    """
-    config, model, params, step = load_weights(
-        root, "tokenizer", GPSToken, init_params, step=step, weights=weights
-    )
-    return Tokenizer(model, params, config, step)
-
-
 def load_weights(
     root: str | Path,
     task: str,
@@ -252,6 +215,10 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
+# Fields that runs of earlier versions lack, with the value that means the same.
+_AS_BEFORE = (("condition", "roi"), ("refine", True), ("isotropic", False))
+
+
 def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> None:
     differences = itertools.chain(
         _differences(task_name(old), task_name(new), "task"),
@@ -266,11 +233,11 @@ def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> No
 
 
 def _network(model: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a model that its weights depend on, not how it is computed."""
+    """The fields of a model that its weights depend on, not how it is computed or was begun."""
     return {
         key: _network(value) if isinstance(value, dict) else value
         for key, value in model.items()
-        if key not in ("dtype", "remat")
+        if key not in ("dtype", "remat", "init") and (key, value) not in _AS_BEFORE
     }
 
 

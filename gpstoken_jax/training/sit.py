@@ -13,10 +13,9 @@ from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import image_keys, sample_batch
 from gpstoken_jax.generation.sit import create_sit, init_params
 from gpstoken_jax.generation.transport import Transport
-from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens, visualize
 from gpstoken_jax.tokens.batches import TokenBatches, read_rows
-from gpstoken_jax.tokens.coding import BatchDecoder
 from gpstoken_jax.training.class_conditional import ClassConditionalTask
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import Batch, one_copy
@@ -44,7 +43,7 @@ class SiTTask(ClassConditionalTask):
         self.transport = Transport.of(config.transport)
         self._normalisation = Normalisation.of(config.statistics)
         self.eval_batch, self.eval_repeats = config.eval.batch_size, config.eval.num_times
-        self._decoder: BatchDecoder | None = None
+        self._tokenizer: Tokenizer | None = None
 
         def sample(params, keys, labels, cond):
             guidance = Guidance(config.sample.guidance_scale, *config.sample.guidance_interval)
@@ -116,9 +115,9 @@ class SiTTask(ClassConditionalTask):
         if not self.config.tokenizer:
             blank = np.ones((64, 64, 3), np.float32)
             return [visualize.draw_gaussians(blank, each[:, :5]) for each in tokens]
-        if self._decoder is None:
-            self._decoder = BatchDecoder(load_tokenizer(self.config.tokenizer))
-        return list(self._decoder(tokens))
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.from_pretrained(self.config.tokenizer)
+        return list(self._tokenizer.decode(tokens))
 
     def _examples(self, rows: Batch) -> tuple[Float[Array, "b l 5+c"], Float[Array, "b l 5"]]:
         """What the network learns to make, and what it is given with every token."""

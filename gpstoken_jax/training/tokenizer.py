@@ -179,9 +179,14 @@ class TokenizerTask(Task):
         geometry, boxes = partition_images(images, **self.config.partition)
         if discriminator:
             discriminator = discriminator.replace(batch_stats=batch_stats)
+
+        def autoencode(params):
+            tokens = self.model.apply(params, images, geometry, boxes, method="encode")
+            return self.model.apply(params, tokens, method="decode"), tokens
+
         return self._loss.gradients(
             update,
-            lambda params: self.model.apply(params, images, geometry, boxes),
+            autoencode,
             params,
             discriminator,
             images,

@@ -4,12 +4,15 @@ Cache, tokens, mirrors (``HF_ENDPOINT``) and the offline mode (``HF_HUB_OFFLINE`
 library's own.
 """
 
+import contextlib
 import re
 from pathlib import Path
+from types import ModuleType
 
 from gpstoken_jax.weights.errors import WeightsError
 
 _PATTERNS = ("*.safetensors", "config.json")
+_SECONDS = 10  # to wait for the hub's answer
 _NAME = r"[A-Za-z0-9][\w.-]*"
 
 
@@ -38,55 +41,74 @@ def download(
     owner, name, *inside = source.split("/")
     repository, subfolder = f"{owner}/{name}", "/".join(inside) or subfolder
     try:
-        import huggingface_hub
+        import huggingface_hub as hub
+        from huggingface_hub import constants, errors
     except ImportError as error:
         raise WeightsError(
             f"there is no file or folder {source}; to look for it on the hub: "
             "pip install huggingface_hub"
         ) from error
     try:
-        files = _files(huggingface_hub, repository, revision)
-        if files is not None:
-            subfolder = _choose(source, files, subfolder)
-        start = f"{subfolder}/" if subfolder else ""
-        folder = huggingface_hub.snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=[start + pattern for pattern in _PATTERNS],
-            local_files_only=files is None,
-        )
+        try:
+            if constants.HF_HUB_OFFLINE:
+                raise ConnectionError("HF_HUB_OFFLINE is set")
+            info = hub.HfApi().model_info(repository, revision=revision, timeout=_SECONDS)
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+            raise
+        except Exception as unreachable:  # each version of the library has other ones
+            folder = _find_cached(hub, repository, revision, unreachable)
+            files = [path.relative_to(folder).as_posix() for path in folder.rglob("*.*")]
+            return folder, _choose(f"the cache of {source}", files, subfolder)
+        subfolder = _choose(source, [file.rfilename for file in info.siblings], subfolder)
+        patterns = [f"{subfolder}/{p}" if subfolder else p for p in _PATTERNS]
+        folder = hub.snapshot_download(repository, revision=revision, allow_patterns=patterns)
+        return Path(folder), subfolder
     except WeightsError:
         raise
-    except Exception as error:  # of the library, its HTTP client, the disk
-        reason = " ".join(str(error).split())[:200]
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        at = f" with a revision {revision}" if revision else ""
         raise WeightsError(
-            f"there is no file or folder {source}, and the hub's repository {repository} could not "
-            f"be read ({type(error).__name__}: {reason}); without network give a local path"
+            f"there is no file or folder {source}, and no repository {repository}{at} on the hub "
+            "(or only for those who are logged in)"
         ) from error
-    return Path(folder), subfolder
+    except Exception as error:  # of the library, its HTTP client, the disk
+        raise _unreachable(source, error) from error
 
 
-def _files(hub, repository: str, revision: str | None) -> list[str] | None:
-    """Names of a repository's files; None where only the cache can be asked."""
-    if hub.constants.HF_HUB_OFFLINE:
-        return None
-    try:
-        return hub.HfApi().list_repo_files(repository, revision=revision)
-    except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError):
-        raise
-    except Exception:  # no network: each version of the library has other exceptions for it
-        return None
+def _unreachable(source: str, error: Exception) -> WeightsError:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return WeightsError(
+        f"there is no file or folder {source}, and the hub cannot be asked ({reason}); without "
+        "network give a local path"
+    )
+
+
+def _find_cached(
+    hub: ModuleType, repository: str, revision: str | None, unreachable: Exception
+) -> Path:
+    """The newest snapshot in the cache, or that of a revision; raises if there is none."""
+    with contextlib.suppress(hub.CacheNotFound):
+        for repo in hub.scan_cache_dir().repos:
+            found = [
+                snapshot
+                for snapshot in repo.revisions
+                if not revision or revision in (*snapshot.refs, snapshot.commit_hash)
+            ]
+            if repo.repo_id == repository and repo.repo_type == "model" and found:
+                return max(found, key=lambda snapshot: snapshot.last_modified).snapshot_path
+    raise _unreachable(repository, unreachable)
 
 
 def _choose(source: str, files: list[str], subfolder: str | None) -> str | None:
     """The one folder with weights, or the one whose name ends as asked for."""
     folders = sorted({name.rpartition("/")[0] for name in files if name.endswith(".safetensors")})
+    if not folders:
+        raise WeightsError(f"{source} has no .safetensors file")
     found = [f for f in folders if not subfolder or f.lower().endswith(subfolder.lower())]
     if subfolder in folders:
         return subfolder
-    if not folders:
-        raise WeightsError(f"the hub's repository {source} has no .safetensors file")
     if len(found) != 1:
         names = ", ".join(folder or "its root" for folder in folders)
-        raise WeightsError(f"{source} has several variants, give one as the sub-folder: {names}")
+        problem = f"no variant {subfolder!r}" if subfolder else "several variants"
+        raise WeightsError(f"{source} has {problem}, give one as the sub-folder: {names}")
     return found[0] or None

@@ -111,7 +111,7 @@ def infer_config(shapes: Shapes, name: str = "") -> ConfigDict:
 
 def _tokenizer_config(shapes: Shapes, name: str) -> ConfigDict:
     features, width = shapes["to_gps.1.weight"]
-    config = (gpstoken_l256 if features == 32 else gpstoken_m128).get_config()
+    config = (gpstoken_l256 if features == 32 else gpstoken_m128).get_config("published")
     if re.search("s64", "/".join(PurePath(name).parts[-2:]), re.IGNORECASE):
         config.partition.num_tokens = 64
     stem = shapes["preprocess_img.0.weight"][0]

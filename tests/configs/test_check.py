@@ -10,10 +10,11 @@ from gpstoken_jax.configs.check import ConfigError, check_config, find_mistakes
 SHIPPED = [
     (name, argument)
     for name, arguments in {
-        "gpstoken_s64": ("", "smoke"), "gpstoken_m128": ("", "smoke"),
-        "gpstoken_l256": ("", "smoke"),
+        "gpstoken_s64": ("", "published", "smoke"), "gpstoken_m128": ("", "published", "smoke"),
+        "gpstoken_l256": ("", "published", "smoke"),
         "tiny": ("", "smoke"), "tiny_gan": ("", "smoke"), "sit_s": ("", "smoke"),
-        "sit_tiny": ("", "smoke"), "sit_xl": ("", "smoke"), "layout_sit": ("", "tiny", "smoke"),
+        "sit_tiny": ("", "smoke"), "sit_xl": ("", "published", "smoke"),
+        "layout_sit": ("", "tiny", "smoke"),
         "layout_tree": ("", "tiny", "smoke"),
     }.items()
     for argument in arguments

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gpstoken_jax.data import folder
+from gpstoken_jax.data import folder, images
 
 
 def put(root, *names):
@@ -147,6 +147,19 @@ def test_folders_of_desktops_and_nas_are_no_classes(tmp_path):
     (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     listing = folder.list_folder(tmp_path)
     assert names(listing, "all") == ["cat/1.png"] and listing.label_names == ("cat",)
+
+
+def test_pictures_that_are_not_read_are_named_as_such(tmp_path, monkeypatch):
+    put(tmp_path, "a.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "icon.ico")
+    Image.new("RGB", (32, 32)).save(tmp_path / "old.tga")
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    monkeypatch.setattr(images, "NEED_A_PLUGIN", {".heic": "pillow-heif"})
+    monkeypatch.setattr(images, "EXTENSIONS", frozenset({".png"}))
+    found = reasons(folder.list_folder(tmp_path))
+    assert found["icon.ico"] == "ICO files are not read"
+    assert found["old.tga"] == "TGA files are not read"
+    assert found["phone.heic"] == "Pillow cannot read it: pip install pillow-heif"
 
 
 @pytest.mark.parametrize("third", ["extra/cat/5.png", "unlabeled/5.png", "train2/dog/5.png"])

@@ -1,7 +1,11 @@
 """Order, resuming, sharding, padding and unreadable images of the batches."""
 
 import json
+import subprocess
+import sys
+import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,7 +153,7 @@ def test_cache_reads_each_image_once(closing):
 
 def test_cache_keeps_to_its_budget():
     one = 16 * 19 * 3  # 20 x 24 fitted to a short side of 16
-    fitted = loader.FittedImages(Photos(9), 16, "center", budget_mb=3.5 * one / 2**20)
+    fitted = loader.FittedImages(Photos(9), 16, "center", "antialias", budget_mb=3.5 * one / 2**20)
     for index in range(9):
         assert fitted[index][0].label == index
     assert len(fitted._kept) == 3 and fitted._used <= 3.5 * one
@@ -167,6 +171,52 @@ def test_worker_processes_give_the_same_batches(tmp_path, closing):
     state = batches.get_state()
     batches.set_state(state)
     assert_same(take(batches, 2), expected[3:])
+
+
+LOADING = """
+import sys, time, types
+from gpstoken_jax import data
+from gpstoken_jax.data import sources
+if __name__ == "__main__":
+    settings = dict(crop="center", crop_scale=(0.5, 1.0), flip=False, permute_colours=False)
+    settings |= dict(cache_mb=0, num_threads=1, num_workers=2, prefetch=1)
+    batches = data.train_batches(
+        sources.open_folder(sys.argv[1]), types.SimpleNamespace(**settings), 8, 2, seed=0
+    )
+    next(batches)
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc to see processes")
+def test_worker_processes_end_when_their_parent_is_killed(tmp_path):
+    for index in range(4):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{index}.png")
+    (tmp_path / "load.py").write_text(LOADING)
+    command = [sys.executable, str(tmp_path / "load.py"), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        workers = [pid for pid in _descendants(parent.pid) if "spawn_main" in _command(pid)]
+        parent.kill()
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 60
+    while any("spawn_main" in _command(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in workers if "spawn_main" in _command(pid)]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _descendants(pid: int) -> list[int]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")  # of every thread
+    children = [child for path in lists for child in path.read_text().split()]
+    return [each for child in map(int, children) for each in (child, *_descendants(child))]
 
 
 def test_batch_larger_than_the_data_set(closing):
@@ -319,3 +369,24 @@ def test_wrong_arguments_are_named():
         data.eval_batches(Photos(3), config(), 8, 0)
     with pytest.raises(ValueError, match="process_index 2 is not below 2"):
         data.eval_batches(Photos(3), config(), 8, 2, 2, 2)
+
+
+@pytest.mark.parametrize("resize", ["published", "antialias"])
+def test_training_and_evaluation_bring_images_to_size_as_the_config_says(resize, closing):
+    expected = {
+        i: data.resize_and_crop(Photos(6)[i].pixels, 9, resize=resize) / 127.5 - 1 for i in range(6)
+    }
+    settings = config(resize=resize)
+    (evaluated,) = data.eval_batches(Photos(6), settings, 9, 6)
+    trained = next(closing(data.train_batches(Photos(6), settings, 9, 6, seed=0)))
+    for batch in (evaluated, trained):
+        for image, label in zip(batch["image"], batch["label"].tolist(), strict=True):
+            np.testing.assert_allclose(image, expected[label], atol=1e-6)
+
+
+def test_an_unknown_resize_is_refused_before_anything_is_read():
+    settings = config(resize="nearest")
+    with pytest.raises(ValueError, match=r"data\.resize='nearest'"):
+        data.train_batches(Photos(3), settings, 8, 2, seed=0)
+    with pytest.raises(ValueError, match=r"data\.resize='nearest'"):
+        data.eval_batches(Photos(3), settings, 8, 2)

@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from gpstoken_jax.data import pairs as pairs_module
-from gpstoken_jax.evaluation import Run, Settings, make_grid, plan_pairs, plan_tokenizer
+from gpstoken_jax.evaluation import (
+    Run,
+    Settings,
+    make_grid,
+    plan_pairs,
+    plan_samples,
+    plan_tokenizer,
+)
 from gpstoken_jax.evaluation.cells import HELD_OUT, Dataset
 from gpstoken_jax.evaluation.measurement import PROGRESS
 from gpstoken_jax.evaluation.subjects import split_checkpoint
@@ -180,3 +187,18 @@ def test_a_missing_held_out_split_is_named_before_anything_is_loaded(random_run)
     (combination,) = make_grid([random_run], [Dataset(HELD_OUT)], [], [])
     with pytest.raises((ValueError, OSError)):
         plan_tokenizer(combination, Settings())
+
+
+def test_samples_of_generate_are_taken_without_its_grid(folders, tmp_path):
+    with open_output(tmp_path / "made", "generated images", {}) as output:
+        for i in range(3):
+            output.write(f"cat/{i}.png", (folders[0] / f"{i}.png").read_bytes())
+        output.write("grid.png", (folders[0] / "4.png").read_bytes())  # of another size
+        output.write("generation.json", "{}")
+        with pytest.raises(ValueError, match="is not finished"):
+            plan_samples(output.directory, SETTINGS)
+        output.finish()
+    cell = plan_samples(output.directory, SETTINGS)
+    assert cell.num_images == 3 and "3 samples in" in cell.description
+    names = [name for batch in cell.open().batches(range(3)) for name in batch["name"] if name]
+    assert names == ["cat/0.png", "cat/1.png", "cat/2.png"]

@@ -100,12 +100,15 @@ def gradients(golden, discriminator, frozen):
 
     params = {"kernel": golden["kernel"], "offset": jnp.zeros_like(images)}
 
+    def autoencode(params):
+        return reconstruct(params), jnp.zeros((1, 1, 21))
+
     updates = (WITHOUT_GAN, AUTOENCODER, DISCRIMINATOR, BOTH)
 
     @jax.jit
     def all_kinds(*arguments):
         key = jax.random.key(0)
-        return [loss.gradients(u, reconstruct, *arguments, key) for u in updates]
+        return [loss.gradients(u, autoencode, *arguments, key) for u in updates]
 
     measured = all_kinds(params, discriminator, images, frozen)
     return {"reconstructions": reconstruct(params), **dict(zip(updates, measured, strict=True))}

@@ -19,6 +19,7 @@ from gpstoken_jax.metrics.image import (
     compute_means,
     dataset_psnr,
     image_metrics,
+    local_psnr,
     merge_means,
     psnr,
     ssim,
@@ -206,3 +207,12 @@ def test_means_of_different_metrics_do_not_merge():
 def test_the_mean_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no images"):
         compute_means(accumulate({}, {"psnr": np.zeros(0)}))
+
+
+def test_local_psnr_is_that_of_the_pixels():
+    image = np.zeros((1, 4, 8, 3), np.float32)
+    inside = np.broadcast_to(np.arange(8) < 4, (4, 8))
+    other = image + np.where(inside, 0.2, 0.02)[..., None].astype(np.float32)
+    near, far = local_psnr(image, other, inside, "none")
+    np.testing.assert_allclose([near[0], far[0]], [20, 40], atol=1e-3)
+    np.testing.assert_allclose(local_psnr(image, image, inside, "none"), 100)

@@ -15,7 +15,7 @@ from skimage import data as photos
 
 from gpstoken_jax.configs import tiny
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.training.conversion import export_weights, import_weights
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.published import tokenizer_table
@@ -53,7 +53,7 @@ def _prefixed(tensors, prefix):
 def _assert_run_has(run, config, params, ema_params):
     for name, tensors in (("params", params), ("ema_params", ema_params)):
         loaded, expected = (
-            load_tokenizer(run, weights=name),
+            Tokenizer.from_pretrained(run, weights=name),
             tokenizer_table(config.model).from_torch(tensors),
         )
         jax.tree.map(np.testing.assert_array_equal, loaded.params, expected)

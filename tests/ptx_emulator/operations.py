@@ -21,6 +21,7 @@ _ARITHMETIC = {
     "max": np.maximum,
     "and": np.bitwise_and,
     "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
     "not": np.invert,
     "neg": np.negative,
     "abs": np.abs,
@@ -166,6 +167,17 @@ class Compiler:
             put(r, _raw(moved if signed else np.where(by >= width, a.dtype.type(0), moved), width))
 
         return run
+
+    def _bfe(self, i):
+        if i.parts[-1] != "u32":
+            raise Unsupported(i.text)
+        one = np.uint64(1)
+
+        def extract(a, first, count):
+            a, first, count = (np.asarray(x).astype(np.uint64) for x in (a, first, count))
+            return ((a >> first) & ((one << count) - one)).astype(np.uint32)
+
+        return self._function(i, "u32", extract)
 
     def _setp(self, i):
         test, kind = i.parts[1], i.parts[-1]

@@ -50,6 +50,15 @@ class Prediction:
     latency: float  # cycles of the longest block
     busy: dict[str, float]  # microseconds of each unit, spread evenly over the chip
 
+    def __str__(self) -> str:
+        units = sorted(self.busy.items(), key=lambda item: -item[1])
+        return (
+            f"{self.kernel}: {self.best:.1f} .. {self.worst:.1f} us; {self.blocks} blocks, "
+            f"{self.resident} at once, {self.registers} registers, "
+            f"{self.instructions / 1e6:.2f} M instructions, longest block {self.latency:.0f} "
+            "cycles; busy: " + ", ".join(f"{name} {us:.2f}" for name, us in units)
+        )
+
 
 def unit(i) -> str:
     if i.head == "mma":
@@ -190,10 +199,7 @@ def launches(function, shapes) -> tuple[list[str], int]:
     """Everything that the compiled program launches, and the bytes that it needs meanwhile."""
     with targets.kept_files():
         compiled = targets.lower(TARGET, function, shapes).compile()
-    entry = compiled.as_text().split("\nENTRY")[1]
-    free = "parameter|constant|tuple|get-tuple-element|bitcast"
-    found = re.findall(r"^\s*(?:ROOT )?%(\S+) = .*? ([a-z][\w-]*)\(", entry, flags=re.M)
-    kinds = [name for name, kind in found if not re.fullmatch(free, kind)]
+    kinds = targets.launches(compiled.as_text())
     return kinds, compiled.memory_analysis().temp_size_in_bytes
 
 
@@ -232,21 +238,15 @@ def main() -> int:
             least = floor.seconds(spec, rates, direction) * 1e6
             ends = sum(a.nbytes for a in arguments) + spec.batch * spec.side**2 * spec.channels * 4
             ends += 0 if direction == "forward" else geometry.nbytes + features.nbytes
+            after = LAUNCH * len(kinds)
             print(
-                f"{name} {direction}: {best:.1f} .. {worst:.1f} us, floor {least:.2f}; "
-                f"{len(kinds)} launches, with {LAUNCH:.0f} us each "
-                f"{best + LAUNCH * len(kinds):.1f} .. {worst + LAUNCH * len(kinds):.1f}; temporary {temporary / 1e6:.1f} MB, "
-                f"{temporary / ends:.0%} of inputs and outputs"
+                f"{name} {direction}: {best:.1f} .. {worst:.1f} us, floor {least:.2f};",
+                f"{len(kinds)} launches, with {LAUNCH:.0f} us each {best + after:.1f} ..",
+                f"{worst + after:.1f}; temporary {temporary / 1e6:.1f} MB,",
+                f"{temporary / ends:.0%} of inputs and outputs",
             )
             for p in found:
-                units = sorted(p.busy.items(), key=lambda item: -item[1])
-                print(
-                    f"  {p.kernel}: {p.best:.1f} .. {p.worst:.1f} us; {p.blocks} blocks, "
-                    f"{p.resident} at once, {p.registers} registers, {p.instructions / 1e6:.2f} M instructions, "
-                    f"longest block {p.latency:.0f} cycles; busy: "
-                    + ", ".join(f"{n} {us:.2f}" for n, us in units),
-                    flush=True,
-                )
+                print(f"  {p}", flush=True)
             record[name][direction] = {
                 "best": best, "worst": worst, "floor": least, "launches": kinds,
                 "temporary": temporary, "kernels": [asdict(p) for p in found],

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,6 +108,14 @@ def lower(target: str, function, shapes):
     arguments = [jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding) for s in shapes]
     with jax.sharding.use_abstract_mesh(abstract), jax.default_device(device):
         return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
+
+
+def launches(program: str) -> list[str]:
+    """What a compiled program's text launches: kernels, fusions, copies, sorts."""
+    free = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
+    entry = program.split("\nENTRY")[1]
+    found = re.findall(r"^\s*(?:ROOT )?%(\S+) = .*? ([a-z][\w-]*)\(", entry, flags=re.M)
+    return [name for name, kind in found if kind not in free]
 
 
 @contextlib.contextmanager

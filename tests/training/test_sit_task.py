@@ -9,7 +9,7 @@ from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import BatchSampler, image_keys
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.run_directory import open_run
+from gpstoken_jax.runtime.run_directory import open_run, write_config
 from gpstoken_jax.tokens import TokenWriter
 from gpstoken_jax.training.step import on_all_devices, one_copy, replicate, shard
 from gpstoken_jax.training.task import create_task
@@ -163,8 +163,9 @@ def test_mistakes_are_named(directory, tmp_path):
 def test_other_statistics_are_another_run(directory, tmp_path):
     config = _config(directory)
     create_task(config)
-    open_run(tmp_path / "run", config)
-    (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    write_config(open_run(tmp_path / "run", config), config)
+    (tmp_path / "run" / "checkpoints" / "1").mkdir()
     config.statistics.mean = (1.0, *config.statistics.mean[1:])
     with pytest.raises(CheckpointError, match=r"statistics\.mean was"):
         open_run(tmp_path / "run", config)

@@ -10,8 +10,8 @@ from jaxtyping import Float32, Int, PRNGKeyArray
 class LayoutSampler(Protocol):
     """Draws layouts of a class.
 
-    A layout hangs on its own key and label alone: not on the others of the call, on their number
-    or on their order.
+    A layout hangs on its own key, label and number alone: not on the others of the call, how many
+    there are or their order.
 
     Attributes:
       label_names: names of the classes that labels count.
@@ -28,13 +28,17 @@ class LayoutSampler(Protocol):
     fingerprint: str
 
     def sample(
-        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+        self,
+        keys: PRNGKeyArray,
+        labels: Int[np.ndarray, "b"] | Sequence[int],
+        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """One layout a key.
 
         Args:
           keys: [B], one an image.
           labels: [B] classes; -1 for any.
+          numbers: [B], of each image among those of its class; for samplers that go in turn.
 
         Raises:
           ValueError: for a label that is none, or of which no layout can be drawn.
