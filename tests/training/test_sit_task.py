@@ -165,7 +165,7 @@ def test_other_statistics_are_another_run(directory, tmp_path):
     create_task(config)
     (tmp_path / "run").mkdir()
     write_config(open_run(tmp_path / "run", config), config)
-    (tmp_path / "run" / "checkpoints" / "1").mkdir()
+    (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)
     config.statistics.mean = (1.0, *config.statistics.mean[1:])
     with pytest.raises(CheckpointError, match=r"statistics\.mean was"):
         open_run(tmp_path / "run", config)
