@@ -15,8 +15,6 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.data.loader import UnreadableDataError
 from gpstoken_jax.training import task as tasks
-from gpstoken_jax.training.state import TrainState, apply_gradients, from_trees, to_trees
-from gpstoken_jax.training.step import AXIS
 
 
 def get_config() -> ConfigDict:
@@ -84,20 +82,15 @@ class ToyTask(tasks.Task):
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        self._optimizer = optax.sgd(
+        self.optimizer = optax.sgd(
             config.optimizer.learning_rate, config.optimizer.momentum or None
         )
 
     def open_batches(self) -> ToyBatches:
         return ToyBatches(self.config)
 
-    def create_state(self, key) -> TrainState:
-        params = {"params": {"linear": jax.random.normal(key, (self.config.model.width,))}}
-        ema_params = jax.tree.map(jnp.copy, params)
-        return TrainState(jnp.int32(0), params, ema_params, self._optimizer.init(params))
-
-    to_trees = staticmethod(to_trees)
-    from_trees = staticmethod(from_trees)
+    def init_params(self, key):
+        return {"params": {"linear": jax.random.normal(key, (self.config.model.width,))}}
 
     def held_out_metrics(self):
         return ("val_step",) if self.config.toy.held_out else ()
@@ -107,16 +100,9 @@ class ToyTask(tasks.Task):
             raise ValueError("the evaluation failed")
         return {"val_step": float(state.step.reshape(-1)[0])} if self.config.toy.held_out else {}
 
-    def train_step(self, state, batch, frozen):
-        def loss_fn(params):
-            x = batch["x"]
-            errors = x @ params["params"]["linear"] - x.sum(axis=1)
-            return jnp.mean(errors**2) / self.config.model.width
-
-        loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        loss, grads = jax.lax.pmean((loss, grads), AXIS)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return apply_gradients(state, grads, self._optimizer, self.config.ema), metrics
+    def batch_loss(self, params, batch, key):
+        errors = batch["x"] @ params["params"]["linear"] - batch["x"].sum(axis=1)
+        return jnp.mean(errors**2) / self.config.model.width, {}
 
 
 def create_task(config: ConfigDict) -> ToyTask:

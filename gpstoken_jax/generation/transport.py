@@ -7,7 +7,7 @@ made of each. Times are scalars or one an example, ``[B]``; values are ``[B, ...
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -148,6 +148,18 @@ class Transport:
             error = c.sigma * output + noise
         squares = jnp.square(error) * self._loss_weight(c)
         return squares.mean(axis=tuple(range(1, data.ndim)))
+
+    def example_loss(
+        self,
+        predict: Callable[..., Float[Array, "b *n"]],
+        data: Float[Array, "b *n"],
+        noise: Float[Array, "b *n"],
+        t: Float[Array, " b"],
+        *conditions: Any,
+    ) -> Float[Array, " b"]:
+        """Loss of each example at a time of its own; ``predict`` takes x_t, t and conditions."""
+        x, _ = self.interpolate(data, noise, t)
+        return self.loss(predict(x, t, *conditions), data, noise, t)
 
     def _loss_weight(self, c: Coefficients) -> Times | float:
         if self.loss_weight == "velocity":

@@ -1,7 +1,7 @@
 """A meeting of all processes of a run before JAX joins them.
 
 JAX aborts, with a stack trace of C++, where a process is missing or a port is taken. Here it is
-said who is missing, while there is still time to start it. Process 0 listens where JAX will listen.
+said who is missing, while there is still time to start it. Process 0 listens where JAX will.
 """
 
 import contextlib

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from gpstoken_jax.training.chronometer import Chronometer
-from gpstoken_jax.training.step import AXIS, shard
-from gpstoken_jax.training.task import Batch, Batches
+from gpstoken_jax.training.step import AXIS, Batch, shard
+from gpstoken_jax.training.task import Batches
 
 
 @dataclass(frozen=True)

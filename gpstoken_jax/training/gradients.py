@@ -24,7 +24,7 @@ from gpstoken_jax.losses.adversarial import (
 from gpstoken_jax.losses.reconstruction import perceptual_loss, reconstruction_loss
 from gpstoken_jax.losses.tokens import token_loss
 from gpstoken_jax.training.state import DiscriminatorState
-from gpstoken_jax.training.task import Batch, Metrics
+from gpstoken_jax.training.step import Batch, Metrics
 
 Params = Any
 Images = Float[Array, "b h w 3"]

@@ -1,14 +1,12 @@
 """The tasks of training stage 1: layouts of a class, as files of layouts have them."""
 
-from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation import sit
@@ -23,18 +21,15 @@ from gpstoken_jax.generation.layouts.tree_network import init_params, log_likeli
 from gpstoken_jax.generation.layouts.tree_sampler import TreeSampler, create_network
 from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.runtime.checkpoint import checksum
-from gpstoken_jax.training import state as states
+from gpstoken_jax.training.class_conditional import ClassConditionalTask
 from gpstoken_jax.training.layout_batches import LayoutBatches
-from gpstoken_jax.training.optimizer import create_optimizer
 from gpstoken_jax.training.state import TrainState
-from gpstoken_jax.training.step import AXIS, one_copy, step_key
-from gpstoken_jax.training.task import Batch, Metrics, Task
+from gpstoken_jax.training.step import one_copy
 
 _CLASSES_SHOWN = 8
-_EVAL_BATCH = 256
 
 
-class LayoutTask(Task):
+class LayoutTask(ClassConditionalTask):
     """What both networks of stage 1 have in common.
 
     Reads the files of layouts, and fills what they say into the config: the image's side, the
@@ -42,26 +37,14 @@ class LayoutTask(Task):
     """
 
     def __init__(self, config: ConfigDict):
-        self.config = config
         self._layouts = _training_layouts(config)
         self._tree = split_tree(config.model.image_size, config.model.min_size)
-        self._optimizer = create_optimizer(config.optimizer, config.train.steps)
-        self._eval_loss = jax.jit(partial(self.loss, train=False))
+        super().__init__(config)
 
     # ---- What a network of its own has to say ----------------------------------------------------
 
     def rows(self, patterns: Int[np.ndarray, "n q"]) -> dict[str, np.ndarray]:
         """What the network is trained on, of layouts as patterns of their tree; no labels."""
-        raise NotImplementedError
-
-    def init_params(self, key: PRNGKeyArray) -> Any:
-        """Random parameters."""
-        raise NotImplementedError
-
-    def loss(
-        self, params: Any, batch: Batch, labels: Int[Array, "b"], key: PRNGKeyArray, train: bool
-    ) -> Float[Array, "b"]:
-        """Of each layout; labels are 0 .. num_classes, the last for no class."""
         raise NotImplementedError
 
     def sampler(self, params: Any) -> LayoutSampler:
@@ -72,11 +55,6 @@ class LayoutTask(Task):
 
     def open_batches(self) -> LayoutBatches:
         config = self.config
-        if config.train.batch_size % jax.device_count():
-            raise ValueError(
-                f"train.batch_size={config.train.batch_size} does not divide over "
-                f"{jax.device_count()} devices"
-            )
         print(f"{len(self._layouts)} layouts of {config.model.num_tokens} tokens to learn from")
         patterns = self._tree.from_geometry(self._layouts.geometry)
         label = {"label": self._layouts.label}
@@ -93,67 +71,12 @@ class LayoutTask(Task):
     def describe_data(self) -> list[int]:
         return [checksum({"geometry": self._layouts.geometry, "label": self._layouts.label})]
 
-    def create_state(self, key: PRNGKeyArray) -> TrainState:
-        return states.create_state(self.init_params, self._optimizer, key)
-
-    def to_trees(self, state: TrainState) -> dict[str, Any]:
-        return states.to_trees(state)
-
-    def from_trees(self, trees: Mapping[str, Any]) -> TrainState:
-        return states.from_trees(trees)
-
-    def train_step(
-        self, state: TrainState, batch: Batch, frozen: Any
-    ) -> tuple[TrainState, Metrics]:
-        config = self.config
-        label_key, key = jax.random.split(step_key(config.seed, state.step))
-        labels = sit.drop_labels(
-            label_key, batch["label"], config.model.num_classes, config.train.label_dropout
-        )
-
-        def loss_fn(params):
-            return self.loss(params, batch, labels, key, train=True).mean()
-
-        loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        grads, metrics = jax.lax.pmean((grads, {"loss": loss}), AXIS)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return states.apply_gradients(state, grads, self._optimizer, config.ema), metrics
-
-    def held_out_metrics(self) -> tuple[str, ...]:
-        return () if self._held_out is None else ("val_loss", "val_loss_no_class")
-
-    def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
-        """Mean loss of the held-out layouts, with their class and without."""
-        if self._held_out is None:
-            return {}
-        rows, labels = self._held_out
-        params = one_copy(state.ema_params)
-        none = np.full_like(labels, self.config.model.num_classes)
-        return {
-            "val_loss": self._mean_loss(params, rows, labels),
-            "val_loss_no_class": self._mean_loss(params, rows, none),
-        }
-
     @cached_property
-    def _held_out(self) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
-        """Rows and labels of the held-out layouts, if there are any."""
+    def held_out(self) -> dict[str, np.ndarray] | None:
         layouts = _held_out_layouts(self.config)
         if layouts is None:
             return None
-        labels = np.where(layouts.label < 0, self.config.model.num_classes, layouts.label)
-        return self.rows(self._tree.from_geometry(layouts.geometry)), labels
-
-    def _mean_loss(self, params: Any, rows: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
-        total = 0.0
-        for start in range(0, len(labels), _EVAL_BATCH):
-            # One shape: the last rows are filled up and not counted.
-            part = np.arange(start, start + _EVAL_BATCH).clip(max=len(labels) - 1)
-            batch = {name: array[part] for name, array in rows.items()}
-            key = jax.random.fold_in(jax.random.key(0), start)
-            total += float(
-                self._eval_loss(params, batch, labels[part], key)[: len(labels) - start].sum()
-            )
-        return total / len(labels)
+        return self.rows(self._tree.from_geometry(layouts.geometry)) | {"label": layouts.label}
 
     def preview(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"]:
         """Drawn layouts, a column a class; the same keys in every preview."""
@@ -180,10 +103,10 @@ class LayoutTreeTask(LayoutTask):
     def init_params(self, key):
         return init_params(self.network, key)
 
-    def loss(self, params, batch, labels, key, train):
+    def loss(self, params, batch, labels, keys, train):
         patterns = batch["patterns"].astype(jnp.int32)
         counts = jnp.full(len(patterns), self.config.model.num_tokens)
-        options = {"train": train, "rngs": {"dropout": key}}
+        options = {"train": train, "rngs": {"dropout": keys[0]}}
         return -log_likelihood(self.network, params, patterns, labels, counts, **options)
 
     def sampler(self, params):
@@ -207,15 +130,14 @@ class LayoutSitTask(LayoutTask):
     def init_params(self, key):
         return sit.init_params(self.network, key)
 
-    def loss(self, params, batch, labels, key, train):
+    def loss(self, params, batch, labels, keys, train):
         values = batch["values"]
-        time_key, noise_key = jax.random.split(key)
+        time_key, noise_key = jax.random.split(keys[0])
         low, high = self._transport.training_times
         times = jax.random.uniform(time_key, (len(values),), minval=low, maxval=high)
         noise = jax.random.normal(noise_key, values.shape)
-        noisy, _ = self._transport.interpolate(values, noise, times)
-        output = self.network.apply(params, noisy, times, labels)
-        return self._transport.loss(output, values, noise, times)
+        predict = partial(self.network.apply, params)
+        return self._transport.example_loss(predict, values, noise, times, labels)
 
     def sampler(self, params):
         return SitLayoutSampler(self.network, params, self.config)

@@ -7,7 +7,7 @@ that all of them take the same; nobody waits for it. The host looks at each step
 import json
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,26 @@ class NonFiniteError(FloatingPointError):
     """Too many steps in a row had a loss or gradient that is not finite."""
 
 
-def skip_unless_finite(old: Any, new: Any, metrics: Metrics) -> tuple[Any, dict[str, Any]]:
-    """Inside a step: the new state if all metrics are finite, else the old one, a step later.
+def update_if_finite(
+    update: Callable[[Any, Any], Any], state: Any, grads: Any, metrics: Metrics
+) -> tuple[Any, dict[str, Any]]:
+    """Inside a step: updates the state if all metrics are finite, else only counts the step.
+
+    A branch, as a choice between two whole states would keep both in memory.
 
     Args:
-      old: the state before the step (a ``flax.struct.dataclass`` with ``step``).
-      new: the state after it.
+      update: from the state and the gradients to the next state, without a word to other devices.
+      state: a ``flax.struct.dataclass`` with ``step``.
+      grads: what ``update`` takes.
       metrics: the step's scalars, the same on all devices. They must hold the loss and the norm of
         every gradient: a gradient with a value that is not finite has no finite norm.
 
     Returns:
-      The state, and the metrics with ``skipped``, 0 or 1.
+      The state, a step later, and the metrics with ``skipped``, 0 or 1.
     """
     finite = jnp.isfinite(jnp.stack([jnp.float32(value) for value in metrics.values()])).all()
-    kept = jax.tree.map(lambda was, now: jnp.where(finite, now, was), old, new)
-    return kept.replace(step=new.step), {**metrics, "skipped": 1.0 - finite}
+    new = jax.lax.cond(finite, update, lambda state, _: state, state, grads)
+    return new.replace(step=state.step + 1), {**metrics, "skipped": 1.0 - finite}
 
 
 class SkippedSteps:

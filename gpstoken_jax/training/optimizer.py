@@ -1,11 +1,6 @@
 """The optimizer: Adam, with an optional warm-up, cosine decay and gradient clipping."""
 
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 
@@ -32,8 +27,3 @@ def create_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransforma
     if not config.clip_norm:
         return adam
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-
-
-def norm(tree: Any) -> Float[Array, ""]:
-    """Length of all arrays of a tree as one vector."""
-    return jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(tree)))

@@ -1,34 +1,29 @@
 """The task of training stage 2 of generation: the texture of a layout, as tokens have it."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.normalisation import Normalisation
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import image_keys, sample_batch
-from gpstoken_jax.generation.sit import create_sit, drop_labels, init_params
+from gpstoken_jax.generation.sit import create_sit, init_params
 from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens, visualize
 from gpstoken_jax.tokens.batches import TokenBatches, read_rows
-from gpstoken_jax.training import state as states
-from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.class_conditional import ClassConditionalTask
 from gpstoken_jax.training.state import TrainState
-from gpstoken_jax.training.step import AXIS, one_copy, step_key
-from gpstoken_jax.training.task import Batch, Metrics, Task
+from gpstoken_jax.training.step import Batch, one_copy
 
 _PREVIEW = Sampler("ode_heun", 25)
 
 
-class SiTTask(Task):
+class SiTTask(ClassConditionalTask):
     """Trains ``SiT`` to turn noise into tokens, given their class and their initial Gaussians.
 
     What the config leaves open (number of tokens, channels, classes, statistics) is filled in from
@@ -41,14 +36,13 @@ class SiTTask(Task):
     )
 
     def __init__(self, config: ConfigDict):
-        self.config = config
         self._tokens = _training_tokens(config)
-        self._train, self._held_out = _split(config, self._tokens)
+        super().__init__(config)
+        self._train, self.held_out = _split(config, self._tokens)
         self.model = create_sit(config.model)
         self.transport = Transport.of(config.transport)
         self._normalisation = Normalisation.of(config.statistics)
-        self._optimizer = create_optimizer(config.optimizer, config.train.steps)
-        self._loss_at = jax.jit(partial(_loss_at, self.model, self.transport))
+        self.eval_batch, self.eval_repeats = config.eval.batch_size, config.eval.num_times
         self._tokenizer: Tokenizer | None = None
 
         def sample(params, keys, labels, cond):
@@ -62,12 +56,7 @@ class SiTTask(Task):
 
     def open_batches(self) -> TokenBatches:
         config = self.config
-        if config.train.batch_size % jax.device_count():
-            raise ValueError(
-                f"train.batch_size={config.train.batch_size} does not divide over "
-                f"{jax.device_count()} devices"
-            )
-        held_out = len(self._held_out["label"]) if self._held_out else 0
+        held_out = len(self.held_out["label"]) if self.held_out else 0
         print(
             f"{len(self._train)} images' tokens of {config.data.tokens}, {held_out} held out, "
             f"{config.model.num_classes} class(es)"
@@ -85,83 +74,36 @@ class SiTTask(Task):
     def describe_data(self) -> str:
         return self._tokens.fingerprint()
 
-    def create_state(self, key: PRNGKeyArray) -> TrainState:
-        return states.create_state(partial(init_params, self.model), self._optimizer, key)
+    def init_params(self, key):
+        return init_params(self.model, key)
 
-    def to_trees(self, state: TrainState) -> dict[str, Any]:
-        return states.to_trees(state)
-
-    def from_trees(self, trees: Mapping[str, Any]) -> TrainState:
-        return states.from_trees(trees)
-
-    def train_step(
-        self, state: TrainState, batch: Batch, frozen: Any
-    ) -> tuple[TrainState, Metrics]:
-        config = self.config
-        keys = jax.random.split(step_key(config.seed, state.step), 3)
-        labels = drop_labels(
-            keys[0], batch["label"], config.model.num_classes, config.train.label_dropout
-        )
+    def loss(self, params, batch, labels, keys, train):
         data, cond = self._examples(batch)
-        noise = jax.random.normal(keys[1], data.shape)
+        noise_key, time_key = keys
+        noise = jax.random.normal(noise_key, data.shape)
         low, high = self.transport.training_times
-        times = jax.random.uniform(keys[2], labels.shape, minval=low, maxval=high)
+        times = jax.random.uniform(time_key, labels.shape, minval=low, maxval=high)
+        predict = partial(self.model.apply, params)
+        return self.transport.example_loss(predict, data, noise, times, labels, cond)
 
-        def loss_fn(params):
-            arguments = data, cond, labels, noise, times
-            return _loss_at(self.model, self.transport, params, *arguments).mean()
-
-        loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        grads, metrics = jax.lax.pmean((grads, {"loss": loss}), AXIS)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return states.apply_gradients(state, grads, self._optimizer, config.ema), metrics
-
-    def held_out_metrics(self) -> tuple[str, ...]:
-        return ("val_loss", "val_loss_no_class") if self._held_out else ()
-
-    def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
-        """Loss of the averaged weights on held-out tokens, with their class and without.
-
-        At times spread evenly and with noise that are the same in every evaluation.
-        """
-        if not self._held_out:
-            return {}
-        params = one_copy(state.ema_params)
-        labels = self._held_out["label"]
-        none = np.full_like(labels, self.config.model.num_classes)
-        return {
-            "val_loss": self._mean_loss(params, np.where(labels < 0, none, labels)),
-            "val_loss_no_class": self._mean_loss(params, none),
-        }
-
-    def _mean_loss(self, params: Any, labels: Int[np.ndarray, " n"]) -> float:
-        """Over all held-out examples, each at ``eval.num_times`` times."""
-        data, cond = self._examples(self._held_out)
+    def held_out_loss(self, params, batch, labels, key, rows, repeat):
+        """At times spread evenly and with noise that are the same in every evaluation."""
+        data, cond = self._examples(batch)
+        noise = jax.random.normal(key, data.shape)
         low, high = self.transport.training_times
-        size, repeats = self.config.eval.batch_size, self.config.eval.num_times
-        total = 0.0
-        for start in range(0, len(labels), size):
-            # One shape: the last rows are filled up and not counted.
-            part = np.arange(start, start + size).clip(max=len(labels) - 1)
-            for i in range(repeats):
-                noise = jax.random.normal(
-                    jax.random.fold_in(jax.random.key(i), start), data[part].shape
-                )
-                offsets = (i + (part * 0.6180339887) % 1) / repeats
-                times = np.float32(low + (high - low) * offsets)
-                losses = self._loss_at(params, data[part], cond[part], labels[part], noise, times)
-                total += float(losses[: len(labels) - start].sum())
-        return total / (len(labels) * repeats)
+        times = low + (high - low) * (repeat + (rows * 0.6180339887) % 1) / self.eval_repeats
+        predict = partial(self.model.apply, params)
+        return self.transport.example_loss(predict, data, noise, times, labels, cond)
 
     def preview(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"] | None:
         """Held-out examples above, samples on their layouts and of their classes below.
 
         Images if ``config.tokenizer`` names a run, else Gaussians.
         """
-        if not self._held_out:
+        if not self.held_out:
             return None
         count = self.config.log.images
-        rows = {name: array[:count] for name, array in self._held_out.items()}
+        rows = {name: array[:count] for name, array in self.held_out.items()}
         cond = rows["initial_geometry"]
         keys = image_keys(self.config.seed, np.arange(len(cond)))
         x = np.asarray(self._sample(one_copy(state.ema_params), keys, rows["label"], cond))
@@ -188,12 +130,6 @@ class SiTTask(Task):
 def create_task(config: ConfigDict) -> SiTTask:
     """The task of a config."""
     return SiTTask(config)
-
-
-def _loss_at(model, transport: Transport, params, data, cond, labels, noise, times) -> Array:
-    """Loss of each example at a time of its own."""
-    x, _ = transport.interpolate(data, noise, times)
-    return transport.loss(model.apply(params, x, times, labels, cond), data, noise, times)
 
 
 def _training_tokens(config: ConfigDict) -> TokenDataset:
@@ -270,5 +206,5 @@ def _held_out_rows(config: ConfigDict, tokens: TokenDataset) -> dict[str, np.nda
 
 
 def _some(indices: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
-    """At most so many, spread evenly."""
-    return indices[:: -(-len(indices) // most)] if len(indices) > most else indices
+    """At most so many, spread evenly; 0 is all."""
+    return indices[:: -(-len(indices) // most)] if 0 < most < len(indices) else indices

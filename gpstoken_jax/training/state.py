@@ -75,15 +75,21 @@ def create_state(
 
 
 def apply_gradients(
-    state: TrainState, grads: Params, optimizer: optax.GradientTransformation, ema: ConfigDict
+    state: TrainState,
+    grads: Params,
+    optimizer: optax.GradientTransformation,
+    ema: ConfigDict,
+    call: Int[Array, ""],
 ) -> TrainState:
-    """The state after one optimizer update and one EMA call."""
+    """The state after one optimizer update and one EMA call; its step is not counted on.
+
+    ``call`` is the number of the update for the EMA, from 0.
+    """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return state.replace(
-        step=state.step + 1,
         params=params,
-        ema_params=update_ema(state.ema_params, params, ema_decay(state.step, ema)),
+        ema_params=update_ema(state.ema_params, params, ema_decay(call, ema)),
         opt_state=opt_state,
     )
 

@@ -1,17 +1,18 @@
 """How the pure step of one device runs on all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gpstoken_jax.runtime.devices import map_over_devices
-from gpstoken_jax.training.non_finite import skip_unless_finite
-from gpstoken_jax.training.task import Batch, Step
 
-AXIS = "data"
+AXIS = "data"  # over all devices, inside a step
+Batch = Mapping[str, Any]  # name to array [B, ...]
+Metrics = dict[str, Float[Array, ""]]
+Step = Callable[..., tuple[Any, Metrics]]
 
 
 def on_all_devices(step: Step) -> Step:
@@ -22,21 +23,9 @@ def on_all_devices(step: Step) -> Step:
 
     Returns:
       The same with batches [devices, b, ...]; state, frozen arrays and metrics are the same on
-      all devices. If a metric is not finite, only the state's ``step`` changes; ``skipped`` among
-      the metrics says so. The given state's memory is reused: do not use it again.
+      all devices. The given state's memory is reused: do not use it again.
     """
-
-    def step_or_skip(state: Any, batch: Batch, frozen: Any) -> tuple[Any, dict[str, Any]]:
-        new, metrics = step(state, batch, frozen)
-        return skip_unless_finite(state, new, metrics)
-
-    return map_over_devices(
-        step_or_skip,
-        (None, 0, None),
-        (None, None),
-        axis_name=AXIS,
-        donate_first=1,
-    )
+    return map_over_devices(step, (None, 0, None), (None, None), axis_name=AXIS, donate_first=1)
 
 
 def step_key(seed: int, step: Int[Array, ""]) -> PRNGKeyArray:

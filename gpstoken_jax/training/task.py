@@ -5,18 +5,21 @@ depends on the kind of model is a ``Task``.
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax.runtime.run_directory import task_name
-
-Batch = Mapping[str, Any]  # name to array [B, ...]
-Metrics = dict[str, Float[Array, ""]]
-Step = Callable[..., tuple[Any, Metrics]]
+from gpstoken_jax.training import state as states
+from gpstoken_jax.training.non_finite import update_if_finite
+from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.state import TrainState
+from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, step_key
 
 # Each module has ``create_task(config) -> Task``. It is imported when it is asked for.
 MODULES = {
@@ -45,61 +48,57 @@ class Batches(Protocol):
     def close(self) -> None: ...
 
 
-class State(Protocol):
-    """Everything that a step reads and writes: a ``flax.struct.dataclass`` with at least these."""
+class Task:
+    """One kind of model to train, with Adam and a moving average of its parameters.
 
-    step: Int[Array, ""]  # steps done
-    params: Any
-    ema_params: Any
-    opt_state: Any
+    A task has at least ``open_batches``, ``init_params`` and ``batch_loss``.
 
-
-class Task(Protocol):
-    """One kind of model to train. Derive from it: some methods have a default.
-
-    Randomness of a step: ``step.step_key(config.seed, state.step)``, the same in a resumed run.
+    Attributes:
+      config: the whole config.
+      optimizer: of the model's parameters.
+      on_screen: metrics of the progress line; all are in metrics.jsonl.
+      after_training: what to do next; ``{workdir}`` stands for the run's directory.
     """
 
-    config: ConfigDict
-    on_screen = ("loss",)  # metrics of the progress line; all are in metrics.jsonl
-    after_training = ""  # what to do next; ``{workdir}`` stands for the run's directory
+    on_screen = ("loss",)
+    after_training = ""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.optimizer = create_optimizer(config.optimizer, self.num_updates())
+
+    # ---- What a task has to say ------------------------------------------------------------------
 
     def open_batches(self) -> Batches:
         """This process's share of the training data.
 
         Raises:
-          ValueError: if the batch does not divide over the devices, or the config is wrong.
+          ValueError: if there is none, or the config is wrong.
         """
+        raise NotImplementedError
+
+    def init_params(self, key: PRNGKeyArray) -> Any:
+        """Random parameters of the model, the same on every process."""
+        raise NotImplementedError
+
+    def batch_loss(
+        self, params: Any, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Loss of one device's share of a batch, and other scalars to log.
+
+        The key is another one in every step, and the same in a resumed run.
+        """
+        raise NotImplementedError
+
+    # ---- What a task may say ---------------------------------------------------------------------
 
     def describe_data(self) -> Any:
         """What has to be the same in all processes, as JSON values."""
         return None
 
-    def create_state(self, key: PRNGKeyArray) -> State:
-        """A fresh state, the same on every process."""
-
-    def to_trees(self, state: State) -> dict[str, Any]:
-        """The state as the named trees of a checkpoint; one is ``params``, one ``ema_params``."""
-
-    def from_trees(self, trees: Mapping[str, Any]) -> State:
-        """The inverse of ``to_trees``."""
-
     def load_frozen(self) -> Any:
         """Arrays that steps only read, such as the weights of loss networks."""
         return {}
-
-    def train_step(self, state: State, batch: Batch, frozen: Any) -> tuple[State, Metrics]:
-        """A step on one device's share of the batch: pure, and averaged over ``step.AXIS``.
-
-        The metrics are scalars. One is ``loss``; a step may leave out what it does not compute.
-        """
-
-    def step_at(self, step: int) -> Step:
-        """The pure function of step number ``step``, from 1: ``train_step`` or one like it.
-
-        Each that is returned is compiled once, when its first step comes.
-        """
-        return self.train_step
 
     def held_out_metrics(self) -> tuple[str, ...]:
         """Names the figures of ``evaluate``; nothing if nothing is held out.
@@ -109,13 +108,56 @@ class Task(Protocol):
         """
         return ()
 
-    def evaluate(self, state: State, frozen: Any) -> dict[str, float]:
+    def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
         """Figures on held-out data by name, e.g. ``val_psnr``; empty if there is none."""
         return {}
 
-    def preview(self, state: State) -> UInt8[np.ndarray, "h w 3"] | None:
+    def preview(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"] | None:
         """A picture of what the model does, or None."""
         return None
+
+    # ---- State and step: for a task with more than one network to replace ------------------------
+
+    def num_updates(self) -> int:
+        """How often the optimizer is called in the whole run; its schedule is as long."""
+        return self.config.train.steps
+
+    def create_state(self, key: PRNGKeyArray) -> TrainState:
+        """A fresh state, the same on every process."""
+        return states.create_state(self.init_params, self.optimizer, key)
+
+    def to_trees(self, state: TrainState) -> dict[str, Any]:
+        """The state as the named trees of a checkpoint; one is ``params``, one ``ema_params``."""
+        return states.to_trees(state)
+
+    def from_trees(self, trees: Mapping[str, Any]) -> TrainState:
+        """The inverse of ``to_trees``."""
+        return states.from_trees(trees)
+
+    def step_at(self, step: int) -> Step:
+        """The pure function of step number ``step``, from 1: ``train_step`` or one like it.
+
+        Each that is returned is compiled once, when its first step comes.
+        """
+        return self.train_step
+
+    def train_step(
+        self, state: TrainState, batch: Batch, frozen: Any
+    ) -> tuple[TrainState, Metrics]:
+        """A step on one device's share of the batch: pure, and averaged over ``step.AXIS``.
+
+        The metrics are scalars. One is ``loss``; a step may leave out what it does not compute.
+        """
+        key = step_key(self.config.seed, state.step)
+        loss_and_grads = jax.value_and_grad(self.batch_loss, has_aux=True)
+        (loss, metrics), grads = loss_and_grads(state.params, batch, key)
+        grads, metrics = jax.lax.pmean((grads, {"loss": loss, **metrics}), AXIS)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        return update_if_finite(self.update, state, grads, metrics)
+
+    def update(self, state: TrainState, grads: Any) -> TrainState:
+        """The state after an update; its ``step`` is counted by who calls."""
+        return states.apply_gradients(state, grads, self.optimizer, self.config.ema, state.step)
 
 
 def create_task(config: ConfigDict) -> Task:

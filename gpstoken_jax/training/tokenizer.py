@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
+from gpstoken_jax.data.sources import FolderSource
 from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminator
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.training import state as states
-from gpstoken_jax.training.ema import ema_decay, update_ema
 from gpstoken_jax.training.gradients import (
     AUTOENCODER,
     BOTH,
@@ -29,12 +29,13 @@ from gpstoken_jax.training.gradients import (
     Update,
     accumulate,
 )
-from gpstoken_jax.training.optimizer import create_optimizer, learning_rate, norm
+from gpstoken_jax.training.non_finite import update_if_finite
+from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
 from gpstoken_jax.training.preview import Preview
 from gpstoken_jax.training.schedule import autoencoder_updates, gan_start, update_after
 from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
-from gpstoken_jax.training.step import AXIS, one_copy, step_key
-from gpstoken_jax.training.task import Batch, Metrics, Step, Task
+from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, one_copy, step_key
+from gpstoken_jax.training.task import Task
 from gpstoken_jax.training.validation import Validation
 from gpstoken_jax.weights.networks import load_loss_networks
 
@@ -49,17 +50,18 @@ class TokenizerTask(Task):
     after_training = "evaluate: python eval.py --checkpoint={workdir}"
 
     def __init__(self, config: ConfigDict):
-        self.config = config
+        super().__init__(config)
         self.model = GPSToken(config.model)
         self.discriminator = create_discriminator(config) if config.gan.weight else None
         self._loss = TokenizerLoss(config, self.discriminator, AXIS, last_layer)
-        updates = int(autoencoder_updates(config.train.steps, config))
-        self._optimizer = create_optimizer(config.optimizer, updates)
-        self._learning_rate = learning_rate(config.optimizer, updates)
+        self._learning_rate = learning_rate(config.optimizer, self.num_updates())
         updates = config.train.steps - gan_start(config)
         self._discriminator_optimizer = create_optimizer(config.gan.optimizer, updates)
         self._preview = Preview(self.model, config)
         self._validation = Validation(self.model, config)
+
+    def num_updates(self) -> int:
+        return int(autoencoder_updates(self.config.train.steps, self.config))
 
     def open_batches(self) -> data.TrainBatches:
         return open_images(self.config)
@@ -67,7 +69,7 @@ class TokenizerTask(Task):
     def describe_data(self) -> dict[str, Any]:
         """Names of the images, and sizes of some of the files; dates differ between copies."""
         source = data.open_source(self.config.data, self.config.data.train_split)
-        if isinstance(source, data.FolderSource):
+        if isinstance(source, FolderSource):
             names = [(file.name, file.label) for file in source.files]
             paths = [file.path for file in source.files]
         else:
@@ -80,13 +82,16 @@ class TokenizerTask(Task):
             "sizes of files": sha256(repr(sizes).encode()).hexdigest()[:16],
         }
 
+    def init_params(self, key: PRNGKeyArray) -> Params:
+        return init_params(self.model, key)
+
     def create_state(self, key: PRNGKeyArray) -> TokenizerState:
-        state = states.create_state(partial(init_params, self.model), self._optimizer, key)
+        state = super().create_state(key)
         return TokenizerState(**vars(state), discriminator=self._create_discriminator(key))
 
     def start_from(self, params: Params, ema_params: Params, key: PRNGKeyArray) -> TokenizerState:
         """The state of a training that starts from given weights of the autoencoder."""
-        opt_state = self._optimizer.init(params)
+        opt_state = self.optimizer.init(params)
         step, discriminator = jnp.zeros((), jnp.int32), self._create_discriminator(key)
         return TokenizerState(step, params, ema_params, opt_state, discriminator)
 
@@ -99,7 +104,7 @@ class TokenizerTask(Task):
         return DiscriminatorState(params, batch_stats, self._discriminator_optimizer.init(params))
 
     def to_trees(self, state: TokenizerState) -> dict[str, Any]:
-        trees = states.to_trees(state)
+        trees = super().to_trees(state)
         if state.discriminator:
             trees["discriminator"] = vars(state.discriminator)
         return trees
@@ -108,7 +113,7 @@ class TokenizerTask(Task):
         discriminator = None
         if "discriminator" in trees:
             discriminator = DiscriminatorState(**trees["discriminator"])
-        return TokenizerState(**vars(states.from_trees(trees)), discriminator=discriminator)
+        return TokenizerState(**vars(super().from_trees(trees)), discriminator=discriminator)
 
     def load_frozen(self) -> dict[str, Any]:
         return load_loss_networks(self.config.loss)
@@ -140,26 +145,32 @@ class TokenizerTask(Task):
                 self.config.train.accumulate,
             )
             grads = jax.lax.pmean(grads, AXIS)
-        with jax.named_scope("update"):
-            return self._update(update, state, grads)
-
-    def _update(
-        self, update: Update, state: TokenizerState, grads: Gradients
-    ) -> tuple[TokenizerState, Metrics]:
         metrics = dict(grads.metrics)
         if update.autoencoder:
-            metrics["grad_norm"] = norm(grads.autoencoder)
+            metrics["grad_norm"] = optax.tree.norm(grads.autoencoder)
             done = autoencoder_updates(state.step, self.config)
             metrics["learning_rate"] = jnp.float32(self._learning_rate(done))
-            state = self._update_autoencoder(state, grads.autoencoder)
-        if update.uses_discriminator:
-            state = state.replace(
-                discriminator=state.discriminator.replace(batch_stats=grads.batch_stats)
-            )
         if update.discriminator:
-            metrics["grad_norm_discriminator"] = norm(grads.discriminator)
-            state = self._update_discriminator(state, grads.discriminator)
-        return state.replace(step=state.step + 1), metrics
+            metrics["grad_norm_discriminator"] = optax.tree.norm(grads.discriminator)
+        with jax.named_scope("update"):
+            return update_if_finite(partial(self._update, update), state, grads, metrics)
+
+    def _update(self, update: Update, state: TokenizerState, grads: Gradients) -> TokenizerState:
+        if update.autoencoder:
+            call = autoencoder_updates(state.step, self.config)
+            state = states.apply_gradients(
+                state, grads.autoencoder, self.optimizer, self.config.ema, call
+            )
+        if update.uses_discriminator:
+            old = state.discriminator.replace(batch_stats=grads.batch_stats)
+            if update.discriminator:
+                changes, opt_state = self._discriminator_optimizer.update(
+                    grads.discriminator, old.opt_state, old.params
+                )
+                params = optax.apply_updates(old.params, changes)
+                old = old.replace(params=params, opt_state=opt_state)
+            state = state.replace(discriminator=old)
+        return state
 
     def _gradients(
         self, update, params, discriminator, frozen, batch, key, batch_stats
@@ -183,17 +194,6 @@ class TokenizerTask(Task):
             key,
         )
 
-    def _update_autoencoder(self, state: TokenizerState, grads: Params) -> TokenizerState:
-        params, opt_state = _apply(self._optimizer, grads, state.opt_state, state.params)
-        decay = ema_decay(autoencoder_updates(state.step, self.config), self.config.ema)
-        ema_params = update_ema(state.ema_params, params, decay)
-        return state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
-
-    def _update_discriminator(self, state: TokenizerState, grads: Params) -> TokenizerState:
-        old = state.discriminator
-        params, opt_state = _apply(self._discriminator_optimizer, grads, old.opt_state, old.params)
-        return state.replace(discriminator=old.replace(params=params, opt_state=opt_state))
-
     def held_out_metrics(self) -> tuple[str, ...]:
         """``val_psnr``, ``val_ssim`` and, if a loss, ``val_lpips``."""
         if not has_held_out(self.config.data):
@@ -208,13 +208,6 @@ class TokenizerTask(Task):
 
     def preview(self, state: TokenizerState) -> UInt8[np.ndarray, "h w 3"] | None:
         return self._preview(state) if has_held_out(self.config.data) else None
-
-
-def _apply(
-    optimizer: optax.GradientTransformation, grads: Params, opt_state: Any, params: Params
-) -> tuple[Params, Any]:
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
 
 
 def last_layer(params: Params) -> Float[Array, "3 3 c 3"]:
@@ -256,13 +249,8 @@ def open_images(config: ConfigDict) -> data.TrainBatches:
     """This process's share of the training images.
 
     Raises:
-      ValueError: if the batch does not divide over the devices, or there are no images.
+      ValueError: if there are no images.
     """
-    if config.train.batch_size % jax.device_count():
-        raise ValueError(
-            f"train.batch_size={config.train.batch_size} does not divide over "
-            f"{jax.device_count()} devices"
-        )
     source = data.open_source(config.data, config.data.train_split)
     print(source.description)
     return data.train_batches(

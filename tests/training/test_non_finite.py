@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpstoken_jax.training.non_finite import NonFiniteError, SkippedSteps, skip_unless_finite
+from gpstoken_jax.training.non_finite import NonFiniteError, SkippedSteps, update_if_finite
 from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
 
 
@@ -21,7 +21,8 @@ def _state(value, step):
 def test_all_or_nothing(value):
     metrics = {"loss": jnp.float32(1), "grad_norm": jnp.float32(value)}
     new = _state(np.nan if value else 5.0, step=8)  # what a bad gradient makes of everything
-    result, said = jax.jit(skip_unless_finite)(_state(2.0, step=7), new, metrics)
+    step = jax.jit(lambda state, new: update_if_finite(lambda _, new: new, state, new, metrics))
+    result, said = step(_state(2.0, step=7), new)
     expected = _state(2.0 if value else 5.0, step=8)
     jax.tree.map(np.testing.assert_array_equal, result, expected)
     assert said["skipped"] == (value != 0.0) and said["loss"] == 1

@@ -9,7 +9,7 @@ from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import BatchSampler, image_keys
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.run_directory import open_run
+from gpstoken_jax.runtime.run_directory import open_run, write_config
 from gpstoken_jax.tokens import TokenWriter
 from gpstoken_jax.training.step import on_all_devices, one_copy, replicate, shard
 from gpstoken_jax.training.task import create_task
@@ -140,7 +140,7 @@ def test_held_out_tokens_of_their_own_are_matched_by_class_name(directory, tmp_p
         write_tokens(tmp_path / "val", 12, names=("high", "else"), passes=1)
     )
     task = create_task(config)
-    assert set(task._held_out["label"]) == {1, -1}
+    assert set(task.held_out["label"]) == {1, -1}
     assert len(task.open_batches()._indices) == 40
     config.data.val_tokens = str(write_tokens(tmp_path / "other", 4, features=5))
     with pytest.raises(ValueError, match=r"has 4 tokens of 10 values an image, .* 4 of 8"):
@@ -163,7 +163,8 @@ def test_mistakes_are_named(directory, tmp_path):
 def test_other_statistics_are_another_run(directory, tmp_path):
     config = _config(directory)
     create_task(config)
-    open_run(tmp_path / "run", config)
+    (tmp_path / "run").mkdir()
+    write_config(open_run(tmp_path / "run", config), config)
     (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)
     config.statistics.mean = (1.0, *config.statistics.mean[1:])
     with pytest.raises(CheckpointError, match=r"statistics\.mean was"):
