@@ -10,7 +10,7 @@ GENERATE := runs/demo_generate
 # Packages as pip collects them, counted on one line.
 COUNT := awk '/^(Collecting|Requirement already)/ {n++; printf "\r  %d packages", n; fflush()} END {print ""}'
 
-.PHONY: help demo demo-generate test lint format kernel-compile bench clean
+.PHONY: help demo demo-generate test lint format kernel-compile kernel-check bench clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -73,8 +73,17 @@ format: $(VENV)/.dev  ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-kernel-compile: $(VENV)-kernel-compile/.done  ## compile the GPU kernels for H100 and A100, without one
+kernel-compile: $(VENV)-kernel-compile/.done  ## compile the GPU kernels for six GPUs, without one
 	@$(VENV)-kernel-compile/bin/python scripts/kernel_compile.py
+	@$(VENV)-kernel-compile/bin/python -m tests.ptx_emulator.check --few
+
+kernel-check: $(VENV)-kernel-compile/.done  ## run the compiled GPU kernels in an emulator, all cases
+	@failed=; for target in sm_90a sm_80; do for model in exact hardware; do \
+	  $(VENV)-kernel-compile/bin/python -m tests.ptx_emulator.check \
+	    --target $$target --model $$model || failed=1; \
+	done; done; \
+	$(VENV)-kernel-compile/bin/python -m tests.ptx_emulator.transformed || failed=1; \
+	test -z "$$failed"
 
 bench: $(VENV)/.run  ## time every implementation of splat on this machine
 	@$(BIN)/python -m gpstoken_jax.kernels.bench
@@ -90,21 +99,21 @@ $(VENV)/.python: .python-version
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.run: requirements.txt pyproject.toml setup.py $(VENV)/.python
+$(VENV)/.run: requirements.txt pyproject.toml $(VENV)/.python
 	@echo "installing requirements.txt"
-	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -e . | $(COUNT)
+	@$(BIN)/python -m pip install --disable-pip-version-check -e . | $(COUNT)
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements.txt pyproject.toml setup.py $(VENV)/.python
-	@echo "installing requirements-dev.txt"
-	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt -e . | $(COUNT)
+$(VENV)/.dev: requirements.txt pyproject.toml $(VENV)/.python
+	@echo "installing requirements.txt and what tests need"
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' | $(COUNT)
 	@touch $@
 
-$(VENV)-kernel-compile/.done: requirements-kernel-compile.txt .python-version
+$(VENV)-kernel-compile/.done: kernels/requirements-compile.txt .python-version
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
 	  echo "compiling the kernels needs Python >= 3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)-kernel-compile
-	@echo "installing requirements-kernel-compile.txt"
+	@echo "installing kernels/requirements-compile.txt"
 	@$(VENV)-kernel-compile/bin/python -m pip install --disable-pip-version-check --no-deps \
-	  -r requirements-kernel-compile.txt -e . | $(COUNT)
+	  -r kernels/requirements-compile.txt -e . | $(COUNT)
 	@touch $@

@@ -14,29 +14,16 @@ Exit code: 0 if all was measured, 2 if some cells of a grid failed, 1 if all did
 from pathlib import Path
 
 from absl import flags
+from etils import epy
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
-from gpstoken_jax.evaluation import baselines, cells
-from gpstoken_jax.evaluation.features import (
-    FeatureNetwork,
-    inception_network,
-    load_reference,
-    vgg16_network,
-)
-from gpstoken_jax.evaluation.job import Job
-from gpstoken_jax.evaluation.pages import Pages, focus_effect
-from gpstoken_jax.evaluation.pair_job import plan_pairs
-from gpstoken_jax.evaluation.results import CellResult
-from gpstoken_jax.evaluation.run import Run, Unplanned
-from gpstoken_jax.evaluation.sample_job import plan_samples
-from gpstoken_jax.evaluation.settings import Settings
-from gpstoken_jax.evaluation.summary import describe_gain, failures, write_summary
-from gpstoken_jax.evaluation.tokenizer_job import plan_tokenizer
-from gpstoken_jax.features.weights import LPIPSWeights, load_lpips
-from gpstoken_jax.model.high_resolution import WAYS
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime.processes import in_first
+
+with epy.lazy_imports():  # --help answers before JAX is there
+    from gpstoken_jax import evaluation
+    from gpstoken_jax.runtime import files, outputs, processes
+    from gpstoken_jax.weights import feature_networks, networks
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
 CHECKPOINTS = flags.DEFINE_list(
@@ -82,10 +69,17 @@ RESOLUTION = flags.DEFINE_list(
     "Sizes of the images: a side, or HEIGHTxWIDTH; multiples of the model's side, which is the "
     "default. Several: 256,512,256x512.",
 )
+RESIZE = flags.DEFINE_enum(
+    "resize",
+    None,
+    ["published", "antialias"],
+    "How images are brought to size: as the published code does, for figures beside published "
+    "ones, or antialiased; by default as the config says, for published weights the first.",
+)
 HIGH_RESOLUTION = flags.DEFINE_enum(
     "high_resolution",
     None,
-    WAYS,
+    ["merged", "aligned", "tiles"],
     "How an image of several tiles is decoded: its tokens merged (as published, or aligned to the "
     "pixel), or tile by tile; the config's way by default.",
 )
@@ -99,7 +93,7 @@ BIAS_MAP = flags.DEFINE_string(
     "bias_map", None, "A grey picture of where tokens should go: black is strength 0, white 1."
 )
 BASELINES = flags.DEFINE_list(
-    "baselines", list(baselines.NAMES), f"Baselines beside it, of {', '.join(baselines.NAMES)}."
+    "baselines", ["bicubic", "jpeg", "webp"], "Baselines beside it, of bicubic, jpeg, webp."
 )
 BYTES_PER_VALUE = flags.DEFINE_integer(
     "bytes_per_value", 2, "Storage of a token's value that JPEG and WebP may spend.", lower_bound=1
@@ -119,9 +113,12 @@ SAVE_STATISTICS = flags.DEFINE_string(
     "save_statistics", None, "Where to save those of the images themselves (.npz)."
 )
 OUTPUT = flags.DEFINE_string(
-    "output", None, "Where results go; CHECKPOINT/eval by default, to be named for several."
+    "output", None, "Where results go; eval/ in the run by default, to be named for several."
 )
 AGAIN = flags.DEFINE_bool("again", False, "Measure also what is there already.")
+VERIFY = flags.DEFINE_bool(
+    "verify", False, "Tell changed images by their content; by default, by size and date."
+)
 REPORT_IMAGES = flags.DEFINE_integer("report_images", 32, "Images shown in a report.")
 REPORT_MAPS = flags.DEFINE_bool("report_maps", True, "Show token density and feature maps there.")
 SOME_FAILED = 2
@@ -130,46 +127,37 @@ SOME_FAILED = 2
 def main() -> int:
     # ---- The grid: every checkpoint on every data set in every size with every number of tokens --
     check_flags()
-    lpips = load_lpips() if LPIPS.value else None
-    network = load_network(lpips)
-    settings = Settings(
-        step=STEP.value,
-        weights=WEIGHTS.value,
-        split=SPLIT.value,
-        batch_size=EVAL.value.batch_size,
-        rounding=EVAL.value.rounding,
-        high_resolution=HIGH_RESOLUTION.value,
-        focus=tuple(FOCUS.value),
-        bias_map=BIAS_MAP.value,
-        lpips=lpips,
-        network=network,
-        reference=load_reference(REFERENCE.value, network) if REFERENCE.value else None,
-        reference_name=REFERENCE.value,
-        save_statistics=Path(SAVE_STATISTICS.value) if SAVE_STATISTICS.value else None,
-        baselines=baselines.check_names(BASELINES.value),
-        bytes_per_value=BYTES_PER_VALUE.value,
-    )
-    jobs = [plan_images(settings)] if IMAGES.value else plan_grid(settings)
+    settings = read_settings()
+    cells = [plan_images(settings)] if IMAGES.value else plan_grid(settings)
+    processes.check_same("the list of images", [[cell.name, cell.num_images] for cell in cells])
 
     # ---- Every image of every cell once: numbers of all, pictures of some -----------------------
-    pages = Pages(REPORT_IMAGES.value, REPORT_MAPS.value)
-    output = find_output()
-    run = Run(output, settings, pages, AGAIN.value, cli.USER_ERRORS)
-    results = run.measure_all(jobs)
+    directory = find_output()
+    output = processes.in_first(lambda: claim(directory, cells))
+    run = evaluation.Run(
+        directory,
+        output,
+        settings,
+        REPORT_IMAGES.value,
+        REPORT_MAPS.value,
+        AGAIN.value,
+        cli.user_errors(),
+    )
+    results = run.measure_all(cells)
 
     # ---- All cells together: CSV for scripts, Markdown and a page for people --------------------
     failed = [result for result in results if result.error]
     if len(failed) == len(results) == 1:
         raise ValueError(failed[0].error)
-    in_first(lambda: report(results, write_summary(output, results)))
+    processes.in_first(lambda: report(run, results))
     return 0 if not failed else 1 if len(failed) == len(results) else SOME_FAILED
 
 
 def check_flags() -> None:
-    """What is evaluated is one of three things.
+    """Checks that one thing is evaluated, and that flags go together.
 
     Raises:
-      ValueError: if it is not, or flags do not go together.
+      ValueError: if not.
     """
     given = [flag.name for flag in (CHECKPOINT, CHECKPOINTS, IMAGES) if flag.value]
     if len(given) != 1:
@@ -194,81 +182,135 @@ def check_flags() -> None:
         raise ValueError("--save_statistics is for one data set at one resolution")
     if OUTPUT.value is None and not CHECKPOINT.value:
         raise ValueError("say where the results go: --output=DIR")
+    saved = path(SAVE_STATISTICS.value or "")
+    if saved.is_file() and not files.check_sealed_file(saved, required=False):
+        raise ValueError(f"--save_statistics: {saved} is there and not of this program: move it")
 
 
-def load_network(lpips: LPIPSWeights | None) -> FeatureNetwork | None:
-    """The network of the Fréchet distances."""
-    if not FRECHET.value:
-        return None
-    if INCEPTION_FILE.value:
-        return inception_network(INCEPTION_FILE.value)
-    return vgg16_network(lpips)
-
-
-def find_output() -> Path:
-    """Where results go."""
-    return Path(OUTPUT.value or Path(CHECKPOINT.value) / "eval")
-
-
-def plan_grid(settings: Settings) -> list[Job | Unplanned]:
-    """Looks at every cell; what is wrong with one is kept for its turn."""
-    grid = cells.make_grid(
-        [Path(CHECKPOINT.value)] if CHECKPOINT.value else cells.find_checkpoints(CHECKPOINTS.value),
-        find_datasets(),
-        cells.parse_sizes(RESOLUTION.value),
-        cells.parse_token_counts(NUM_TOKENS.value),
+def read_settings() -> "evaluation.Settings":
+    """Reads how everything is measured, with the networks of the metrics."""
+    lpips = networks.load_lpips() if LPIPS.value else None
+    network, reference = None, None
+    if FRECHET.value and INCEPTION_FILE.value:
+        network = feature_networks.inception_network(path(INCEPTION_FILE.value))
+    elif FRECHET.value:
+        network = feature_networks.vgg16_network(lpips)
+    if REFERENCE.value:
+        reference = feature_networks.load_reference(path(REFERENCE.value), network)
+    return evaluation.Settings(
+        step=STEP.value,
+        weights=WEIGHTS.value,
+        resize=RESIZE.value,
+        split=SPLIT.value,
+        batch_size=EVAL.value.batch_size,
+        rounding=EVAL.value.rounding,
+        high_resolution=HIGH_RESOLUTION.value,
+        focus=tuple(FOCUS.value),
+        bias_map=BIAS_MAP.value,
+        lpips=lpips,
+        network=network,
+        reference=reference,
+        reference_name=REFERENCE.value,
+        save_statistics=path(SAVE_STATISTICS.value) if SAVE_STATISTICS.value else None,
+        baselines=evaluation.check_baselines(BASELINES.value),
+        bytes_per_value=BYTES_PER_VALUE.value,
+        verify=VERIFY.value,
     )
 
-    def plan(cell: cells.Cell) -> Job | Unplanned:
+
+def plan_grid(settings: "evaluation.Settings") -> "list[evaluation.Cell]":
+    """Looks at every cell; the error of one of several is kept for its turn."""
+    grid = evaluation.make_grid(
+        [path(CHECKPOINT.value)]
+        if CHECKPOINT.value
+        else evaluation.find_checkpoints(CHECKPOINTS.value),
+        find_datasets(),
+        evaluation.parse_sizes(RESOLUTION.value),
+        evaluation.parse_token_counts(NUM_TOKENS.value),
+    )
+
+    def plan(combination: "evaluation.Combination") -> "evaluation.Cell":
         try:
-            return plan_tokenizer(cell, settings)
-        except cli.USER_ERRORS as error:
-            return Unplanned(cell.name, str(error))
+            return evaluation.plan_tokenizer(combination, settings)
+        except cli.user_errors() as error:
+            if len(grid) == 1:
+                raise
+            return evaluation.broken_cell(combination.name, error)
 
-    return [plan(cell) for cell in grid]
+    return [plan(combination) for combination in grid]
 
 
-def plan_images(settings: Settings) -> Job:
+def plan_images(settings: "evaluation.Settings") -> "evaluation.Cell":
     """Looks at images that were made elsewhere."""
-    sizes = cells.parse_sizes(RESOLUTION.value)
+    sizes = evaluation.parse_sizes(RESOLUTION.value)
     if len(sizes) > 1 or (sizes and not REFERENCES.value):
         raise ValueError("--images have one --resolution, that of their --references")
-    size = sizes[0] if sizes else None
+    images, size = path(IMAGES.value), sizes[0] if sizes else None
     if not REFERENCES.value:
-        return plan_samples(Path(IMAGES.value), settings)
-    return plan_pairs(Path(IMAGES.value), Path(REFERENCES.value), settings, size, VALUES.value)
+        return evaluation.plan_samples(images, settings)
+    return evaluation.plan_pairs(images, path(REFERENCES.value), settings, size, VALUES.value)
 
 
-def find_datasets() -> list[cells.Dataset]:
+def find_datasets() -> "list[evaluation.Dataset]":
     """The data sets of the flags; else the one that each run was trained on."""
     given = tuple((name, value) for name, value in DATA.value.items() if value is not None)
     if given and DATASETS.value:
         raise ValueError("name one data set as --data.*, or several as --datasets")
     if given:
-        return [cells.Dataset(Path(given[0][1]).name, given)]
-    return cells.parse_datasets(DATASETS.value) or [cells.Dataset(cells.HELD_OUT)]
+        return [evaluation.Dataset(Path(given[0][1]).name, given)]
+    return evaluation.parse_datasets(DATASETS.value) or [evaluation.Dataset(evaluation.HELD_OUT)]
 
 
-def report(results: list[CellResult], summary) -> None:
-    """The headline figures and where the rest is, last on the screen."""
-    print(f"\n{summary.text}")
+def find_output() -> Path:
+    """The directory of the results."""
+    if OUTPUT.value:
+        return path(OUTPUT.value)
+    root, _ = evaluation.split_checkpoint(path(CHECKPOINT.value), STEP.value)
+    if not root.is_dir():
+        raise ValueError(
+            f"{CHECKPOINT.value} is no directory: say where the results go, --output=DIR"
+        )
+    return root / "eval"
+
+
+def claim(directory: Path, cells: "list[evaluation.Cell]") -> "outputs.Output":
+    """Claims the directory of the results before anything is measured.
+
+    Raises:
+      ValueError, OSError: if it is not ours, or cannot be written.
+    """
+    inputs = [folder for cell in cells for folder in cell.inputs]
+    return outputs.open_output(directory, "evaluation", {}, inputs=inputs)
+
+
+def path(text: str) -> Path:
+    """A path of a flag."""
+    return Path(text).expanduser()
+
+
+def report(run: "evaluation.Run", results: "list[evaluation.CellResult]") -> None:
+    """Writes the tables, and prints the headline figures and where the rest is."""
+    text = run.write_summary(results)
+    run.output.forget_missing()
+    run.output.finish()
+    print(f"\n{text}")
     measured = [result for result in results if result.summary]
     for result in measured if len(results) == 1 else ():
-        print(describe_gain(result))
-        means = result.summary["metrics"]
-        if "unfocused" in means:
-            print(focus_effect(means))
+        evaluation.say(evaluation.describe_gain(result))
+        if effect := evaluation.focus_effect(result):
+            evaluation.say(effect)
     for result in measured:
         of = f"{result.name}: " if len(results) > 1 else ""
         if skipped := result.summary["num_unreadable"]:
-            print(f"{of}skipped {skipped} unreadable image(s): see metrics.json")
+            evaluation.say(f"{of}skipped {skipped} unreadable image(s): see metrics.json")
     for warning in dict.fromkeys(text for one in measured for text in one.summary["warnings"]):
-        print(f"warning: {warning}")
-    for error, names in failures(results).items():
-        print(f"FAILED {', '.join(names)}: {error}")
+        evaluation.say(f"warning: {warning}")
+    for names, error in evaluation.failures(results).items():
+        evaluation.say(f"FAILED {names}: {error}")
     if len(results) == 1:
-        print(f"metrics: {results[0].directory / 'metrics.json'}")
-    print(f"table:   {summary.markdown}\nreport:  {summary.page}")
+        evaluation.say(f"metrics: {run.directory / 'metrics.json'}")
+    evaluation.say(f"table:   {run.directory / 'results.md'}")
+    evaluation.say(f"report:  {run.directory / 'report.html'}")
 
 
 if __name__ == "__main__":

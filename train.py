@@ -5,40 +5,29 @@
 Every field of the config can be set: --config.SECTION.FIELD=VALUE. The same command again resumes
 from the newest checkpoint; SIGTERM and Ctrl-C save first and exit with code 75. What it leaves is
 told in gpstoken_jax/runtime/run_directory.py, several processes and what may go wrong in
-docs/survival.md.
+docs/reliability.md.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
 import time
+from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
+from etils import epy
 from ml_collections import config_flags
 
+from gpstoken_jax.configs.check import check_config
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime import processes
-from gpstoken_jax.runtime.checkpoint import Checkpoints
-from gpstoken_jax.runtime.run_directory import (
-    RunDirectory,
-    lock_run,
-    open_run,
-    write_config,
-    write_parameters,
-)
-from gpstoken_jax.training.best import BestCheckpoint
-from gpstoken_jax.training.chronometer import Chronometer, format_seconds
-from gpstoken_jax.training.feed import Feed
-from gpstoken_jax.training.flops import Work
-from gpstoken_jax.training.memory import memory_in_use
-from gpstoken_jax.training.metric_log import MetricLog
-from gpstoken_jax.training.non_finite import SkippedSteps
-from gpstoken_jax.training.place import get_place, set_place
-from gpstoken_jax.training.profile import Profile
-from gpstoken_jax.training.step import on_all_devices, replicate
-from gpstoken_jax.training.stop_signals import EXIT_CODE, StopSignals, StopVote
-from gpstoken_jax.training.task import Batches, Task, create_task
+
+with epy.lazy_imports():  # --help answers before JAX is there
+    import jax
+
+    from gpstoken_jax import training
+    from gpstoken_jax.runtime import checkpoint, processes, run_directory
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
 DATA = cli.define_data_flags()
@@ -52,61 +41,75 @@ def main() -> int:
     started = time.perf_counter()
     config = CONFIG.value
     cli.apply_flags(config.data, DATA.value)
-    task = create_task(config)
-    processes.check_same("the config", config.to_json_best_effort())
-    run = open_run(WORKDIR.value, config)
-    _lock = lock_run(run)  # until this process ends
-    print(
-        f"{jax.device_count()} {jax.default_backend()} device(s) in {jax.process_count()} "
-        f"process(es), JAX {jax.__version__}; results: {run.root}"
-    )
+    check_config(config, devices=jax.device_count())
+    processes.check_same("the config", config.to_dict())
+    task = training.create_task(config)
+    run = run_directory.RunDirectory(Path(WORKDIR.value).expanduser())
+    with contextlib.ExitStack() as stack:
+        # Before anything is written, so that a refused start changes nothing.
+        stack.enter_context(run_directory.lock_run(run))
+        run_directory.open_run(run.root, config)
+        evaluates = training.check_evaluation(task)
+        print(
+            f"{jax.device_count()} {jax.default_backend()} device(s) in {jax.process_count()} "
+            f"process(es), JAX {jax.__version__}; results: {run.root}"
+        )
 
-    # ---- Data: endless batches with a position that is part of the checkpoint -------------------
-    batches = task.open_batches()
-    with (
-        contextlib.closing(batches),
-        Checkpoints(run.checkpoints, keep=config.checkpoint.keep) as checkpoints,
-    ):
-        return train(task, run, batches, checkpoints, started)
+        # ---- Data: endless batches with a position that is part of the checkpoint ----------------
+        batches = stack.enter_context(contextlib.closing(task.open_batches()))
+        processes.check_same("the data", task.describe_data)
+        return train(task, run, batches, evaluates, stack, started)
 
 
 def train(
-    task: Task, run: RunDirectory, batches: Batches, checkpoints: Checkpoints, started: float
+    task: training.Task,
+    run: run_directory.RunDirectory,
+    batches: training.Batches,
+    evaluates: bool,
+    stack: contextlib.ExitStack,
+    started: float,
 ) -> int:
     """From the newest checkpoint to the end, or until someone stops it; returns the exit code."""
     config = task.config
 
     # ---- State: fresh, then the newest checkpoint over it ---------------------------------------
     state = task.create_state(jax.random.key(config.seed))
+    training.check_free_space(run.root, task.to_trees(state))
     frozen = task.load_frozen()
-    chronometer = Chronometer(config.train.steps, config.train.batch_size)
-    skipped = SkippedSteps(config.train.get("max_skipped", 10), run.failed_steps)
+    checkpoints = stack.enter_context(
+        checkpoint.Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
+    )
+    chronometer = training.Chronometer(config.train.steps, config.train.batch_size)
+    skipped = training.SkippedSteps(config.train.get("max_skipped", 10), run.failed_steps)
     first_step = 0
     latest = {}  # of each metric: a step need not compute all
     if restored := checkpoints.restore_latest(task.to_trees(state)):
         first_step, trees, place = restored
         state = task.from_trees(trees)
-        latest = set_place(place, batches, chronometer, skipped)
-        write_config(run, config)
+        latest = training.set_place(place, batches, chronometer, skipped)
+        if first_step >= config.train.steps:
+            print(f"nothing to do: {first_step} steps are done, train.steps={config.train.steps}")
+            return 0
         print(f"resuming after step {first_step}")
     else:
         for name, part in state.params["params"].items():
             print(f"{name}: {sum(x.size for x in jax.tree.leaves(part)):,} parameters")
-        write_parameters(run, state.params)
+        run_directory.write_parameters(run, state.params)
+    run_directory.write_config(run, config)
 
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
-    state, frozen = replicate((state, frozen))
-    feed = Feed(batches, chronometer)
-    log = MetricLog(run, step=first_step)
-    best = BestCheckpoint(RunDirectory(run.best), config)
-    compiled, work = functools.cache(on_all_devices), Work()
-    profile = Profile(run.profile if PROFILE.value else None, first_step)
-    signals, vote = StopSignals(), StopVote()
-    evaluate_every = config.get("eval", {}).get("every_steps", config.checkpoint.every_steps)
+    state, frozen = training.replicate((state, frozen))
+    feed = training.Feed(batches, chronometer)
+    log = stack.enter_context(contextlib.closing(training.MetricLog(run, step=first_step)))
+    best = training.BestCheckpoint(run_directory.RunDirectory(run.best), config, step=first_step)
+    compiled, work = functools.cache(training.on_all_devices), training.Work()
+    profile = training.Profile(run.profile if PROFILE.value else None, first_step)
+    signals, vote = training.StopSignals(), training.StopVote()
+    evaluate_every = evaluates and training.evaluation_interval(config)
 
     def here() -> dict[str, Any]:
         skipped.catch_up()
-        return get_place(feed, chronometer, skipped, latest)
+        return training.get_place(feed, chronometer, skipped, latest)
 
     def save(step: int) -> None:
         checkpoints.save(step, task.to_trees(state), here())
@@ -132,10 +135,13 @@ def train(
         stop = vote(signals.requested)
         if first:
             jax.block_until_ready(metrics)
-            print(f"first step after {format_seconds(time.perf_counter() - started)}", flush=True)
+            print(
+                f"first step after {training.format_seconds(time.perf_counter() - started)}",
+                flush=True,
+            )
             chronometer.start(step)
             work.tick(1.0)
-        if step % config.log.every_steps == 0 or last:
+        if training.is_due(step, config.log.every_steps, last):
             with chronometer.waiting("device"):
                 skipped.catch_up()  # waits for the device, so that times are its own
             times = {} if first else chronometer.tick(step)
@@ -145,24 +151,24 @@ def train(
                 "unreadable_images": processes.total(feed.unreadable.count),
                 "skipped_steps": skipped.count,
             }
-            values = jax.device_get(latest) | times | counts | memory_in_use()
+            values = jax.device_get(latest) | times | counts | training.memory_in_use()
             report(task, log, step, values)
             checkpoints.check()
-        if step % evaluate_every == 0 or last:
+        if training.is_due(step, config.checkpoint.every_steps) or last or stop:
+            save(step)  # first, as what follows may fail
+            saved = step
+        if training.is_due(step, evaluate_every, last):
             jax.block_until_ready(metrics)
             with chronometer.paused():
                 figures = task.evaluate(state, frozen)
                 report_evaluation(log, step, figures)
                 best.consider(step, figures, functools.partial(task.to_trees, state), here)
-        if step % config.log.images_every_steps == 0 or last:
+        if training.is_due(step, config.log.images_every_steps, last):
             jax.block_until_ready(metrics)
             with chronometer.paused():
                 picture = task.preview(state)
                 if picture is not None:
                     log.image(step, "held out", picture)
-        if step % config.checkpoint.every_steps == 0 or last or stop:
-            save(step)
-            saved = step
         if stop:
             break
 
@@ -170,29 +176,30 @@ def train(
     checkpoints.close()
     profile.close()
     best.close()
-    log.close()
     processes.wait_for_all("the last checkpoint is written")
     if saved < config.train.steps:
         print(f"stopped and saved after step {saved}; the same command goes on from there")
-        return EXIT_CODE
-    print(f"done: {config.train.steps} steps in {format_seconds(chronometer.train_seconds)}")
+        return training.EXIT_CODE
+    print(
+        f"done: {config.train.steps} steps in {training.format_seconds(chronometer.train_seconds)}"
+    )
     if task.after_training:
         print(task.after_training.format(workdir=run.root))
     return 0
 
 
-def report(task: Task, log: MetricLog, step: int, values: dict) -> None:
+def report(task: training.Task, log: training.MetricLog, step: int, values: dict) -> None:
     """Logs a step and prints the main of it."""
     values = {name: float(value) for name, value in values.items() if name != "skipped"}
     log.scalars(step, values)
     shown = [f"{name} {values[name]:.4f}" for name in task.on_screen if name in values]
     if "eta_seconds" in values:
         shown.append(f"{values['images_per_second']:.1f} images/s")
-        shown.append(f"ETA {format_seconds(values['eta_seconds'])}")
+        shown.append(f"ETA {training.format_seconds(values['eta_seconds'])}")
     print(f"step {step}/{task.config.train.steps}  " + "  ".join(shown), flush=True)
 
 
-def report_evaluation(log: MetricLog, step: int, figures: dict[str, float]) -> None:
+def report_evaluation(log: training.MetricLog, step: int, figures: dict[str, float]) -> None:
     """Logs and prints an evaluation, if there was one."""
     if figures:
         log.scalars(step, figures)

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
             "model": model(),
             "partition": {
                 "num_tokens": 128,
-                "weight": 2.5,  # exponent of the entropy
+                "weight": 2.5,  # exponent of the entropy; 0 is a uniform grid
                 "min_size": 8,  # regions this small (in pixels a side) are not split
             },
             "data": data(),
@@ -103,6 +103,7 @@ def model() -> ConfigDict:
             "feature_channels": 16,
             "support": 3.0,  # Gaussians end at this many sigmas
             "dtype": "float32",  # of the computation; parameters are always float32
+            "init": "flax",  # of the weights; or "published": PyTorch's
             "encoder": {
                 "channels": 128,
                 "stem_blocks": 2,
@@ -112,6 +113,10 @@ def model() -> ConfigDict:
                 "depth": 30,
                 "num_heads": 8,
                 "mlp_ratio": 4,
+                # Ablations, see docs/published.md
+                "condition": "roi",  # or "image", all of it for every token; or "none"
+                "refine": True,  # move the initial Gaussians
+                "isotropic": False,  # circles
                 "remat": False,  # less memory, a third more time: keep no activations of blocks
             },
             "decoder": {
@@ -135,6 +140,7 @@ def data() -> ConfigDict:
             "train_split": "train",
             "eval_split": "val",
             "val_fraction": 0.1,  # held out of a folder that has no val/ of its own
+            "resize": "antialias",  # or "published": OpenCV's, which aliases (docs/data.md)
             "crop": "center",  # or "random", "random_resized"
             "crop_scale": (0.3, 1.0),  # share of the image's area, for "random_resized"
             "flip": True,
@@ -145,6 +151,16 @@ def data() -> ConfigDict:
             "prefetch": 4,  # batches read ahead
         }
     )
+
+
+def published(config: ConfigDict) -> ConfigDict:
+    """Takes the published run's way wherever ours is another; docs/published.md has them all."""
+    config.model.init = "published"
+    config.data.resize = "published"
+    config.loss.update(lpips_dropout=True, inception_weight=1.0)
+    config.train.schedule = "alternate"
+    config.eval.rounding = "truncate"
+    return config
 
 
 def smoke(config: ConfigDict) -> ConfigDict:

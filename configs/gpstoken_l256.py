@@ -12,9 +12,11 @@ from gpstoken_jax.configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """``arg`` is "" or "smoke"."""
+    """``arg`` is "", "published" (docs/published.md) or "smoke"."""
     config = common.get_config()
     config.partition.num_tokens = 256
     config.model.feature_channels = 32
     config.eval.high_resolution = "tiles"
+    if arg == "published":
+        return common.published(config)
     return common.smoke(config) if arg == "smoke" else config

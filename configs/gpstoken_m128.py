@@ -12,8 +12,10 @@ from gpstoken_jax.configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """``arg`` is "" or "smoke"."""
+    """``arg`` is "", "published" (docs/published.md) or "smoke"."""
     config = common.get_config()
     config.partition.num_tokens = 128
     config.model.feature_channels = 16
+    if arg == "published":
+        return common.published(config)
     return common.smoke(config) if arg == "smoke" else config

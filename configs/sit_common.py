@@ -72,6 +72,7 @@ def get_config() -> ConfigDict:
                 "steps": 250,
                 "guidance_scale": 1.5,
                 "guidance_interval": (0.2, 1.0),  # of the time
+                "layouts": "random",  # those of a file; or "in_turn", none twice, as published
             },
             "tokenizer": placeholder(str),  # a tokenizer's run, to show samples as images
         }

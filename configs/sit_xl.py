@@ -20,9 +20,11 @@ _STD = (
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """``arg`` is "", "smoke" or "published": for the published weights, and to go on from them."""
+    """``arg`` is "", "smoke" or "published": for the published weights, and to train as they were."""
     config = sit_common.get_config()
     if arg == "published":
         config.model.update(num_tokens=128, channels=21, num_classes=1000)
         config.statistics.update(mean=_MEAN, std=_STD)
+        config.ema.power = 0  # as SiT's authors: no warm-up
+        config.sample.layouts = "in_turn"
     return sit_common.smoke(config) if arg == "smoke" else config

@@ -9,7 +9,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gpstoken_jax.data import images, transforms
+from gpstoken_jax.data import images, resize_and_crop, transforms
 from gpstoken_jax.tokens.visualize import image_grid
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory.", required=True)
@@ -25,8 +25,7 @@ def read_photo(path: str | None, default: str, size: int) -> np.ndarray:
         pixels = getattr(data, default)()
     else:
         pixels = images.decode(images.read_bytes(path)).pixels
-    pixels = transforms.center_crop(transforms.resize_short_side(pixels, size), size)
-    return transforms.to_unit_range(pixels)
+    return transforms.to_unit_range(resize_and_crop(pixels, size, resize="antialias"))
 
 
 def save(path: str | Path, rows: list, titles: list[str]) -> None:

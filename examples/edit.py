@@ -17,7 +17,7 @@ from absl import flags
 from gpstoken_jax.partition.focus import parse_focus
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime.run_directory import Tokenizer, load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import editing
 from gpstoken_jax.tokens.visualize import draw_gaussians, to_uint8
 
@@ -29,7 +29,7 @@ STEPS = 5  # of an interpolation
 
 
 def main() -> None:
-    tokenizer = load_tokenizer(common.CHECKPOINT.value)
+    tokenizer = Tokenizer.from_pretrained(common.CHECKPOINT.value)
     size = tokenizer.config.model.image_size
     photos = np.stack([common.read_photo(common.IMAGE.value, "astronaut", size)])
     others = np.stack([common.read_photo(SECOND_IMAGE.value, "coffee", size)])

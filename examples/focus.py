@@ -7,10 +7,11 @@ import common
 import jax
 from absl import flags
 
+from gpstoken_jax.metrics.image import local_psnr
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.partition import focus
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens.visualize import draw_density, draw_gaussians, draw_outline, to_uint8
 
 FOCUS = flags.DEFINE_multi_string(
@@ -19,7 +20,7 @@ FOCUS = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-    tokenizer = load_tokenizer(common.CHECKPOINT.value)
+    tokenizer = Tokenizer.from_pretrained(common.CHECKPOINT.value)
     model, params, config = tokenizer.model, tokenizer.params, tokenizer.config
     size = (config.model.image_size,) * 2
     photo = common.read_photo(common.IMAGE.value, "chelsea", size[0])
@@ -35,7 +36,7 @@ def main() -> None:
     for name, amount in (("without the focus", 0 * strength), ("with the focus", strength)):
         bias = focus.strength_to_bias(amount, config.partition.weight)
         initial, refined, decoded = reconstruct(photo[None], bias[None])
-        near, far = (float(psnr[0]) for psnr in focus.local_psnr(photo[None], decoded, inside))
+        near, far = (float(psnr[0]) for psnr in local_psnr(photo[None], decoded, inside))
         print(f"{name + ':':18s} PSNR inside {near:.2f} dB, outside {far:.2f} dB")
         drawings = [draw_gaussians(photo, initial), draw_density(refined, (384, 384))]
         enlarged = to_uint8(decoded[0]).repeat(max(1, 384 // size[0]), 0)

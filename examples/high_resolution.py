@@ -10,13 +10,13 @@ from absl import flags
 from gpstoken_jax.metrics.image import image_metrics
 from gpstoken_jax.model.high_resolution import WAYS, decode_images, encode_images
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 
 TILES = flags.DEFINE_integer("tiles", 2, "Rows and columns of tiles.", lower_bound=1)
 
 
 def main() -> None:
-    tokenizer = load_tokenizer(common.CHECKPOINT.value)
+    tokenizer = Tokenizer.from_pretrained(common.CHECKPOINT.value)
     model, params, config = tokenizer.model, tokenizer.params, tokenizer.config
     tiles = (TILES.value, TILES.value)
     size = TILES.value * config.model.image_size

@@ -2,8 +2,6 @@
 
 import runpy
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import gpstoken_jax
 
@@ -17,7 +15,6 @@ PROGRAMS = {
     "prepare_data": "pack a folder of images into array_record files",
     "prepare_layouts": "collect the layouts of tokenised images",
 }
-_AT_THE_ROOT = ("train", "eval")  # of a checkout; a wheel has them beside the others
 
 
 def main() -> int | None:
@@ -34,12 +31,7 @@ def main() -> int | None:
         print(f"error: there is no program {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     sys.argv = [f"gpstoken {name}", *arguments[1:]]
-    module = f"gpstoken_jax.programs.{name}"
-    if name in _AT_THE_ROOT and find_spec(module) is None:
-        path = Path(gpstoken_jax.__file__).parents[1] / f"{name}.py"
-        runpy.run_path(str(path), run_name="__main__")
-    else:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    runpy.run_module(f"gpstoken_jax.programs.{name}", run_name="__main__", alter_sys=True)
     return None
 
 

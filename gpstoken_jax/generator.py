@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation.guidance import Guidance
-from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
+from gpstoken_jax.generation.layouts import EmpiricalSampler, LayoutSampler, open_layouts
 from gpstoken_jax.generation.normalisation import Normalisation
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import BatchSampler
@@ -25,7 +25,8 @@ from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.run_directory import load_weights
 from gpstoken_jax.tokenizer import Tokenizer, Tokens
 from gpstoken_jax.weights import pretrained
-from gpstoken_jax.weights.sit_table import weight_table
+from gpstoken_jax.weights.published import sit_table
+from gpstoken_jax.weights.sources import find_source
 
 NO_CLASS = -1
 _NO_LAYOUTS = -2
@@ -63,6 +64,8 @@ class Generator:
         step: int | None = None,
         weights: str = "ema_params",
         config: ConfigDict | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
     ) -> Self:
         """Loads a generator.
 
@@ -71,7 +74,9 @@ class Generator:
           layouts: stage 1: a file of layouts, a work directory of a layout network, or a sampler.
           step: which checkpoint of a work directory; the newest that can be read if None.
           weights: ``"ema_params"``, the averaged ones, or ``"params"``.
-          config: of the model, for a file that comes without one.
+          config: of the model, for a file that comes without one; None takes what fits.
+          subfolder: the variant, in a folder or repository of several.
+          revision: of a hub repository.
 
         Raises:
           CheckpointError: if something is missing, damaged or does not fit; says what and where.
@@ -85,10 +90,13 @@ class Generator:
                 root, "sit", create_sit, init_params, step=step, weights=weights
             )
         else:
-            config, params, step = pretrained.load(root, "sit", weight_table, weights, config)
+            found = find_source(root, "sit", config=config, subfolder=subfolder, revision=revision)
+            config, params, step = found.config, found.load(weights), found.step or 0
             model = create_sit(config.model)
         if isinstance(layouts, str | Path):
-            layouts = open_layouts(layouts, num_tokens=model.num_tokens)
+            layouts = open_layouts(
+                layouts, num_tokens=model.num_tokens, in_turn=takes_layouts_in_turn(config)
+            )
         return cls(model, params, config, step, layouts)
 
     @functools.cached_property
@@ -218,7 +226,8 @@ class Generator:
                     "there are no layouts: give from_pretrained(..., layouts=RUN_OR_FILE), or "
                     "sample(..., layouts=GEOMETRY)"
                 )
-            layouts = self.layouts.sample(layout_keys, self.layout_labels(self.layouts)[labels])
+            layout_labels = self.layout_labels(self.layouts)[labels]
+            layouts = self.layouts.sample(layout_keys, layout_labels, numbers)
         layouts = np.asarray(layouts, np.float32)
         if layouts.shape[-1:] != (5,) or layouts.ndim not in (2, 3):
             raise ValueError(f"layouts must be [B, L, 5] or [L, 5]; got {layouts.shape}")
@@ -242,11 +251,11 @@ class Generator:
         found = [number.get(name, _NO_LAYOUTS) for name in self.label_names]
         return np.array([*found, NO_CLASS], np.int32)
 
-    def check_layouts(self, layouts: LayoutSampler, labels: Sequence[int]) -> None:
-        """Checks that there are layouts of classes.
+    def check_layouts(self, layouts: LayoutSampler, labels: Sequence[int], count: int = 1) -> None:
+        """Checks that there are layouts of classes, for ``count`` images each.
 
         Raises:
-          ValueError: naming the first of which there are none.
+          ValueError: naming the first of which there are none, or not enough of those in turn.
         """
         for label, found in zip(labels, self.layout_labels(layouts)[list(labels)], strict=True):
             if found == _NO_LAYOUTS:
@@ -254,6 +263,8 @@ class Generator:
                 raise ValueError(
                     f"there are no layouts of class {self.label_name(label)!r}, only of {there}"
                 )
+            if isinstance(layouts, EmpiricalSampler):
+                layouts.check_number(int(found), count - 1)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Checks that a tokenizer can decode what is made here.
@@ -271,7 +282,7 @@ class Generator:
     def save_pretrained(self, directory: str | Path, *, dtype: str = "float32") -> None:
         """Writes the weights, the config and a model card; see ``Tokenizer.save_pretrained``."""
         pretrained.save(
-            directory, self.config, weight_table(self.config.model), self.params, self.step, dtype
+            directory, self.config, sit_table(self.config.model), self.params, self.step, dtype
         )
 
     @functools.cached_property
@@ -346,7 +357,7 @@ class Pipeline:
         fill = (0, self._batch_size - count)
         labels, numbers = (np.pad(array, fill, mode="edge") for array in (labels, numbers))
         layout_keys, token_keys = class_keys(self._seed, labels, numbers)
-        layout = self._layouts.sample(layout_keys, self._layout_labels[labels])
+        layout = self._layouts.sample(layout_keys, self._layout_labels[labels], numbers)
         x, evaluations = self._sample(token_keys, labels, layout)
         tokens = self._generator.normalisation.denormalise(x, layout)
         made = {
@@ -357,6 +368,11 @@ class Pipeline:
             "evaluations": evaluations,
         }
         return {name: array[:count] for name, array in made.items()}
+
+
+def takes_layouts_in_turn(config: ConfigDict) -> bool:
+    """Tells whether a config takes each layout of a file once; those before the field do not."""
+    return config.get("sample", {}).get("layouts", "random") == "in_turn"
 
 
 def class_keys(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
@@ -16,10 +15,12 @@ from gpstoken_jax.data.transforms import to_uint8
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.partition.focus import box_strength, strength_to_bias
+from gpstoken_jax.runtime.devices import spread
 from gpstoken_jax.runtime.run_directory import load_weights
 from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
-from gpstoken_jax.weights.tokenizer_table import weight_table
+from gpstoken_jax.weights.published import tokenizer_table
+from gpstoken_jax.weights.sources import find_source
 
 DEFAULT_FOCUS_STRENGTH = 0.5
 
@@ -74,16 +75,20 @@ class Tokenizer:
         step: int | None = None,
         weights: str = "ema_params",
         config: ConfigDict | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
     ) -> Self:
         """Loads a tokenizer.
 
         Args:
           source: a work directory of ``train.py`` (or a checkpoint in it), a directory of
-            ``save_pretrained``, a published file or folder, or the name of weights that ship with
-            this package.
+            ``save_pretrained``, a published file or folder (see ``weights.sources.find_source``),
+            a hub repository's name, or the name of weights that ship with this package.
           step: which checkpoint of a work directory; the newest that can be read if None.
           weights: ``"ema_params"``, the averaged ones, or ``"params"``.
-          config: of the model, for a file that comes without one.
+          config: of the model, for a file that comes without one; None takes what fits.
+          subfolder: the variant, in a folder or repository of several.
+          revision: of a hub repository.
 
         Raises:
           CheckpointError: if something is missing, damaged or does not fit; says what and where.
@@ -96,8 +101,9 @@ class Tokenizer:
                 root, "tokenizer", GPSToken, init_params, step=step, weights=weights
             )
             return cls(model, params, config, step)
-        config, params, step = pretrained.load(root, "tokenizer", weight_table, weights, config)
-        return cls(GPSToken(config.model), params, config, step)
+        found = find_source(root, config=config, subfolder=subfolder, revision=revision)
+        model = GPSToken(found.config.model)
+        return cls(model, found.load(weights), found.config, found.step or 0)
 
     @property
     def image_size(self) -> int:
@@ -127,16 +133,28 @@ class Tokenizer:
         Raises:
           ValueError: for images, numbers or focuses that cannot be; says why.
         """
+        return self.encode_with_layout(images, num_tokens=num_tokens, focus=focus)[0]
+
+    def encode_with_layout(
+        self,
+        images: Any,
+        *,
+        num_tokens: int | None = None,
+        focus: Float[np.ndarray, "n 4"] | Float[np.ndarray, "h w"] | None = None,
+    ) -> tuple[Tokens, Float[np.ndarray, "*b l 5"]]:
+        """Encodes as ``encode`` does, and returns the initial Gaussians, too: the layout."""
         batch, batched = to_batch(images)
         size = batch.shape[1:3]
         tile_grid(*size, self.image_size)
         num_tokens = self.config.partition.num_tokens if num_tokens is None else num_tokens
-        if focus is None:
-            bias = None
-        else:
-            bias = strength_to_bias(_strength(focus, size), self.config.partition.weight)[None]
-        tokens = self._functions.encode(num_tokens)(self.params, batch, bias)
-        return Tokens.of(tokens if batched else tokens[0], size)
+        inputs = {"images": batch}
+        if focus is not None:
+            bias = strength_to_bias(_strength(focus, size), self.config.partition.weight)
+            inputs["bias"] = np.broadcast_to(bias, batch.shape[:3])
+        layout, tokens = self._functions.encode(num_tokens)(inputs)
+        if not batched:
+            layout, tokens = layout[0], tokens[0]
+        return Tokens.of(tokens, size), layout
 
     def decode(
         self,
@@ -175,7 +193,7 @@ class Tokenizer:
             raise ValueError("there are tokens with values that are not finite")
         way = high_resolution or self.config.get("eval", {}).get("high_resolution", "merged")
         batch = array if array.ndim == 3 else array[None]
-        images = self._functions.decode(tiles, way)(self.params, batch)
+        images = self._functions.decode(tiles, way)(batch)
         images = images if array.ndim == 3 else images[0]
         return to_uint8(images) if uint8 else images
 
@@ -192,38 +210,42 @@ class Tokenizer:
           OSError: if it cannot be written.
         """
         pretrained.save(
-            directory, self.config, weight_table(self.config.model), self.params, self.step, dtype
+            directory,
+            self.config,
+            tokenizer_table(self.config.model),
+            self.params,
+            self.step,
+            dtype,
         )
 
     @functools.cached_property
     def _functions(self) -> "_Compiled":
-        return _Compiled(self.model, self.config)
+        return _Compiled(self.model, self.params, self.config)
 
 
 class _Compiled:
-    """Encoder and decoder, compiled once for every shape and setting."""
+    """Encoder and decoder on all devices, compiled once for every shape and setting."""
 
-    def __init__(self, model: GPSToken, config: ConfigDict):
-        self._model, self._partition = model, config.partition
+    def __init__(self, model: GPSToken, params: Any, config: ConfigDict):
+        self._model, self._params, self._partition = model, params, config.partition
 
     @functools.cache  # noqa: B019 - lives as long as the tokenizer
-    def encode(self, num_tokens: int) -> Callable[..., np.ndarray]:
+    def encode(self, num_tokens: int) -> Callable[..., Any]:
         partition = self._partition.copy_and_resolve_references()
         partition.num_tokens = num_tokens
 
-        @jax.jit
-        def run(params, images, bias):
-            return encode_images(self._model, params, images, bias=bias, **partition)[1]
+        def run(params, inputs):
+            images, bias = inputs["images"], inputs.get("bias")
+            return encode_images(self._model, params, images, bias=bias, **partition)
 
-        return lambda *arguments: np.asarray(run(*arguments))
+        return spread(run, self._params)
 
     @functools.cache  # noqa: B019 - lives as long as the tokenizer
     def decode(self, tiles: tuple[int, int], way: str) -> Callable[..., np.ndarray]:
-        @jax.jit
         def run(params, tokens):
             return decode_images(self._model, params, tokens, tiles, way=way).images
 
-        return lambda *arguments: np.asarray(run(*arguments))
+        return spread(run, self._params)
 
 
 def _strength(focus: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from gpstoken_jax.kernels import pallas, reference, self_check, triton, xla
-from gpstoken_jax.kernels.gaussian import well_posed
+from gpstoken_jax.kernels import pallas, reference, self_check, xla
 
 # In the order of preference.
-IMPLEMENTATIONS = {"pallas": pallas, "triton": triton, "xla": xla, "reference": reference}
-CHECKED = ("pallas", "triton")  # compared with xla on first use, see `kernels.self_check`
+IMPLEMENTATIONS = {"pallas": pallas, "xla": xla, "reference": reference}
+CHECKED = ("pallas",)  # compared with xla on first use, see `kernels.self_check`
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +38,8 @@ def splat(
     Args:
       geometry: (sigma_x, sigma_y, rho, mu_x, mu_y) of L tokens in map coordinates, where -1 is the
         centre of the first pixel and 1 the centre of the last; sigma > 0, |rho| < 1. Finite results
-        for any finite geometry: sigma is saturated to [1e-12, 1e12] and rho just inside (-1, 1).
+        for any finite geometry: sigma is saturated to [1e-12, 1e12] and rho just inside (-1, 1). A
+        token with any value that is not finite draws nothing and has gradient 0.
       features: one vector of C values a token, float32 or bfloat16, with the same leading axes.
       size: (H, W) of the map, each at least 1; a side of one pixel has its centre at coordinate 0.
       support: a token draws where |dx| <= support * sigma_x and |dy| <= support * sigma_y.
@@ -62,8 +62,7 @@ def splat(
         # Nothing is drawn. A sum over no tokens would lose the tie to the inputs that gradients
         # need.
         return jnp.zeros((*lead, *size, features.shape[-1]), features.dtype)
-    geometry = well_posed(geometry.astype(jnp.float32))
-    flat_geometry = geometry.reshape(batch, *geometry.shape[-2:])
+    flat_geometry = geometry.astype(jnp.float32).reshape(batch, *geometry.shape[-2:])
     flat_features = features.reshape(batch, *features.shape[-2:])
     image = function(flat_geometry, flat_features, size, support)
     return image.reshape(*lead, *size, features.shape[-1]).astype(features.dtype)

@@ -21,6 +21,8 @@ from jaxtyping import Float
 MIN_SIGMA = 1e-12
 MAX_SIGMA = 1e12
 MAX_RHO = 1.0 - 2.0**-24  # the largest float32 below 1, so that 1 - rho^2 is never 0
+# A token that draws nothing: however large the support, its box does not reach the map.
+INERT = np.array([1.0, 1.0, 0.0, 1e30, 1e30], np.float32)
 
 
 def pixel_coordinates(count: int) -> np.ndarray:
@@ -35,13 +37,14 @@ def pixel_coordinates(count: int) -> np.ndarray:
 
 
 def well_posed(geometry: Float[Array, "... 5"]) -> Float[Array, "... 5"]:
-    """Geometry that is finite to work with: sigma in [1e-12, 1e12] and |rho| < 1 (the next
-    float32).
+    """Geometry that is finite to work with: sigma in [1e-12, 1e12] and |rho| < 1.
 
     Values already in range pass unchanged with their gradient; those outside are saturated, with
-    gradient 0.
+    gradient 0. A token with any value that is not finite becomes one that draws nothing, and gets
+    no gradient: it must not reach the others.
     """
-    sigma_x, sigma_y, rho, mu_x, mu_y = (geometry[..., i] for i in range(5))
+    finite = jnp.isfinite(geometry).all(axis=-1, keepdims=True)
+    sigma_x, sigma_y, rho, mu_x, mu_y = jnp.moveaxis(jnp.where(finite, geometry, INERT), -1, 0)
     return jnp.stack(
         [
             _saturate(sigma_x, MIN_SIGMA, MAX_SIGMA),

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from gpstoken_jax.kernels.gaussian import local_weights, pixel_coordinates
+from gpstoken_jax.kernels.gaussian import local_weights, pixel_coordinates, well_posed
 
 
 def unsupported(platform: str, features_dtype) -> str | None:
@@ -24,6 +24,11 @@ def splat(
     support: float,
 ) -> Float[Array, "b h w c"]:
     """Sum over tokens of weight * feature at every pixel; float32, see `kernels.splat`."""
+    return draw(well_posed(geometry), features, size, support)
+
+
+def draw(geometry, features, size: tuple[int, int], support: float) -> Float[Array, "b h w c"]:
+    """What `splat` draws, of geometry that is well posed."""
     height, width = size
     y, x = np.meshgrid(pixel_coordinates(height), pixel_coordinates(width), indexing="ij")
     pixels = jnp.asarray(x.ravel()), jnp.asarray(y.ravel())

@@ -8,10 +8,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from gpstoken_jax.kernels.gaussian import pixel_coordinates
-
-# A token that draws nothing: however large the support, its box does not reach the map.
-INERT = np.array([1.0, 1.0, 0.0, 1e30, 1e30], np.float32)
+from gpstoken_jax.kernels.gaussian import INERT, pixel_coordinates
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,23 @@ a bounded workspace on an accelerator.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
+from gpstoken_jax.kernels import reference
 from gpstoken_jax.kernels.batching import fold_vmap
-from gpstoken_jax.kernels.gaussian import geometry_gradient, local_weights, moments
-from gpstoken_jax.kernels.tiling import (
+from gpstoken_jax.kernels.gaussian import (
     INERT,
+    geometry_gradient,
+    local_weights,
+    moments,
+    well_posed,
+)
+from gpstoken_jax.kernels.tiling import (
     Tiling,
     block_boxes,
     compact,
@@ -32,6 +38,7 @@ from gpstoken_jax.kernels.tiling import (
 TILE = 16
 BLOCK = 32  # tokens taken together
 WORKSPACE = 2**24  # weights alive at once on an accelerator (64 MiB in float32)
+DENSE_PAIRS = 2**20  # of an image: 4 MiB of float32 weights
 _dot = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
@@ -40,7 +47,6 @@ def unsupported(platform: str, features_dtype) -> str | None:
     return None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def splat(
     geometry: Float[Array, "b l 5"],
     features: Float[Array, "b l c"],
@@ -48,12 +54,19 @@ def splat(
     support: float,
 ) -> Float[Array, "b h w c"]:
     """Sum over tokens of weight * feature at every pixel; float32, see `kernels.splat`."""
+    return _splat(well_posed(geometry), features, size, support)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _splat(geometry, features, size, support):
+    if not tiles_save_work(features.shape[1], size):
+        return reference.draw(geometry, features, size, support)
     forward = functools.partial(_forward, size=size, support=support)
     return fold_vmap(forward)(geometry, features)
 
 
 def _splat_forward(geometry, features, size, support):
-    return splat(geometry, features, size, support), (geometry, features)
+    return _splat(geometry, features, size, support), (geometry, features)
 
 
 def _splat_backward(size, support, residuals, cotangent):
@@ -61,7 +74,23 @@ def _splat_backward(size, support, residuals, cotangent):
     return fold_vmap(backward)(*residuals, cotangent)
 
 
-splat.defvjp(_splat_forward, _splat_backward)
+_splat.defvjp(_splat_forward, _splat_backward)
+
+
+def tiles_save_work(tokens: int, size: tuple[int, int]) -> bool:
+    """Whether tiles take no more (pixel, token) pairs than there are, for tokens of even shares.
+
+    Such a token's box is 2 / sqrt(tokens) of the map's side (sigma is two thirds of the half side
+    of its square), and a tile takes those that meet it in whole blocks: more than all of them where
+    tokens are few. At equal pairs tiles are faster, because their weights stay in the cache. The
+    gradient is tiled always: the dense one keeps a dozen arrays of all pairs.
+    """
+    tiling, pairs = _tiling(size), tokens * math.prod(size)
+    box = 2 / math.sqrt(max(tokens, 1))
+    down, across = tiling.tile_height / size[0] + box, tiling.tile_width / size[1] + box
+    met = tokens * min(1.0, down) * min(1.0, across)
+    taken = math.ceil(met / BLOCK) * BLOCK * tiling.tiles * tiling.pixels
+    return taken <= pairs or pairs > DENSE_PAIRS
 
 
 def _tiling(size: tuple[int, int]) -> Tiling:
@@ -75,17 +104,21 @@ def _group_size(items: int, pixels: int) -> int:
     return max(1, min(items, WORKSPACE // (pixels * BLOCK)))
 
 
-def _groups(items: int, pixels: int) -> np.ndarray:
-    """Item numbers [steps, items a step]; -1 where the last step has nothing left to do.
+def _in_groups(function, items: int, pixels: int):
+    """function(item, live) for `items` numbers, a group at a time; outputs [items, ...].
 
-    A step's row goes through an optimization barrier: fused with what reads it, XLA's CPU compiler
-    (JAX 0.12) takes an integer slice for a float one and refuses some shapes.
+    The last group is filled up with the last item, not live. The numbers come from the loop's
+    counter: of a constant array of them, XLA's CPU compiler (JAX 0.12) takes an integer slice for a
+    float one and refuses some shapes.
     """
     group = _group_size(items, pixels)
-    steps = -(-items // group)
-    numbers = np.full(steps * group, -1, np.int32)
-    numbers[:items] = np.arange(items)
-    return numbers.reshape(steps, group)
+
+    def run(step):
+        item = step * group + jnp.arange(group)
+        return function(jnp.minimum(item, items - 1), item < items)
+
+    outputs = lax.map(run, jnp.arange(-(-items // group)))
+    return jax.tree.map(lambda o: o.reshape(-1, *o.shape[2:])[:items], outputs)
 
 
 def _forward(geometry, features, *, size, support):
@@ -95,12 +128,10 @@ def _forward(geometry, features, *, size, support):
     boxes = token_boxes(geometry, support)
     x, y = map(jnp.asarray, tiling.coordinates())
     bounds = jnp.asarray(tiling.bounds())
-    item = _groups(batch * tiling.tiles, tiling.pixels)
-    image, tile = np.maximum(item, 0) // tiling.tiles, np.maximum(item, 0) % tiling.tiles
 
-    def draw(group):
-        item, image, tile = lax.optimization_barrier(group)  # see `_groups`
-        hits = meet(boxes[image], bounds[tile][:, None]) & (item >= 0)[:, None]
+    def draw(item, live):
+        image, tile = item // tiling.tiles, item % tiling.tiles
+        hits = meet(boxes[image], bounds[tile][:, None]) & live[:, None]
         listed, count = compact(hits)
 
         def step(k, total):
@@ -114,8 +145,7 @@ def _forward(geometry, features, *, size, support):
         start = jnp.zeros_like(geometry, shape=shape)  # not zeros(): under shard_map it must vary
         return lax.fori_loop(0, -(-count.max() // BLOCK), step, start)
 
-    drawn = lax.map(draw, tuple(map(jnp.asarray, (item, image, tile))))
-    drawn = drawn.reshape(-1, tiling.pixels, channels)[: batch * tiling.tiles]
+    drawn = _in_groups(draw, batch * tiling.tiles, tiling.pixels)
     return tiling.join(drawn.reshape(batch, tiling.tiles, tiling.pixels, channels))
 
 
@@ -139,20 +169,18 @@ def _block_sums(geometry, features, cotangent, support):
     cotangent = tiling.split(cotangent.astype(jnp.float32))
     x, y = map(jnp.asarray, tiling.coordinates())
     bounds = jnp.asarray(tiling.bounds())
-    item = _groups(len(tokens), tiling.pixels)
-    image = np.maximum(item, 0) // (len(tokens) // batch)
 
-    def gather(group):
-        item, image = lax.optimization_barrier(group)  # see `_groups`
+    def gather(item, live):
+        image = item // (len(tokens) // batch)
         token, vector = tokens[item], vectors[item].astype(jnp.float32)
         box = block_boxes(token_boxes(token, support))
-        listed, count = compact(meet(box[:, None], bounds) & (item >= 0)[:, None])
+        listed, count = compact(meet(box[:, None], bounds) & live[:, None])
 
         def step(k, totals):
             tile = listed[:, k]
-            live = jnp.where((k < count)[:, None, None], token, INERT)
+            token_now = jnp.where((k < count)[:, None, None], token, INERT)
             incoming = cotangent[image, tile]
-            u, v, weight = local_weights(live, x[tile], y[tile], support)
+            u, v, weight = local_weights(token_now, x[tile], y[tile], support)
             weight = lax.optimization_barrier(weight)  # computed once, not once a consumer
             w = weight * _dot("gtc,gpc->gtp", vector, incoming)
             sums = [m.sum(axis=-1) for m in moments(token[..., 2, None], u, v, w)]
@@ -162,5 +190,4 @@ def _block_sums(geometry, features, cotangent, support):
         start = jnp.zeros_like(token), jnp.zeros_like(vector)
         return lax.fori_loop(0, count.max(), step, start)
 
-    summed = lax.map(gather, (jnp.asarray(item), jnp.asarray(image)))
-    return tuple(s.reshape(-1, *s.shape[2:])[: len(tokens)] for s in summed)
+    return _in_groups(gather, len(tokens), tiling.pixels)

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gpstoken_jax import data
 from gpstoken_jax.data.folder import NO_LABEL
 from gpstoken_jax.data.sources import open_folder
-from gpstoken_jax.evaluation.classes import check_classes
 from gpstoken_jax.features.vgg import vgg_features
-from gpstoken_jax.features.weights import load_lpips
+from gpstoken_jax.metrics.class_check import check_classes
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime.progress import Progress
+from gpstoken_jax.weights.networks import load_lpips
 
 REAL = flags.DEFINE_string("real", None, "Images that the classifier knows.", required=True)
 IMAGES = flags.DEFINE_list("images", None, "Sets to check, NAME=DIR.", required=True)

@@ -24,9 +24,9 @@ from gpstoken_jax.features.inception import InceptionWeights, fid_features, ince
 from gpstoken_jax.features.inception_network import InceptionV3
 from gpstoken_jax.features.lpips import lpips
 from gpstoken_jax.features.vgg import vgg_features, vgg_perceptual
-from gpstoken_jax.features.weights import load_lpips
 from gpstoken_jax.metrics.frechet import FeatureStatistics, frechet_distance
 from gpstoken_jax.metrics.image import PIXEL_METRICS, image_metrics
+from gpstoken_jax.weights.networks import load_lpips
 
 
 def random_variables(network, side: int):

@@ -12,6 +12,10 @@ from gpstoken_jax.runtime.checkpoint import Checkpoints
 from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=2000, help="Damaged files that each reader tries.")
+
+
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """Values measured from the published implementation; see its README.md."""

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax.configs import gpstoken_l256, gpstoken_m128
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.images import partition_images
-from gpstoken_jax.weights.tokenizer_table import from_torch
+from gpstoken_jax.weights.published import tokenizer_table
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIGS = {"M128": gpstoken_m128, "L256": gpstoken_l256}
@@ -61,7 +61,7 @@ def full_size(name: str, photo: str = "astronaut_c") -> FullSize:
     """The model called ``name`` (a key of CONFIGS) and a photo of the reference data."""
     config = CONFIGS[name].get_config()
     tensors = by_rule(json.loads((GOLDEN / "parameter_shapes.json").read_text())[name])
-    params = jax.device_put(from_torch(tensors, config.model))
+    params = jax.device_put(tokenizer_table(config.model).from_torch(tensors))
     image = np.load(GOLDEN / "partition.npz")[f"{photo}/rgb_u8"][None] / np.float32(127.5) - 1
     geometry, boxes = (np.array(a) for a in partition_images(image, **config.partition))
     return FullSize(config, tensors, params, image, geometry, boxes)

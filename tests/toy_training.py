@@ -29,13 +29,20 @@ def get_config() -> ConfigDict:
             "optimizer": {"learning_rate": 0.5, "momentum": 0.0},
             "ema": {"decay": 0.9, "update_every": 1, "update_after": 0, "power": 2 / 3},
             "train": {"batch_size": 4, "steps": 12, "max_skipped": 3},
-            "checkpoint": {"every_steps": 4, "keep": 3},
+            "checkpoint": {
+                "every_steps": 4,
+                "keep": 3,
+                "best_metric": "",
+                "best_is_lowest": False,
+            },
             "eval": {},
             "log": {"every_steps": 1, "images_every_steps": 1000},
             "toy": {
                 "nan_steps": (0,),  # whose batch has a NaN in its last row
                 "data_ends_at": 0,  # step whose batch cannot be read
                 "seconds": 0.0,  # that every batch takes
+                "held_out": False,
+                "evaluation_fails": False,
             },
         }
     )
@@ -91,6 +98,14 @@ class ToyTask(tasks.Task):
 
     to_trees = staticmethod(to_trees)
     from_trees = staticmethod(from_trees)
+
+    def held_out_metrics(self):
+        return ("val_step",) if self.config.toy.held_out else ()
+
+    def evaluate(self, state, frozen):
+        if self.config.toy.evaluation_fails:
+            raise ValueError("the evaluation failed")
+        return {"val_step": float(state.step.reshape(-1)[0])} if self.config.toy.held_out else {}
 
     def train_step(self, state, batch, frozen):
         def loss_fn(params):

@@ -1,14 +1,17 @@
 """Images in, batches out: folders or TFDS data sets, read with Grain; TensorFlow is not needed."""
 
 from gpstoken_jax.data.loader import EvalBatches, TrainBatches, eval_batches, train_batches
-from gpstoken_jax.data.sources import Example, ImageSource, open_source
+from gpstoken_jax.data.resize import resize_and_crop
+from gpstoken_jax.data.sources import Example, ImageSource, Subset, open_source
 
 __all__ = [
     "EvalBatches",
     "Example",
     "ImageSource",
+    "Subset",
     "TrainBatches",
     "eval_batches",
     "open_source",
+    "resize_and_crop",
     "train_batches",
 ]

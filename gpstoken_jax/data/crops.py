@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.data import transforms
 from gpstoken_jax.data.loader import FittedImages
+from gpstoken_jax.data.resize import resize_of
 from gpstoken_jax.data.sources import Example, ImageSource
 
 
@@ -18,7 +19,7 @@ class RandomCrops:
 
     Attributes:
       source: the images.
-      config: a ``data`` section: crop, crop_scale, flip, cache_mb.
+      config: a ``data`` section: crop, crop_scale, resize, flip, cache_mb.
       image_size: side of a crop.
       passes: crops an image.
       seed: decides them.
@@ -35,7 +36,8 @@ class RandomCrops:
         config = self.config
         transforms.check_crop(config.crop)
         side = transforms.working_side(self.image_size, config.crop, config.crop_scale)
-        fitted = FittedImages(self.source, side, config.crop, config.cache_mb)
+        resize = resize_of(config)
+        fitted = FittedImages(self.source, side, config.crop, resize, config.cache_mb)
         object.__setattr__(self, "_fitted", fitted)
 
     @property
@@ -60,9 +62,18 @@ class RandomCrops:
             self.config.crop_scale,
             self.config.flip,
             False,
+            resize_of(self.config),
             np.random.default_rng([self.seed, index]),
         )
         return Example(pixels, example.label, self.name(index))
 
     def name(self, index: int) -> str:
         return f"{self.source.name(index // self.passes)}#{index % self.passes}"
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        """That of the images, with what decides the crops."""
+        config = self.config
+        how = (config.crop, tuple(config.crop_scale), config.flip, self.image_size)
+        if (resize := resize_of(config)) != "antialias":
+            how = (*how, resize)
+        return f"{self.source.fingerprint(content=content)} {(self.passes, self.seed, *how)}"

@@ -4,16 +4,21 @@
     FOLDER/<class>/**.jpg               the first sub-folder is the class
     FOLDER/{train,val}/...              the same within each split
 
-Split folders may be called train, training, val, valid, validation or test.
+Split folders may be called train, training, val, valid, validation or test; what lies beside them
+is left out. Hidden files and the folders that desktop and NAS systems scatter are no classes.
 """
 
 import collections
 import dataclasses
+import errno
 import hashlib
+import itertools
 import os
 import pathlib
+import re
 
 from gpstoken_jax.data import images
+from gpstoken_jax.runtime import storage
 
 NO_LABEL = -1
 SPLIT_FOLDERS = {
@@ -24,6 +29,14 @@ SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
 }
+SYSTEM_FOLDERS = frozenset(
+    {
+        "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx",
+        "lost+found", "$recycle.bin", "system volume information", "recycler",
+        "found.000", "__pycache__",
+    }
+)  # fmt: skip
+_NEEDS_ESCAPES = re.compile(r"[\n\r\\\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,35 +90,65 @@ def list_folder(folder: str | os.PathLike, val_fraction: float = 0.0) -> FolderL
     Raises:
         FileNotFoundError: When the folder does not exist.
         NotADirectoryError: When it is no directory.
-        ValueError: When `val_fraction` is outside [0, 1) or no image was found.
+        storage.StorageError: When a folder in it cannot be listed: its images are not to be lost
+            without a word.
+        ValueError: When `val_fraction` is outside [0, 1), no image was found, or a folder's name
+            cannot be that of a class.
     """
     root = _checked_root(folder)
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
     paths, left_out = _walk(root)
-    split_of = _split_folders(root, paths)
-    placed, outside = _place(root, paths, split_of)
+    split_of = _split_folders(paths)
+    placed, outside = _assign_splits(paths, split_of)
     left_out += outside
     if not placed:
         raise ValueError(
             f"no image found below {root}" + (f" ({len(left_out)} other files)" if left_out else "")
         )
-    if not split_of:
-        placed = _hold_out(placed, val_fraction)
-    label_names = sorted({class_name for *_, class_name in placed if class_name is not None})
-    numbers = {name: number for number, name in enumerate(label_names)}
+    held_out = set() if split_of else _hold_out(placed, val_fraction)
+    classes = _number_classes({image.folder for image in placed if image.folder is not None})
     files = [
-        ImageFile(path, name, numbers.get(class_name, NO_LABEL), split)
-        for path, name, split, class_name in placed
+        ImageFile(
+            root / image.path,
+            image.name,
+            NO_LABEL if image.folder is None else classes[image.folder][1],
+            "val" if image.name in held_out else image.split,
+        )
+        for image in placed
     ]
     files.sort(key=lambda file: file.name)
-    return FolderListing(root, tuple(files), tuple(label_names), tuple(left_out))
+    names = tuple(name for name, _ in classes.values())
+    return FolderListing(root, tuple(files), names, tuple(left_out))
 
 
-def printable_name(path: pathlib.PurePath) -> str:
-    """A path as text that can be stored anywhere, also where its bytes are not valid UTF-8."""
-    text = path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+def printable_name(path: str | os.PathLike) -> str:
+    """A path as one line of text that can be stored anywhere; distinct paths stay distinct.
+
+    Line ends, backslashes and bytes that are not valid UTF-8 become escapes.
+    """
+    text = os.fspath(path)
+    if _NEEDS_ESCAPES.search(text) is None:
+        return text
+    return _escape(text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r"))
+
+
+def _escape(text: str) -> str:
+    """Bytes that are not valid UTF-8 (and hence are surrogates) as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _number_classes(folders: set[str]) -> dict[str, tuple[str, int]]:
+    """Name and number of each folder's class: the folder's name, exactly, if it is valid UTF-8.
+
+    Raises:
+        ValueError: When two folders would be one class.
+    """
+    names = sorted((_escape(folder), folder) for folder in folders)
+    for (name, folder), (other_name, other) in itertools.pairwise(names):
+        if name == other_name:
+            raise ValueError(f"the folders {folder!r} and {other!r} would be one class: rename one")
+    return {folder: (name, number) for number, (name, folder) in enumerate(names)}
 
 
 def _checked_root(folder: str | os.PathLike) -> pathlib.Path:
@@ -117,95 +160,132 @@ def _checked_root(folder: str | os.PathLike) -> pathlib.Path:
     return root
 
 
-def _walk(root: pathlib.Path) -> tuple[list[pathlib.Path], list[LeftOut]]:
-    """Returns the image files below `root` and, named, everything else."""
-    found: list[pathlib.Path] = []
+def _walk(root: pathlib.Path) -> tuple[list[str], list[LeftOut]]:
+    """Returns the image files below `root`, relative to it, and, named, everything else.
+
+    One listing a folder and no look at any file whose name says what it is.
+    """
+    found: list[str] = []
     left_out: list[LeftOut] = []
-    visited = {os.path.realpath(root)}
-
-    def leave_out(path: str | pathlib.Path, reason: str) -> None:
-        left_out.append(LeftOut(printable_name(pathlib.Path(path).relative_to(root)), reason))
-
-    def on_error(error: OSError) -> None:
-        leave_out(error.filename, f"folder cannot be read: {error.strerror}")
-
-    for directory, folders, files in os.walk(root, onerror=on_error, followlinks=True):
-        for name in sorted(folders):
-            path = os.path.join(directory, name)
-            real = os.path.realpath(path)
-            if name.startswith("."):
-                leave_out(path, "hidden folder")
-            elif real in visited:
-                leave_out(path, "link to a folder that is already listed")
-            else:
-                visited.add(real)
-                continue
-            folders.remove(name)
-        folders.sort()
-        for name in sorted(files):
-            path = pathlib.Path(directory, name)
-            reason = _why_no_image(path)
-            if reason is None:
-                found.append(path)
-            else:
-                leave_out(path, reason)
+    visited = {_identity(root)}
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        directory = os.path.join(root, inside)
+        folders = []
+        for entry in storage.retry(lambda path=directory: _entries(path), directory):
+            path = inside + entry.name
+            kind = storage.retry(lambda entry=entry: _kind(entry), entry.path)
+            reason = _why_not_entered(entry.name) if kind == "folder" else None
+            if kind == "folder" and reason is None:
+                identity = storage.retry(lambda entry=entry: _identity(entry.path), entry.path)
+                if identity in visited:
+                    reason = "link to a folder that is already listed"
+                else:
+                    visited.add(identity)
+                    folders.append(path + "/")
+            elif kind != "folder":
+                reason = _why_no_image(entry, kind)
+                if reason is None:
+                    found.append(path)
+            if reason is not None:
+                left_out.append(LeftOut(printable_name(path), reason))
+        waiting += reversed(folders)
     return found, left_out
 
 
-def _why_no_image(path: pathlib.Path) -> str | None:
+def _entries(directory: str) -> list[os.DirEntry]:
+    with os.scandir(directory) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    """What is the same for a folder and for links to it."""
+    stat = os.stat(folder)
+    return stat.st_dev, stat.st_ino
+
+
+def _kind(entry: os.DirEntry) -> str:
+    """Tells folders, files and others apart; asks the system only about links."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    return "link to nothing" if entry.is_symlink() else "not a regular file"
+
+
+def _why_not_entered(name: str) -> str | None:
+    if name.startswith("."):
+        return "hidden folder"
+    return "folder of the system" if name.lower() in SYSTEM_FOLDERS else None
+
+
+def _why_no_image(entry: os.DirEntry, kind: str) -> str | None:
     """Judges by the name and, where that says nothing, by the first bytes."""
-    if path.name.startswith("."):
+    if entry.name.startswith("."):
         return "hidden file"
-    if path.exists() and not path.is_file():
-        return "not a regular file"  # reading a pipe would wait forever
-    if path.suffix.lower() in images.EXTENSIONS or images.looks_like_image(path):
+    if kind != "file":
+        return kind  # reading a pipe would wait forever
+    extension = os.path.splitext(entry.name)[1].lower()
+    if extension in images.EXTENSIONS:
         return None
-    return "not an image"
+    if extension in images.NEED_A_PLUGIN:
+        return f"Pillow cannot read it: pip install {images.NEED_A_PLUGIN[extension]}"
+    if images.looks_like_image(entry.path):
+        return None
+    other = images.OTHER_FORMATS.get(extension)
+    return f"{other} files are not read" if other else "not an image"
 
 
-def _split_folders(root: pathlib.Path, paths: list[pathlib.Path]) -> dict[str, str]:
+def _split_folders(paths: list[str]) -> dict[str, str]:
     """Maps top-level folder names to split names; empty when they are classes or plain folders.
 
-    They are splits when one is the train folder and no other top-level folder holds images:
-    a class may well be called "train".
+    They are splits when one is the train folder and there is a folder of another split, or no other
+    one at all: a class may well be called "train".
     """
-    parents = [path.relative_to(root).parts[:-1] for path in paths]
-    top = {parts[0] for parts in parents if parts}
+    top = {path.partition("/")[0] for path in paths if "/" in path}
     found = {name: SPLIT_FOLDERS[name.lower()] for name in top if name.lower() in SPLIT_FOLDERS}
-    return found if "train" in found.values() and len(found) == len(top) else {}
+    splits = set(found.values())
+    return found if "train" in splits and (len(splits) > 1 or len(found) == len(top)) else {}
 
 
-def _place(
-    root: pathlib.Path, paths: list[pathlib.Path], split_of: dict[str, str]
-) -> tuple[list[tuple[pathlib.Path, str, str, str | None]], list[LeftOut]]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Placed:
+    """An image whose place in the data set is known."""
+
+    path: str
+    name: str
+    split: str
+    folder: str | None  # that names the class
+
+
+def _assign_splits(
+    paths: list[str], split_of: dict[str, str]
+) -> tuple[list[_Placed], list[LeftOut]]:
     """Gives each path its name, split and class name."""
     placed, outside = [], []
     for path in paths:
-        relative = path.relative_to(root)
-        name, folders, split = printable_name(relative), relative.parts[:-1], "train"
+        name, folders, split = printable_name(path), path.split("/")[:-1], "train"
         if split_of:
-            if not folders:
+            if not folders or folders[0] not in split_of:
                 outside.append(LeftOut(name, "image outside the split folders"))
                 continue
             split, folders = split_of[folders[0]], folders[1:]
-        class_name = printable_name(pathlib.PurePath(folders[0])) if folders else None
-        placed.append((path, name, split, class_name))
+        placed.append(_Placed(path, name, split, folders[0] if folders else None))
     return placed, outside
 
 
-def _hold_out(
-    placed: list[tuple[pathlib.Path, str, str, str | None]], fraction: float
-) -> list[tuple[pathlib.Path, str, str, str | None]]:
-    """Moves about `fraction` of the files to the split "val"; neither split is left empty."""
+def _hold_out(placed: list[_Placed], fraction: float) -> set[str]:
+    """Chooses about `fraction` of the files for the split "val"; neither split is left empty."""
     if fraction == 0 or len(placed) < 2:
-        return placed
-    by_draw = sorted((name for _, name, *_ in placed), key=_draw)
+        return set()
+    by_draw = sorted((image.name for image in placed), key=_draw)
     below = sum(_draw(name) < fraction for name in by_draw)
-    held_out = set(by_draw[: min(max(below, 1), len(placed) - 1)])
-    return [
-        (path, name, "val" if name in held_out else split, class_name)
-        for path, name, split, class_name in placed
-    ]
+    return set(by_draw[: min(max(below, 1), len(placed) - 1)])
 
 
 def _draw(name: str) -> float:

@@ -13,14 +13,23 @@ preparation alike:
   unknown range raise `UnreadableImageError` with the reason.
 """
 
+import contextlib
 import dataclasses
+import importlib
 import io
 import os
-import pathlib
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
+
+from gpstoken_jax.runtime import storage
+
+for _plugin, _function in (("pillow_heif", "register_heif_opener"), ("pillow_jxl", None)):
+    with contextlib.suppress(ImportError):  # optional
+        _module = importlib.import_module(_plugin)
+        if _function:
+            getattr(_module, _function)()
 
 # Formats that hold pixels, have a clear signature and are decoded by Pillow itself. Others (EPS,
 # WMF, ...) start outside programs, or (TGA, PCX) would take stray bytes for an image. Which of
@@ -29,18 +38,37 @@ Image.init()
 FORMATS = tuple(
     name
     for name in (
-        "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP",
+        "AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PNG", "PPM", "QOI", "SGI", "TIFF",
+        "WEBP",
     )
     if name in Image.OPEN
 )  # fmt: skip
 
+# Read by Pillow only with a package of their own; where it is missing, they are named with it.
+_PLUGINS = {
+    "HEIF": ("pillow-heif", (".heic", ".heics", ".heif", ".heifs", ".hif")),
+    "JXL": ("pillow-jxl-plugin", (".jxl",)),
+}
+NEED_A_PLUGIN = {
+    extension: package
+    for name, (package, extensions) in _PLUGINS.items()
+    if name not in Image.OPEN
+    for extension in extensions
+}
 EXTENSIONS = frozenset(
     {
+        *(extension for name in _PLUGINS if name in Image.OPEN for extension in _PLUGINS[name][1]),
         ".apng", ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg",
         ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tif", ".tiff",
         ".webp",
     }
 )  # fmt: skip
+
+OTHER_FORMATS = {
+    extension: name
+    for extension, name in Image.registered_extensions().items()
+    if name in Image.OPEN
+}
 
 _MODE_NAMES = {"1": "1-bit", "L": "grey", "P": "palette", "I": "grey", "F": "float grey"}
 
@@ -68,25 +96,44 @@ class DecodedImage:
     format: str
 
 
-def read_bytes(path: str | pathlib.Path) -> bytes:
+def read_bytes(path: str | os.PathLike) -> bytes:
     """Returns a file's content.
 
     Raises:
-        UnreadableImageError: When the file is missing or cannot be read, with the system's reason.
+        storage.StorageError: When it is missing or the system cannot read it, after some attempts.
+            That is no property of the image, so it is no `UnreadableImageError`.
     """
-    try:
-        return pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"cannot be read: {error.strerror or error}") from error
+
+    def read() -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    return storage.retry(read, path)
 
 
-def looks_like_image(path: str | pathlib.Path) -> bool:
-    """Whether a file's leading bytes are those of a known image format, whatever its name."""
-    try:
-        with Image.open(path, formats=FORMATS):
-            return True
-    except Exception:  # Pillow's header parsers raise nearly anything on bytes that are no image.
-        return False
+def looks_like_image(path: str | os.PathLike) -> bool:
+    """Whether a file's leading bytes are those of a known image format, whatever its name.
+
+    Raises:
+        storage.StorageError: When the system cannot read it, after some attempts.
+    """
+    return storage.retry(lambda: _opens_as_image(path), path)
+
+
+def _opens_as_image(path: str | os.PathLike) -> bool:
+    with open(path, "rb") as file:
+        try:
+            with Image.open(file, formats=FORMATS):
+                return True
+        except Exception as error:  # Pillow's header parsers raise nearly anything on other bytes
+            if _is_of_the_system(error):
+                raise
+            return False
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether the computer is at fault, not the file: Pillow's own OSErrors have no number."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
 
 
 def decode(data: bytes) -> DecodedImage:
@@ -105,9 +152,12 @@ def decode(data: bytes) -> DecodedImage:
     if not data:
         raise UnreadableImageError("empty file (zero bytes)")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size)
-            return _decode_opened(image)
+        try:
+            return _decode(data)
+        except ValueError as error:  # Pillow reads texts only up to a size
+            if "MAX_TEXT" not in str(error):
+                raise
+            return _decode(_without_texts(data))
     except UnreadableImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -115,7 +165,27 @@ def decode(data: bytes) -> DecodedImage:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(f"too large: {error}") from error
     except Exception as error:  # Damaged files make decoders raise almost any exception type.
+        if _is_of_the_system(error):
+            raise
         raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
+
+
+def _decode(data: bytes) -> DecodedImage:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(image.size)
+        return _decode_opened(image)
+
+
+def _without_texts(png: bytes) -> bytes:
+    """A PNG file without its texts and its colour profile, neither of which changes a pixel."""
+    kept, position = [png[:8]], 8
+    while position < len(png):
+        length = int.from_bytes(png[position : position + 4], "big")
+        end = position + 12 + length  # length, kind, content, check
+        if png[position + 4 : position + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(png[position:end])
+        position = end
+    return b"".join(kept)
 
 
 def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -181,7 +251,13 @@ def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """Returns the image as RGB and, if its mode was another, what was done."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _wide_grey(image).convert("RGB"), f"{_mode_name(image)} to RGB"
+        rgb = _wide_grey(image).convert("RGB")
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            mask = Image.fromarray(np.asarray(image) == clear)
+            rgb.paste(BACKGROUND, mask=mask)
+            return rgb, "transparency put on white"
+        return rgb, f"{_mode_name(image)} to RGB"
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
@@ -211,9 +287,8 @@ def _wide_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def write_png(path: pathlib.Path, pixels: np.ndarray) -> None:
-    """Writes uint8 pixels [H, W, 3] as a PNG file, whole or not at all; makes its directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(pixels).save(temporary, "PNG")
-    os.replace(temporary, path)
+def encode_png(pixels: UInt8[np.ndarray, "h w 3"], compress_level: int = 6) -> bytes:
+    """Makes the content of a PNG file; `compress_level` is from 0 to 9, the smallest."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=compress_level)
+    return buffer.getvalue()

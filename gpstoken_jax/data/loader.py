@@ -18,6 +18,7 @@ from absl import flags, logging
 from jaxtyping import Float32, UInt8
 
 from gpstoken_jax.data import images, transforms
+from gpstoken_jax.data.resize import as_size, resize_and_crop, resize_of
 from gpstoken_jax.data.sources import Example, ImageSource
 
 MAX_REDRAWS = 50  # unreadable images in a row before a run is stopped
@@ -34,17 +35,19 @@ class FittedImages:
     What is kept is the same as what would be computed again, so the budget never changes a batch.
     """
 
-    def __init__(self, source: ImageSource, side: int, crop: str, budget_mb: float):
+    def __init__(self, source: ImageSource, side: int, crop: str, resize: str, budget_mb: float):
         self.source = source
         self._side = side
         self._crop = crop
+        self._resize = resize
         self._budget = int(budget_mb * 2**20)
         self._kept: dict[int, tuple[Example, tuple[int, int]]] = {}
         self._used = 0
         self._lock = threading.Lock()
 
     def __reduce__(self):  # a worker process starts with an empty memory
-        return FittedImages, (self.source, self._side, self._crop, self._budget / 2**20)
+        budget_mb = self._budget / 2**20
+        return FittedImages, (self.source, self._side, self._crop, self._resize, budget_mb)
 
     def __getitem__(self, index: int) -> tuple[Example, tuple[int, int]]:
         """Returns the fitted example and the image's original (height, width)."""
@@ -52,7 +55,7 @@ class FittedImages:
             return self._kept[index]
         example = self.source[index]
         size = example.size
-        fitted = transforms.fit(example.pixels, self._side, self._crop)
+        fitted = transforms.fit(example.pixels, self._side, self._crop, self._resize)
         entry = dataclasses.replace(example, pixels=fitted), size
         with self._lock:
             if index not in self._kept and self._used + fitted.nbytes <= self._budget:
@@ -71,6 +74,7 @@ class _TrainExample:
     crop_scale: tuple[float, float]
     flip: bool
     permute_colours: bool
+    resize: str
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         unreadable = []
@@ -93,6 +97,7 @@ class _TrainExample:
             self.crop_scale,
             self.flip,
             self.permute_colours,
+            self.resize,
             rng,
         )
         return {"pixels": pixels, "label": example.label, "unreadable": unreadable}
@@ -104,6 +109,7 @@ class _EvalExample:
 
     source: ImageSource
     size: tuple[int, int]
+    resize: str
 
     def __call__(self, index: int | None) -> dict[str, Any]:
         blank = np.zeros((*self.size, 3), np.uint8)
@@ -116,9 +122,8 @@ class _EvalExample:
         except images.UnreadableImageError as error:
             name = self.source.name(index)
             return row | {"name": name, "unreadable": [(name, str(error))]}
-        covering = transforms.resize_to_cover(example.pixels, self.size)
         return row | {
-            "pixels": transforms.center_crop(covering, self.size),
+            "pixels": resize_and_crop(example.pixels, self.size, resize=self.resize),
             "label": example.label,
             "name": example.name,
             "size": example.size,
@@ -317,8 +322,8 @@ def train_batches(
 
     Args:
         source: Where images come from (`open_source`).
-        data_config: ConfigDict with `crop`, `crop_scale`, `flip`, `permute_colours`, `cache_mb`,
-            `num_threads`, `num_workers`, `prefetch`.
+        data_config: ConfigDict with `crop`, `crop_scale`, `resize`, `flip`, `permute_colours`,
+            `cache_mb`, `num_threads`, `num_workers`, `prefetch`.
         image_size: Side of the images, in pixels.
         batch_size: Images a batch in this process; may exceed the size of the data set.
         seed: Decides order, crops and flips; in [0, 2**32).
@@ -330,9 +335,9 @@ def train_batches(
     """
     transforms.check_crop(data_config.crop)
     _check_shares(image_size, batch_size, process_index, process_count)
-    scale = tuple(data_config.crop_scale)
+    scale, resize = tuple(data_config.crop_scale), resize_of(data_config)
     side = transforms.working_side(image_size, data_config.crop, scale)
-    fitted = FittedImages(source, side, data_config.crop, _budget(data_config))
+    fitted = FittedImages(source, side, data_config.crop, resize, _budget(data_config))
     make = _TrainExample(
         fitted,
         image_size,
@@ -340,6 +345,7 @@ def train_batches(
         scale,
         data_config.flip,
         data_config.permute_colours,
+        resize,
     )
     examples = (
         grain.MapDataset.range(len(source))
@@ -365,16 +371,16 @@ def eval_batches(
     """Makes the evaluation batches of one process: centre crops, each image exactly once.
 
     Args are those of `train_batches`, but `image_size` may also be (height, width); of the
-    configuration only how to read ahead is used.
+    configuration only `resize` and how to read ahead are used.
     """
-    size = transforms.as_size(image_size)
+    size = as_size(image_size)
     _check_shares(min(size), batch_size, process_index, process_count)
     num_rows = -(-len(source) // (process_count * batch_size)) * batch_size
     own: list[int | None] = list(range(process_index, len(source), process_count))
     own += [None] * (num_rows - len(own))
     batches = (
         grain.MapDataset.range(num_rows)
-        .map(_EvalRow(own, _EvalExample(source, size)))
+        .map(_EvalRow(own, _EvalExample(source, size, resize_of(data_config))))
         .batch(batch_size, batch_fn=_stack_eval)
     )
     return EvalBatches(batches, len(source), _Reading.from_config(data_config))

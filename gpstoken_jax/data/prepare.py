@@ -1,39 +1,53 @@
 """Makes a TFDS data set from listed image files, with a report that accounts for every file."""
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
-import io
+import itertools
 import json
 import pathlib
-import shutil
-import tempfile
 import time
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
-from gpstoken_jax.data import folder, images
+from gpstoken_jax.data import folder, images, sources
 from gpstoken_jax.data.loader import available_cores
+from gpstoken_jax.runtime.files import SEAL_KEY, UNSEALED, read_json, seal_bytes
+from gpstoken_jax.runtime.outputs import Output, open_output
+from gpstoken_jax.runtime.progress import Progress
 
 REPORT_NAME = "report.json"
-_DATA_SET = "image_files/1.0.0"  # where TFDS puts what the builder of that name and version writes
+SHARD_SIZE = 1024  # images a file
 SMALL_SIDE = 256  # images with a shorter side are named: a 256 x 256 crop enlarges them
-_PROGRESS_SECONDS = 5.0
-
-
-class DataSetExistsError(FileExistsError):
-    """The output directory already holds a data set made from other files or settings."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass
 class _Account:
-    """What became of each file."""
+    """What became of the files of one shard.
 
-    written: dict[str, collections.Counter] = dataclasses.field(default_factory=dict)
+    Attributes:
+        written: Images by class, -1 for none.
+        converted: Names by what was done.
+        re_encoded: How many are not the file's own bytes.
+        small: Names of small images.
+        skipped: Name and reason.
+        bytes: Length of the records.
+    """
+
+    written: dict[int, int] = dataclasses.field(default_factory=dict)
     converted: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     re_encoded: int = 0
     small: list[str] = dataclasses.field(default_factory=list)
     skipped: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    bytes: int = 0
+
+    @property
+    def count(self) -> int:
+        """Images that were written."""
+        return sum(self.written.values())
 
     def add(self, file: folder.ImageFile, outcome: Any) -> None:
         """Books one file: `outcome` is (record, conversions) or the error."""
@@ -41,163 +55,206 @@ class _Account:
             self.skipped.append({"file": file.name, "reason": str(outcome)})
             return
         record, conversions = outcome
-        self.written.setdefault(file.split, collections.Counter())[file.label] += 1
+        self.written[file.label] = self.written.get(file.label, 0) + 1
         self.re_encoded += bool(conversions)
         for conversion in conversions:
             self.converted.setdefault(conversion, []).append(file.name)
         if min(record["height"], record["width"]) < SMALL_SIDE:
             self.small.append(file.name)
 
+    @classmethod
+    def read(cls, path: pathlib.Path) -> "_Account":
+        """Reads what `_write_sealed` wrote."""
+        values = read_json(path, required=True)
+        values["written"] = {int(label): count for label, count in values["written"].items()}
+        return cls(**values)
+
 
 def prepare(
     listing: folder.FolderListing,
     output: str | pathlib.Path,
     overwrite: bool = False,
-    progress_to: TextIO | None = None,
+    *,
+    verify: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Writes the listed images to `output` as a TFDS data set and its report as report.json.
 
-    When `output` already holds the data set of exactly these files, nothing is written.
+    When `output` already holds the data set of exactly these files, nothing is written; an
+    interrupted preparation of them goes on.
 
     Args:
         listing: The files (`folder.list_folder` or `demo.list_demo_photos`).
         output: Directory to make; `data.tfds_dir` of the programs.
-        overwrite: Replace a data set that is there.
-        progress_to: Where progress lines go; None for none.
+        overwrite: Replace the data set of other files that is there.
+        verify: Know files by their content, not by size and date.
+        progress: Counts the images.
 
     Returns:
         The report: counts and names of what was written, converted and skipped.
 
     Raises:
-        DataSetExistsError: When `output` holds another data set and `overwrite` is not set.
+        OutputError: When `output` holds anything else, or overlaps with the folder of the images.
         ValueError: When no image of some split can be read.
-        OSError: When `output` cannot be written.
+        OSError: When an image cannot be read, or `output` not be written.
     """
-    output = pathlib.Path(output).expanduser()
-    fingerprint = _fingerprint(listing)
-    old = read_report(output)
-    if old is not None and old["fingerprint"] == fingerprint and not overwrite:
-        return old | {"reused": True}
-    if _is_finished(output) and not overwrite:
-        raise DataSetExistsError(
-            f"{output} already holds a data set made from other files or settings: "
-            "pass --overwrite to replace it, or choose another --output"
-        )
-    started = time.monotonic()
-    account = _write(listing, output, progress_to)
-    report = _report(listing, account, fingerprint, time.monotonic() - started)
-    (output / REPORT_NAME).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    digest = sources.fingerprint(listing.files, listing.label_names, verify)
+    result = open_output(
+        output, sources.KIND, {"images": digest}, inputs=[listing.root], overwrite=overwrite
+    )
+    with result:
+        if result.complete and result.has(REPORT_NAME):
+            return read_report(result.directory) | {"reused": True}
+        started = time.monotonic()
+        accounts = _write_records(listing, result, progress)
+        seconds = time.monotonic() - started
+        report = _report(listing, accounts, digest, seconds)
+        _write_sealed(result, REPORT_NAME, report)
+        result.finish({"images": report["images_written"]})
     return report | {"reused": False}
 
 
-def read_report(output: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the report of a finished data set; None when there is none or it is damaged."""
-    try:
-        report = json.loads((output / REPORT_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return report if _is_finished(output) and "fingerprint" in report else None
+def read_report(output: str | pathlib.Path) -> dict[str, Any]:
+    """Reads the report of a finished data set.
+
+    Raises:
+        DamagedFileError: When it is not what was written.
+        OSError: When it cannot be read.
+    """
+    return read_json(pathlib.Path(output) / REPORT_NAME, required=True)
 
 
-def _is_finished(output: pathlib.Path) -> bool:
-    """Whether a data set was written to its end; TFDS gives it its name only then."""
-    return (output / _DATA_SET / "dataset_info.json").exists()
+def _write_sealed(output: Output, name: str, value: dict[str, Any]) -> None:
+    output.write(name, seal_bytes(json.dumps({SEAL_KEY: UNSEALED} | value, indent=1).encode()))
 
 
-def _write(
-    listing: folder.FolderListing, output: pathlib.Path, progress_to: TextIO | None
-) -> _Account:
-    import tensorflow_datasets as tfds
+def _write_records(
+    listing: folder.FolderListing, output: Output, progress: Progress | None
+) -> dict[str, list[_Account]]:
+    """Writes all files but the report; those that are there stay."""
+    from gpstoken_jax.data import records  # imports TFDS
 
-    from gpstoken_jax.data.builder import ImageFiles
-
-    # Also clears what a killed preparation left behind. The report goes first, so that it never
-    # describes a data set that is no longer there.
-    output.mkdir(parents=True, exist_ok=True)
-    (output / REPORT_NAME).unlink(missing_ok=True)
-    if (output / "image_files").exists():
-        shutil.rmtree(output / "image_files")
-    account = _Account()
-    progress = _Progress(len(listing.files), progress_to)
-
-    def on_file(file: folder.ImageFile, outcome: Any) -> None:
-        account.add(file, outcome)
-        progress.advance()
-
-    builder = ImageFiles(
-        listing=listing, data_dir=str(output), on_file=on_file, num_threads=available_cores()
+    layout = records.RecordFormat(listing.label_names)
+    accounts: dict[str, list[_Account]] = {}
+    kept = []
+    for split in sorted(folder.count_by_split(listing.files)):
+        files = listing.split(split)
+        parts = [files[i : i + SHARD_SIZE] for i in range(0, len(files), SHARD_SIZE)]
+        accounts[split] = []
+        for number, part in enumerate(parts):
+            name = records.shard_name(split, number, len(parts))
+            kept.append(f"accounts/{split}-{number:05d}.json")
+            if not (output.has(name) and output.has(kept[-1])):
+                account = _write_shard(layout, output, name, part, progress)
+                _write_sealed(output, kept[-1], dataclasses.asdict(account))
+            elif progress:
+                progress.advance(len(part))
+            accounts[split].append(_Account.read(output.directory / kept[-1]))
+        if not any(account.count for account in accounts[split]):
+            lost = [entry for account in accounts[split] for entry in account.skipped]
+            examples = "; ".join(f"{e['file']}: {e['reason']}" for e in lost[:5])
+            raise ValueError(f"no image of split {split!r} can be read ({examples})")
+    metadata = layout.metadata(
+        {split: [account.count for account in some] for split, some in accounts.items()},
+        {split: sum(account.bytes for account in some) for split, some in accounts.items()},
     )
-    with tempfile.TemporaryDirectory() as unused_downloads:
-        tfds.display_progress_bar(False)  # ours counts files and says how long it will take
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare(download_dir=unused_downloads)
-        except Exception:
-            _explain_empty_split(listing, account)
-            raise
-        finally:
-            tfds.display_progress_bar(True)
+    for name, data in metadata.items():
+        output.write(f"{records.NAME}/{records.VERSION}/{name}", data)
+    for name in kept:
+        output.remove(name)
+    with contextlib.suppress(OSError):  # someone else's file is in it
+        (output.directory / "accounts").rmdir()
+    return accounts
+
+
+def _write_shard(
+    layout: Any,
+    output: Output,
+    name: str,
+    files: Iterable[folder.ImageFile],
+    progress: Progress | None,
+) -> _Account:
+    account = _Account()
+
+    def written() -> Iterator[dict[str, Any]]:
+        for file, outcome in _in_order(_try_record, files, available_cores()):
+            account.add(file, outcome)
+            if progress:
+                progress.advance(1)
+            if not isinstance(outcome, images.UnreadableImageError):
+                yield outcome[0]
+
+    with output.create(name) as file:
+        account.bytes = layout.write(file.name, written())
     return account
 
 
-def _explain_empty_split(listing: folder.FolderListing, account: _Account) -> None:
-    """Raises a ValueError when preparing failed because no image of a split was readable."""
-    sizes = folder.count_by_split(listing.files)
-    lost = [entry["file"] for entry in account.skipped]
-    for split, size in sizes.items():
-        if split not in account.written and len(set(lost) & _names(listing, split)) == size:
-            examples = "; ".join(f"{e['file']}: {e['reason']}" for e in account.skipped[:5])
-            raise ValueError(f"no image of split {split!r} can be read ({examples})") from None
+def _try_record(file: folder.ImageFile) -> tuple[folder.ImageFile, Any]:
+    from gpstoken_jax.data import records
+
+    try:
+        return file, records.make_record(file)
+    except images.UnreadableImageError as error:
+        return file, error
 
 
-def _names(listing: folder.FolderListing, split: str) -> set[str]:
-    return {file.name for file in listing.split(split)}
-
-
-def _fingerprint(listing: folder.FolderListing) -> str:
-    """Changes when a file is added, removed, altered or moved to another split or class."""
-    digest = hashlib.sha256(json.dumps(listing.label_names).encode())
-    for file in listing.files:
-        try:
-            stat = file.path.stat()
-            version = (stat.st_size, stat.st_mtime_ns)
-        except OSError:
-            version = (-1, -1)
-        digest.update(json.dumps([file.name, file.label, file.split, version]).encode())
-    return digest.hexdigest()
+def _in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], num_threads: int
+) -> Iterator[Result]:
+    """Maps in threads, in order, with few results waiting: images are large."""
+    remaining = iter(items)
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        first = itertools.islice(remaining, 2 * num_threads)
+        waiting = collections.deque(pool.submit(function, item) for item in first)
+        while waiting:
+            yield waiting.popleft().result()
+            for item in itertools.islice(remaining, 1):
+                waiting.append(pool.submit(function, item))
 
 
 def _report(
-    listing: folder.FolderListing, account: _Account, fingerprint: str, seconds: float
+    listing: folder.FolderListing,
+    accounts: dict[str, list[_Account]],
+    digest: str,
+    seconds: float,
 ) -> dict[str, Any]:
-    skipped = account.skipped + [
-        {"file": entry.name, "reason": entry.reason} for entry in listing.left_out
-    ]
-    written = sum(sum(counts.values()) for counts in account.written.values())
+    everything = list(itertools.chain.from_iterable(accounts.values()))
+    skipped = [entry for account in everything for entry in account.skipped]
+    skipped += [{"file": entry.name, "reason": entry.reason} for entry in listing.left_out]
+    small = [name for account in everything for name in account.small]
+    converted: dict[str, list[str]] = {}
+    for account in everything:
+        for what, names in account.converted.items():
+            converted.setdefault(what, []).extend(names)
+    written = sum(account.count for account in everything)
+    re_encoded = sum(account.re_encoded for account in everything)
+    by_class = {
+        split: sum((collections.Counter(a.written) for a in some), collections.Counter())
+        for split, some in accounts.items()
+    }
     return {
         "source": folder.printable_name(listing.root),
         "files_found": len(listing.files) + len(listing.left_out),
         "images_written": written,
-        "bytes_kept": written - account.re_encoded,
-        "re_encoded": account.re_encoded,
+        "bytes_kept": written - re_encoded,
+        "re_encoded": re_encoded,
         "splits": {
             split: {
-                "images": sum(counts.values()),
+                "images": counts.total(),
                 "by_class": {
                     listing.label_names[label] if label >= 0 else "(none)": count
                     for label, count in sorted(counts.items())
                 },
             }
-            for split, counts in sorted(account.written.items())
+            for split, counts in sorted(by_class.items())
         },
         "converted": {
-            what: {"count": len(names), "files": names}
-            for what, names in sorted(account.converted.items())
+            what: {"count": len(names), "files": names} for what, names in sorted(converted.items())
         },
-        "smaller_than_256": {"count": len(account.small), "files": account.small},
+        "smaller_than_256": {"count": len(small), "files": small},
         "skipped": {"count": len(skipped), "files": skipped},
         "seconds": round(seconds, 2),
-        "fingerprint": fingerprint,
+        "fingerprint": digest,
     }
 
 
@@ -222,27 +279,3 @@ def format_summary(report: dict[str, Any], output: str | pathlib.Path, named: in
         lines.append(f"    and {len(skipped) - named} more")
     lines.append(f"  every file's fate: {pathlib.Path(output) / REPORT_NAME}")
     return "\n".join(lines)
-
-
-class _Progress:
-    """One line every few seconds, readable on a terminal and in a log."""
-
-    def __init__(self, total: int, stream: TextIO | None):
-        self._total = total
-        self._stream = stream
-        self._done = 0
-        self._start = self._last = time.monotonic()
-
-    def advance(self) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if self._stream is None or now - self._last < _PROGRESS_SECONDS:
-            return
-        self._last = now
-        rate = self._done / (now - self._start)
-        print(
-            f"  {self._done}/{self._total} images ({self._done / self._total:.0%}), "
-            f"{rate:.0f}/s, {(self._total - self._done) / rate:.0f} s left",
-            file=self._stream,
-            flush=True,
-        )

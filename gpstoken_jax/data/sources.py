@@ -4,9 +4,14 @@ A source has a length, `label_names`, a `description` and `source[i]`, which dec
 raises `UnreadableImageError`. Everything after (order, crops, batches) is in `loader.py`.
 """
 
+import bisect
 import dataclasses
+import hashlib
+import itertools
 import os
 import pathlib
+import pickle
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +19,10 @@ from jaxtyping import UInt8
 
 from gpstoken_jax.data import folder as folder_lib
 from gpstoken_jax.data import images
+from gpstoken_jax.runtime import storage
+from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
+
+KIND = "data set"  # of a directory that prepare_data makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +57,8 @@ class ImageSource(Protocol):
 
     def name(self, index: int) -> str: ...
 
+    def fingerprint(self, *, content: bool = False) -> str: ...
+
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
@@ -69,6 +80,17 @@ class FolderSource:
     def name(self, index: int) -> str:
         return self.files[index].name
 
+    def fingerprint(self, *, content: bool = False) -> str:
+        """A digest that changes with the images, their names or their classes.
+
+        Args:
+            content: Read all files, instead of trusting their sizes and dates.
+
+        Raises:
+            storage.StorageError: When a file cannot be read.
+        """
+        return fingerprint(self.files, self.label_names, content)
+
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
@@ -81,6 +103,8 @@ class TfdsSource:
     label_names: tuple[str, ...]
     description: str
     split: str
+    shards: tuple[str, ...]  # the files
+    shard_ends: tuple[int, ...]  # number of the first record after each
 
     def __len__(self) -> int:
         return len(self.records)
@@ -100,10 +124,31 @@ class TfdsSource:
             return self._number_name(index)
         return self._name_of(record, index)
 
+    def fingerprint(self, *, content: bool = False) -> str:
+        """A digest that changes with the files of records; see `FolderSource`."""
+        files = [(os.path.basename(path), path) for path in self.shards]
+        digest = storage.retry(lambda: fingerprint_files(files, content=content), self.description)
+        classes = hashlib.sha256(repr((self.split, self.shard_ends, self.label_names)).encode())
+        return f"{digest} {classes.hexdigest()[:8]}"
+
     def _read(self, index: int) -> dict[str, Any]:
         try:
             return self.records[index]
-        except Exception as error:  # array_record raises plain C++ errors for a damaged shard
+        except Exception:  # of C++, the same ones for a damaged file and for a faulty disk
+            path = self.shards[bisect.bisect_right(self.shard_ends, index)]
+            return storage.retry(lambda: self._read_anew(index, path), path)
+
+    def _read_anew(self, index: int, path: str) -> dict[str, Any]:
+        """Reads a record with a reader of its own; one that has failed once stays failed.
+
+        Raises:
+            images.UnreadableImageError: When the file can be read, but not as records.
+            OSError: When the system cannot read the file.
+        """
+        try:
+            return pickle.loads(pickle.dumps(self.records))[index]
+        except Exception as error:
+            storage.read_through(path)
             raise images.UnreadableImageError(f"record cannot be read: {error}") from error
 
     def _name_of(self, record: dict[str, Any], index: int) -> str:
@@ -114,6 +159,43 @@ class TfdsSource:
 
     def _number_name(self, index: int) -> str:
         return f"{self.split}-{index:08d}"
+
+
+def fingerprint(
+    files: Sequence[folder_lib.ImageFile], label_names: Sequence[str], content: bool = False
+) -> str:
+    """A digest of image files: names, classes, splits, and sizes and dates or contents."""
+    named = [(f"{file.name} {file.label} {file.split}", file.path) for file in files]
+    digest = storage.retry(lambda: fingerprint_files(named, content=content), "the image files")
+    return f"{digest} {hashlib.sha256(repr(label_names).encode()).hexdigest()[:8]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some images of a source, as a source."""
+
+    source: ImageSource
+    positions: list[int]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.source.label_names
+
+    @property
+    def description(self) -> str:
+        return self.source.description
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[self.positions[index]]
+
+    def name(self, index: int) -> str:
+        return self.source.name(self.positions[index])
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        return f"{self.source.fingerprint(content=content)} {self.positions}"
 
 
 def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
@@ -195,16 +277,33 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
         raise ValueError(f"split {split!r} of {builder.data_dir} is empty")
     label_key = "label" if "label" in features else None
     names = getattr(features[label_key], "names", ()) if label_key else ()
+    if builder.name == "image_files":  # one of ours
+        from gpstoken_jax.data.records import unescape_class
+
+        names = map(unescape_class, names)
     name_key = next(
         (key for key in ("name", "file_name", "filename", "id") if key in features), None
     )
     description = f"TFDS {builder.info.full_name}, split {split}: {len(records)} images"
-    return TfdsSource(records, image_key, label_key, name_key, tuple(names), description, split)
+    files = builder.info.splits[split].file_instructions
+    return TfdsSource(
+        records,
+        image_key,
+        label_key,
+        name_key,
+        tuple(names),
+        description,
+        split,
+        tuple(str(file.filename) for file in files),
+        tuple(itertools.accumulate(file.take for file in files)),
+    )
 
 
 def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
     """Returns the builder of a data set that is prepared on disk."""
     if name:
+        if data_dir:
+            _check_files(pathlib.Path(data_dir).expanduser())
         try:
             builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
         except tfds.core.DatasetNotFoundError as error:
@@ -215,7 +314,26 @@ def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
                 f"`tfds build {name} --file_format=array_record` once, with --data_dir if needed"
             )
         return builder
-    return tfds.builder_from_directory(str(_find_prepared(pathlib.Path(data_dir).expanduser())))
+    found = _find_prepared(pathlib.Path(data_dir).expanduser())
+    if len(found.parents) > 1:
+        _check_files(found.parents[1])
+    return tfds.builder_from_directory(str(found))
+
+
+def _check_files(directory: pathlib.Path) -> None:
+    """Compares the small files of a data set of ours with what was written, if there is one.
+
+    Records are not read here; they have checksums of their own, which count when they are read.
+
+    Raises:
+        DamagedFileError: When one differs.
+    """
+    if not (directory / MANIFEST).exists():
+        return  # someone else's, prepared by an early version, or moved alone
+    manifest = read_manifest(directory, KIND)
+    for name in manifest.files:
+        if name.endswith((".json", ".txt")):
+            manifest.check(name)
 
 
 def _find_prepared(data_dir: pathlib.Path) -> pathlib.Path:

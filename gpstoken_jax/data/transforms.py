@@ -1,8 +1,7 @@
 """From decoded pixels to what the network sees: resize, crop, flip, scale.
 
-The release resizes the short side to the image side (bilinear with antialiasing, as Pillow does
-it), crops the centre and flips at random; random crops are options of ours. Every random number
-comes from the generator that is passed in.
+The published runs resize the short side to the image side, crop the centre and flip at random;
+random crops are options of ours. Every random number comes from the generator that is passed in.
 """
 
 import math
@@ -10,6 +9,8 @@ import math
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
+
+from gpstoken_jax.data.resize import center_crop, resize_to, resize_to_cover
 
 CROPS = ("center", "random", "random_resized")
 _ASPECT_RANGE = (3 / 4, 4 / 3)  # of a random-resized crop, as is customary
@@ -19,66 +20,30 @@ _ATTEMPTS = 10
 _TO_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255)) * np.float32(2) - np.float32(1)
 
 
-def to_uint8(images: Float32[np.ndarray, "*b h w 3"]) -> UInt8[np.ndarray, "*b h w 3"]:
-    """Rounds images in [-1, 1] to pixels of 0 to 255, clipping what lies outside."""
-    return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+def to_uint8(
+    images: Float32[np.ndarray, "*b h w 3"], rounding: str = "round"
+) -> UInt8[np.ndarray, "*b h w 3"]:
+    """Converts images in [-1, 1] to pixels of 0 to 255, clipping what lies outside.
+
+    Args:
+      images: floats.
+      rounding: ``"round"`` to the nearest level, or ``"truncate"`` to the one below, as the
+        published code writes files.
+
+    Raises:
+      ValueError: for another rounding.
+    """
+    if rounding not in ("round", "truncate"):
+        raise ValueError(f'rounding must be "round" or "truncate", not {rounding!r}')
+    unit = np.clip((np.asarray(images, np.float32) + 1) / 2, 0, 1)
+    level = np.rint if rounding == "round" else np.floor
+    return level(unit * 255).astype(np.uint8)
 
 
 def check_crop(crop: str) -> None:
     """Raises ValueError unless `crop` is one of `CROPS`."""
     if crop not in CROPS:
         raise ValueError(f"data.crop={crop!r} is unknown: choose one of {', '.join(CROPS)}")
-
-
-def resize_short_side(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "g v 3"]:
-    """Resizes so that the shorter side has `side` pixels, keeping the aspect ratio.
-
-    The longer side is truncated to whole pixels, as torchvision's Resize does.
-    """
-    height, width = pixels.shape[:2]
-    if min(height, width) == side:
-        return pixels
-    short = min(height, width)
-    size = (side * width // short, side * height // short)
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-
-
-def center_crop(
-    pixels: UInt8[np.ndarray, "h w 3"], size: int | tuple[int, int]
-) -> UInt8[np.ndarray, "g v 3"]:
-    """Cuts the central pixels (half positions round to even, as torchvision).
-
-    `size` is the side of a square, or (height, width).
-    """
-    rows, columns = as_size(size)
-    height, width = pixels.shape[:2]
-    top, left = round((height - rows) / 2), round((width - columns) / 2)
-    return pixels[top : top + rows, left : left + columns]
-
-
-def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a square's side, or of itself."""
-    return (size, size) if isinstance(size, int) else size
-
-
-def resize_to_cover(
-    pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "g v 3"]:
-    """Resizes, keeping the aspect ratio, so that the image just covers (height, width).
-
-    For a square that is `resize_short_side`; otherwise the side that is shorter in proportion fits
-    exactly, and the other one, truncated to whole pixels, is at least as long as asked for.
-    """
-    height, width = pixels.shape[:2]
-    rows, columns = size
-    if height * columns >= width * rows:
-        rows = height * columns // width
-    else:
-        columns = width * rows // height
-    if (rows, columns) == (height, width):
-        return pixels
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR))
 
 
 def random_crop(
@@ -95,6 +60,7 @@ def random_resized_crop(
     side: int,
     scale: tuple[float, float],
     rng: np.random.Generator,
+    resize: str,
 ) -> UInt8[np.ndarray, "s s 3"]:
     """Cuts a random rectangle and resizes it to `side` x `side`.
 
@@ -103,8 +69,12 @@ def random_resized_crop(
         side: Side of the result.
         scale: Smallest and largest share of the image's area, in (0, 1].
         rng: Source of the random numbers.
+        resize: One of `resize.RESIZES`. The published way sees nothing outside the rectangle;
+            antialiasing sees the pixels around it, too.
     """
     left, top, width, height = _random_rectangle(pixels.shape[1], pixels.shape[0], scale, rng)
+    if resize == "published":
+        return resize_to(pixels[top : top + height, left : left + width], (side, side), resize)
     box = (left, top, left + width, top + height)
     image = Image.fromarray(pixels)
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
@@ -135,14 +105,16 @@ def working_side(image_size: int, crop: str, crop_scale: tuple[float, float]) ->
     return math.ceil(image_size / math.sqrt(crop_scale[0] * _ASPECT_RANGE[0]))
 
 
-def fit(pixels: UInt8[np.ndarray, "h w 3"], side: int, crop: str) -> UInt8[np.ndarray, "g v 3"]:
+def fit(
+    pixels: UInt8[np.ndarray, "h w 3"], side: int, crop: str, resize: str
+) -> UInt8[np.ndarray, "g v 3"]:
     """The part before any randomness: brings the short side to `side`.
 
     Small images are enlarged, except before a random-resized crop, which resizes anyway.
     """
     if crop == "random_resized" and min(pixels.shape[:2]) <= side:
         return pixels
-    return resize_short_side(pixels, side)
+    return resize_to_cover(pixels, side, resize)
 
 
 def augment(
@@ -152,16 +124,17 @@ def augment(
     crop_scale: tuple[float, float],
     flip: bool,
     permute_colours: bool,
+    resize: str,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "s s 3"]:
     """The random part: cuts an `image_size` square out of a fitted image, may mirror it and mix up
     its colour channels (which makes up for colours that a small data set lacks)."""
     if crop == "random_resized":
-        pixels = random_resized_crop(pixels, image_size, crop_scale, rng)
+        pixels = random_resized_crop(pixels, image_size, crop_scale, rng, resize)
     elif crop == "random":
         pixels = random_crop(pixels, image_size, rng)
     else:
-        pixels = center_crop(pixels, image_size)
+        pixels = center_crop(pixels, image_size, resize)
     if flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     return pixels[..., rng.permutation(3)] if permute_colours else pixels

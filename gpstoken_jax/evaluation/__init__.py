@@ -1,8 +1,55 @@
 """What eval.py measures and writes.
 
 A run is a grid of cells (`cells.py`): a checkpoint, a data set, a size and a number of tokens, or a
-folder of images beside their references. A cell is planned without its weights, then every image of
-it is reconstructed and measured once (`methods.py`, `evaluator.py`, `measurement.py`), and what
-came out is written (`results.py`, `pages.py`). `run.py` goes through all cells, past those that are
-there already and those that fail; `summary.py` brings them together.
+folder of images beside their references. A cell is planned without its weights (`subjects.py`),
+then every image of it is reconstructed (`methods.py`, `codecs.py`) and measured once
+(`measurement.py`); `results.py`, `tables.py` and `pages.py` write what came out. `run.py` goes
+through all cells, past those that are there already and those that fail.
 """
+
+from gpstoken_jax.evaluation.cells import (
+    HELD_OUT,
+    Dataset,
+    find_checkpoints,
+    make_grid,
+    parse_datasets,
+    parse_sizes,
+    parse_token_counts,
+)
+from gpstoken_jax.evaluation.codecs import check_baselines
+from gpstoken_jax.evaluation.results import CellResult
+from gpstoken_jax.evaluation.run import Run, say
+from gpstoken_jax.evaluation.subjects import (
+    Cell,
+    Settings,
+    broken_cell,
+    plan_pairs,
+    plan_samples,
+    plan_tokenizer,
+    split_checkpoint,
+)
+from gpstoken_jax.evaluation.tables import describe_gain, failures, focus_effect
+
+__all__ = [
+    "HELD_OUT",
+    "Cell",
+    "CellResult",
+    "Dataset",
+    "Run",
+    "Settings",
+    "broken_cell",
+    "check_baselines",
+    "describe_gain",
+    "failures",
+    "find_checkpoints",
+    "focus_effect",
+    "make_grid",
+    "parse_datasets",
+    "parse_sizes",
+    "parse_token_counts",
+    "plan_pairs",
+    "plan_samples",
+    "plan_tokenizer",
+    "say",
+    "split_checkpoint",
+]

@@ -1,4 +1,4 @@
-"""The grid of an evaluation: which checkpoints, data sets, sizes and numbers of tokens."""
+"""The grid of an evaluation: checkpoints, data sets, sizes and numbers of tokens."""
 
 import glob
 import re
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from gpstoken_jax.runtime.file_names import folder_names
+
 HELD_OUT = "held_out"
-_UNFIT_FOR_FILES = re.compile(r"[^\w.+-]+")
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A data set by the name that tables have for it.
 
-    fields: those of a config's ``data`` section that say where it is; {} for the held-out split
+    fields: those of a config's ``data`` section that say where it is; none for the held-out split
     of the data that a checkpoint was trained on.
     """
 
@@ -24,8 +25,8 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One combination; None is the checkpoint's own size or number of tokens."""
+class Combination:
+    """One checkpoint, data set, size and number of tokens; None is the checkpoint's own."""
 
     name: str
     checkpoint: Path
@@ -39,26 +40,20 @@ def make_grid(
     datasets: Sequence[Dataset],
     sizes: Sequence[tuple[int, int]],
     token_counts: Sequence[int],
-) -> list[Cell]:
+) -> list[Combination]:
     """Every combination, checkpoint by checkpoint; no sizes or token counts are the models' own.
 
     A cell's name has nothing in it that depends on the rest of the grid but for what tells
     checkpoints of one name apart, so a larger grid in the same place finds the cells of a smaller.
     """
-    names = dict(zip(checkpoints, distinct_names(checkpoints), strict=True))
-    return [
-        Cell(_cell_name(names[run], dataset, size, count), run, dataset, size, count)
-        for run, dataset, size, count in product(
-            checkpoints, datasets, sizes or [None], token_counts or [None]
-        )
-    ]
-
-
-def _cell_name(run: str, dataset: Dataset, size: tuple[int, int] | None, count: int | None) -> str:
-    parts = [run, dataset.name]
-    parts += [f"{size[0]}x{size[1]}"] if size else []
-    parts += [f"{count}_tokens"] if count else []
-    return "-".join(_UNFIT_FOR_FILES.sub("_", part) for part in parts)
+    runs = dict(zip(checkpoints, distinct_names(checkpoints), strict=True))
+    grid = list(product(checkpoints, datasets, sizes or [None], token_counts or [None]))
+    names = []
+    for run, dataset, size, count in grid:
+        parts = [runs[run], dataset.name]
+        parts += [f"{size[0]}x{size[1]}"] if size else []
+        names.append("-".join(parts + [f"{count}_tokens"] * bool(count)))
+    return [Combination(name, *one) for name, one in zip(folder_names(names), grid, strict=True)]
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -74,12 +69,15 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 def find_checkpoints(patterns: Iterable[str]) -> list[Path]:
     """The directories that patterns such as ``runs/*/`` mean, in order, each once.
 
+    A path that is there is meant as it is, whatever characters it has.
+
     Raises:
       ValueError: a pattern that nothing fits.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        fitting = sorted(Path(name) for name in glob.glob(str(Path(pattern).expanduser())))
+        literal = Path(pattern).expanduser()
+        fitting = [literal] if literal.exists() else sorted(map(Path, glob.glob(str(literal))))
         directories = [path for path in fitting if path.is_dir()]
         if not directories:
             raise ValueError(f"--checkpoints: no directory is called {pattern}")
@@ -137,5 +135,5 @@ def parse_datasets(texts: Iterable[str]) -> list[Dataset]:
 
 
 def _is_prepared(path: Path) -> bool:
-    """Whether a directory holds a TFDS data set rather than plain images."""
+    """Tells whether a directory holds a TFDS data set rather than plain images."""
     return any(next(path.glob("*/" * depth + "dataset_info.json"), None) for depth in range(4))

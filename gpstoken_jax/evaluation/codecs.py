@@ -1,11 +1,26 @@
-"""What anybody could do with the same storage: a smaller copy, or a JPEG or WebP file."""
+"""Baselines of an evaluation: a smaller copy, or a JPEG or WebP file, of the same storage."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
+
+from gpstoken_jax.data.loader import available_cores
+
+LABELS = {
+    "bicubic": "Bicubic, same number of values",
+    "jpeg": "JPEG, nearest size",
+    "webp": "WebP, nearest size",
+}
+SHORT_LABELS = {"bicubic": "Bicubic", "jpeg": "JPEG", "webp": "WebP"}
+BASELINES = tuple(LABELS)
+COMPRESSED = ("jpeg", "webp")  # hold bytes, not values
+Images = Float[np.ndarray, "b h w 3"]
+Baseline = Callable[[Images], tuple[Images, Mapping[str, np.ndarray]]]
 
 # Variants of a format, each tried: JPEG with colour at half the resolution, and at the full one.
 _JPEG = tuple({"format": "JPEG", "optimize": True, "subsampling": colour} for colour in (2, 0))
@@ -13,6 +28,43 @@ _WEBP = ({"format": "WEBP", "method": 4}, {"format": "WEBP", "method": 4, "lossl
 _BEST_QUALITY = 100
 _GOOD_QUALITY = 25  # below, a smaller copy at a higher quality may well be better
 _SMALLEST_SIDE = 8
+
+
+def check_baselines(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names, each once.
+
+    Raises:
+      ValueError: for one that is not known.
+    """
+    for name in names:
+        if name not in BASELINES:
+            raise ValueError(f"--baselines: {name!r} is unknown; there are {', '.join(BASELINES)}")
+    return tuple(dict.fromkeys(names))
+
+
+def make_baselines(names: Iterable[str], num_values: int, num_bytes: int) -> dict[str, Baseline]:
+    """Functions of a batch, for tokens of so many values and bytes an image.
+
+    They return the images and further numbers of each, by name: the ``bytes`` of its file.
+    """
+
+    known = {
+        "bicubic": lambda images: (bicubic_baseline(images, num_values), {}),
+        "jpeg": lambda images: jpeg_baseline(images, num_bytes).with_bytes(),
+        "webp": lambda images: webp_baseline(images, num_bytes).with_bytes(),
+    }
+    return {name: known[name] for name in names}
+
+
+def describe_baselines(names: Iterable[str], num_values: int, num_bytes: int) -> dict[str, str]:
+    """Entries of the protocol on the baselines."""
+    budget = f"files of at most {num_bytes} bytes where possible, the best by squared error"
+    texts = {
+        "bicubic": f"bicubic down to at most {num_values} values and up again",
+        "jpeg": f"JPEG: {budget}",
+        "webp": f"WebP: {budget}",
+    }
+    return {"baselines": "; ".join(texts[name] for name in names) or "none"}
 
 
 def baseline_size(height: int, width: int, num_values: int) -> tuple[int, int]:
@@ -41,9 +93,7 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
-def bicubic_baseline(
-    images: Float[np.ndarray, "b h w 3"], num_values: int
-) -> Float[np.ndarray, "b h w 3"]:
+def bicubic_baseline(images: Images, num_values: int) -> Images:
     """Each image shrunk to at most `num_values` stored numbers and enlarged again, both bicubic.
 
     images: float32 in [-1, 1]; so is the result (clipped where the filter overshoots).
@@ -58,9 +108,8 @@ def bicubic_baseline(
     return np.clip(np.stack(copies), -1, 1)
 
 
-@dataclass(frozen=True)
-class CodecResult:
-    """What a file format makes of a batch of images.
+class CodecResult(NamedTuple):
+    """Images of a batch as a file format keeps them.
 
     Attributes:
       images: in [-1, 1], 8-bit values.
@@ -69,13 +118,17 @@ class CodecResult:
       side: height of the stored copy over that of the image: 1, 1/2, 1/4, ...
     """
 
-    images: Float[np.ndarray, "b h w 3"]
+    images: Images
     num_bytes: Int[np.ndarray, " b"]
     quality: Int[np.ndarray, " b"]
     side: Float[np.ndarray, " b"]
 
+    def with_bytes(self) -> tuple[Images, Mapping[str, np.ndarray]]:
+        """As a baseline returns it."""
+        return self.images, {"bytes": self.num_bytes.astype(np.float64)}
 
-def jpeg_baseline(images: Float[np.ndarray, "b h w 3"], bytes_per_image: int) -> CodecResult:
+
+def jpeg_baseline(images: Images, bytes_per_image: int) -> CodecResult:
     """Each image as the best JPEG file of at most `bytes_per_image` bytes, and read again.
 
     images: in [-1, 1], rounded to 8 bits first. Optimised Huffman tables; colour at half the
@@ -88,7 +141,7 @@ def jpeg_baseline(images: Float[np.ndarray, "b h w 3"], bytes_per_image: int) ->
     return _codec_baseline(images, bytes_per_image, _JPEG)
 
 
-def webp_baseline(images: Float[np.ndarray, "b h w 3"], bytes_per_image: int) -> CodecResult:
+def webp_baseline(images: Images, bytes_per_image: int) -> CodecResult:
     """Each image as the best WebP file of at most `bytes_per_image` bytes, and read again.
 
     As `jpeg_baseline`, with lossy and lossless files; the encoder's effort is 4, its default.
@@ -96,8 +149,7 @@ def webp_baseline(images: Float[np.ndarray, "b h w 3"], bytes_per_image: int) ->
     return _codec_baseline(images, bytes_per_image, _WEBP)
 
 
-@dataclass(frozen=True)
-class _Attempt:
+class _Attempt(NamedTuple):
     decoded: np.ndarray  # uint8 [H, W, 3], at the size of the image
     num_bytes: int
     quality: int
@@ -112,14 +164,11 @@ class _Attempt:
 
 
 def _codec_baseline(images: np.ndarray, budget: int, variants: tuple[dict, ...]) -> CodecResult:
-    levels = np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255)
-    best = [_best_file(image.astype(np.uint8), budget, variants) for image in levels]
-    return CodecResult(
-        images=np.stack([attempt.decoded for attempt in best]).astype(np.float32) / 127.5 - 1,
-        num_bytes=np.array([attempt.num_bytes for attempt in best]),
-        quality=np.array([attempt.quality for attempt in best]),
-        side=np.array([attempt.side for attempt in best]),
-    )
+    levels = np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+    with ThreadPoolExecutor(available_cores()) as threads:  # Pillow lets others work
+        best = list(threads.map(lambda image: _best_file(image, budget, variants), levels))
+    decoded, num_bytes, quality, side, *_ = map(np.array, zip(*best, strict=True))
+    return CodecResult(decoded.astype(np.float32) / 127.5 - 1, num_bytes, quality, side)
 
 
 def _best_file(image: np.ndarray, budget: int, variants: tuple[dict, ...]) -> _Attempt:

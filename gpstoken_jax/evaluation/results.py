@@ -1,30 +1,23 @@
-"""The result of a cell as a JSON file, and what is read back of it."""
+"""The result of a cell: means, distances and warnings, as a JSON file and back."""
 
+import itertools
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpstoken_jax.evaluation.baselines import COMPRESSED
-from gpstoken_jax.evaluation.features import ORIGINAL, metric_name
+from gpstoken_jax.evaluation.codecs import COMPRESSED
 from gpstoken_jax.evaluation.measurement import Measurement
-from gpstoken_jax.evaluation.report.numbers import heading
-from gpstoken_jax.evaluation.settings import Settings
+from gpstoken_jax.evaluation.subjects import Settings
+from gpstoken_jax.metrics.catalogue import METRICS, heading
 from gpstoken_jax.metrics.frechet import few_samples_warning, frechet_distance
-from gpstoken_jax.metrics.image import METRIC_DEFINITIONS
 from gpstoken_jax.model.high_resolution import floored_std_warning
+from gpstoken_jax.runtime.outputs import Output
+from gpstoken_jax.weights.feature_networks import ORIGINAL, metric_name
 
 FILE_NAME = "metrics.json"
-_FRECHET = "Fréchet distance between all reconstructions and"
-DEFINITIONS = METRIC_DEFINITIONS | {
-    "rfid": f"{_FRECHET} the originals in Inception-v3's pool features; lower is better",
-    "fid": f"{_FRECHET} the reference statistics in Inception-v3's pool features",
-    "sfid": "the same in Inception-v3's spatial features",
-    "frechet_vgg16": f"{_FRECHET} the originals in VGG16's mean features; this is no FID",
-    "bytes": "storage of an image: values at their size, or the mean size of the files",
-}
+_IMAGES = '  "images": [\n'  # the line of the file before them
 
 
 @dataclass(frozen=True)
@@ -33,59 +26,84 @@ class CellResult:
 
     Attributes:
       name: of the cell.
-      label: what a table calls the evaluated method.
-      directory: where its files are.
+      label: name of the evaluated method in a table.
+      directory: of its files, relative to that of the run; "" if it is the same.
       summary: of ``metrics.json``, without the images; None if it failed.
-      error: why it failed.
+      error: reason of a failure.
       reused: whether it was there already.
     """
 
     name: str
     label: str
-    directory: Path
+    directory: str = ""
     summary: dict[str, Any] | None = None
     error: str | None = None
     reused: bool = False
 
+    def file(self, name: str) -> str:
+        """Name of a file of this cell, relative to the run's directory."""
+        return f"{self.directory}/{name}" if self.directory else name
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Everything that its figures depend on."""
+        return self.summary["protocol"]
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Means by method, the evaluated one first, then by metric."""
+        return self.summary["metrics"]
+
 
 def summarise(measurement: Measurement, protocol: dict, settings: Settings) -> dict[str, Any]:
-    """Means and distances by method, with the protocol and warnings."""
-    distances, warnings = frechet_distances(measurement, settings)
+    """Means and distances by method, with the protocol and warnings.
+
+    Raises:
+      ValueError: if no image could be read.
+    """
+    floored, count = {}, 0
+    for row in measurement.rows():
+        count += 1
+        if row.get("floored_std"):
+            floored[row["name"]] = row["floored_std"]
+    if not count:
+        raise ValueError(f"none of the images could be read: {measurement.unreadable.reasons}")
+    distances, warnings = frechet_distances(measurement, count, settings)
     means = {
-        method: _stored_bytes(method, protocol, settings) | values | distances.get(method, {})
+        method: _stored_bytes(method, protocol) | values | distances.get(method, {})
         for method, values in measurement.means().items()
     }
-    floored = dict(zip(measurement.names, measurement.values.get("floored_std", ()), strict=False))
     if warning := floored_std_warning(floored):
         warnings.append(warning)
     measured = {name for values in means.values() for name in values}
     return {
         "metrics": means,
-        "protocol": {**protocol, "num_images": len(measurement)},
-        "definitions": {name: text for name, text in DEFINITIONS.items() if name in measured},
+        "protocol": protocol | {"num_images": count},
+        "definitions": {n: one.definition for n, one in METRICS.items() if n in measured},
         "warnings": warnings,
-        "state_bytes": measurement.sizes(),
+        "unreadable": measurement.unreadable.reasons,
+        "num_unreadable": measurement.unreadable.count,
     }
 
 
-def _stored_bytes(method: str, protocol: dict, settings: Settings) -> dict[str, float]:
-    """What a method stores of an image, where that is a number of values."""
+def _stored_bytes(method: str, protocol: dict) -> dict[str, float]:
+    """Storage of an image by a method that holds values."""
     values = protocol.get("values_per_image")
     if not values or method in COMPRESSED:
         return {}
-    return {"bytes": float(values * settings.bytes_per_value)}
+    return {"bytes": float(values * protocol["bytes_per_value"])}
 
 
 def frechet_distances(
-    measurement: Measurement, settings: Settings
+    measurement: Measurement, num_images: int, settings: Settings
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Distances by method and name, and what is to be said of them."""
     distances: dict[str, dict[str, float]] = {}
     warnings: list[str] = []
-    if len(measurement) < 2:
+    if num_images < 2:
         return {}, ["no Fréchet distance: a covariance needs two images or more"]
+    own = settings.reference is None
     for feature_set, of in measurement.features.items():
-        own = settings.reference is None
         if not own and feature_set not in settings.reference:
             warnings.append(f"{settings.reference_name} has no statistics for {feature_set}")
             continue
@@ -100,25 +118,26 @@ def frechet_distances(
     return distances, warnings
 
 
-def write_result(path: Path, summary: dict[str, Any], images: Iterable[dict]) -> None:
+def write_result(output: Output, name: str, summary: dict[str, Any], rows: Iterable[dict]) -> None:
     """Writes a JSON file, whole or not at all; the images, one a line, are never all in memory."""
-    temporary = path.with_suffix(".tmp")
     head = json.dumps(summary, indent=2).removesuffix("\n}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(head + ',\n  "images": [')
-        for i, image in enumerate(images):
-            file.write(("," if i else "") + "\n    " + json.dumps(image))
-        file.write("\n  ]\n}\n")
-    os.replace(temporary, path)
+    with output.create(name) as file:
+        file.write(f"{head},\n{_IMAGES}".encode())
+        for i, row in enumerate(rows):
+            image = {key: value for key, value in row.items() if key != "position"}
+            file.write((("," if i else " ") + "   " + json.dumps(image) + "\n").encode())
+        file.write(b"  ]\n}\n")
 
 
-def read_summary(path: Path) -> dict[str, Any] | None:
-    """What ``write_result`` wrote, without the images; None if it is not there or not whole."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return {key: value for key, value in result.items() if key != "images"}
-    except (OSError, ValueError, AttributeError):
-        return None
+def read_summary(path: Path) -> dict[str, Any]:
+    """Reads a file of ``write_result``, without the images.
+
+    Raises:
+      OSError, ValueError: if it is not there, or not what was written.
+    """
+    with path.open(encoding="utf-8") as file:
+        head = "".join(itertools.takewhile(lambda line: line != _IMAGES, file))
+    return json.loads(head.rstrip().removesuffix(",") + "}")
 
 
 def first_change(old: dict[str, Any], new: dict[str, Any]) -> str | None:

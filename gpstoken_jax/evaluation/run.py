@@ -1,24 +1,20 @@
 """Goes through the cells of a grid: past those that are there already, and those that fail."""
 
-import pickle
+import contextlib
+import itertools
+import json
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 
-from gpstoken_jax.data.loader import Unreadable
-from gpstoken_jax.evaluation.clock import GridClock
-from gpstoken_jax.evaluation.examples import choose_examples
-from gpstoken_jax.evaluation.features import ORIGINAL
-from gpstoken_jax.evaluation.job import Batches, Job, Subject
-from gpstoken_jax.evaluation.measurement import Measurement
-from gpstoken_jax.evaluation.pages import PAGE_NAME, Pages, write_examples
-from gpstoken_jax.evaluation.report import ReportRow
-from gpstoken_jax.evaluation.report.numbers import format_number, heading
+from gpstoken_jax.evaluation import pages
+from gpstoken_jax.evaluation.measurement import Measurement, Share, choose_examples
 from gpstoken_jax.evaluation.results import (
     FILE_NAME,
     CellResult,
@@ -27,166 +23,203 @@ from gpstoken_jax.evaluation.results import (
     summarise,
     write_result,
 )
-from gpstoken_jax.evaluation.settings import Settings
-from gpstoken_jax.metrics.frechet_files import save_statistics
+from gpstoken_jax.evaluation.subjects import Cell, Settings, Subject
+from gpstoken_jax.evaluation.tables import markdown_page, table_rows, to_csv, to_text
+from gpstoken_jax.metrics.catalogue import format_number, heading
+from gpstoken_jax.runtime.files import DamagedFileError
+from gpstoken_jax.runtime.outputs import Output
 from gpstoken_jax.runtime.processes import from_first, gather, is_first
+from gpstoken_jax.runtime.progress import Progress
+from gpstoken_jax.runtime.text import terminal_text
+from gpstoken_jax.weights.feature_networks import ORIGINAL
+from gpstoken_jax.weights.statistics import save_statistics
 
-
-@dataclass(frozen=True)
-class Unplanned:
-    """A cell that cannot even be looked at, and why."""
-
-    name: str
-    error: str
+CSV_NAME, MARKDOWN_NAME = "results.csv", "results.md"
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where results go and how.
+    """The measuring of a grid, and where its results go.
 
     Attributes:
-      output: the directory of the whole run; of a grid's cells, ``cells/NAME`` in it.
+      directory: of the whole run; of a grid's cells, ``cells/NAME`` in it.
+      output: the same, claimed by process 0; None in the others.
       settings: of all cells.
-      pages: makes their reports.
+      pictured: how many of the first images of a cell are shown.
+      maps: whether token density and feature maps are.
       again: measure also what is there already.
       user_errors: exceptions that say all in their message; others come with a traceback.
     """
 
-    output: Path
+    directory: Path
+    output: Output | None
     settings: Settings
-    pages: Pages
+    pictured: int = 32
+    maps: bool = True
     again: bool = False
     user_errors: tuple[type[Exception], ...] = ()
 
-    def measure_all(self, jobs: Sequence[Job | Unplanned]) -> list[CellResult]:
-        """Measures every cell. One that fails does not stop the others."""
-        pixels = sum(job.pixels for job in jobs if isinstance(job, Job))
-        clock = GridClock(pixels, len(jobs))
+    def measure_all(self, cells: Sequence[Cell]) -> list[CellResult]:
+        """Measures every cell. One that fails does not stop the others.
+
+        Raises:
+          OSError: if images or results can no longer be read or written: the same command goes on.
+        """
         results = []
-        for number, job in enumerate(jobs, 1):
-            directory = self.output if len(jobs) == 1 else self.output / "cells" / job.name
-            result = CellResult(job.name, job.name, directory)
-            if isinstance(job, Unplanned):
-                result = replace(result, error=job.error)
-            else:
-                clock.begin(number, job.num_images, job.pixels)
-                result = self._one(job, result, clock)
+        for number, cell in enumerate(cells, 1):
+            label = f"cell {number}/{len(cells)}  " if len(cells) > 1 else ""
+            later = sum(other.pixels for other in cells[number:])
+            per_image = max(1, cell.pixels) / max(1, cell.num_images)
+            progress = Progress(cell.num_images, label=label, later=later / per_image)
+            directory = "" if len(cells) == 1 else f"cells/{cell.name}"
+            result = self._one(cell, CellResult(cell.name, cell.name, directory), progress)
             results.append(result)
-            if len(jobs) > 1:
-                print(f"cell {number}/{len(jobs)}: {_describe(result)}", flush=True)
+            if len(cells) > 1:
+                say(f"cell {number}/{len(cells)}: {_describe(result)}")
         return results
 
-    def _one(self, job: Job, result: CellResult, clock: GridClock) -> CellResult:
+    def write_summary(self, results: Sequence[CellResult]) -> str:
+        """Writes results.csv and results.md, and for a grid its page; returns the table as text."""
+        self.output.write(CSV_NAME, to_csv(results))
+        self.output.write(MARKDOWN_NAME, markdown_page(results))
+        if len(results) > 1:
+            examples = {
+                one.name: pages.read_examples(self.output, one) for one in results if one.summary
+            }
+            self._write_page(pages.PAGE_NAME, pages.overview_page(results, examples))
+        return to_text(*table_rows(results))
+
+    def _one(self, cell: Cell, result: CellResult, progress: Progress) -> CellResult:
         """Measures a cell, unless it is there already or cannot be opened."""
-        subject, problem = self._try(job.open)
+        subject, problem = self._try(cell.open)
         if problem is None:
             result = replace(result, label=subject.label)
-            there = self._find(subject, result.directory)
+            there = from_first(lambda: self._find(subject, result))
             if there is None:
-                print(job.description)
-                return self._measure(subject, result, clock)
+                say(cell.description)
+                return self._measure(cell, subject, result, progress)
             result = replace(result, summary=there, reused=True)
-        clock.skip(job.pixels)
         return replace(result, error=problem)
 
-    def _find(self, subject: Subject, directory: Path) -> dict | None:
-        """The summary of a cell that was measured before in the same way."""
-        return from_first(lambda: self._find_here(subject, directory))
-
-    def _find_here(self, subject: Subject, directory: Path) -> dict | None:
-        path, saved = directory / FILE_NAME, self.settings.save_statistics
-        whole = (directory / PAGE_NAME).exists() and (saved is None or saved.exists())
-        there = read_summary(path) if whole and not self.again else None
-        if there is None:
+    def _find(self, subject: Subject, result: CellResult) -> dict | None:
+        """The summary of a cell that was measured before in the same way, if it is whole."""
+        saved = self.settings.save_statistics
+        if self.again or not (saved is None or saved.exists()):
             return None
-        if change := first_change(there.get("protocol", {}), subject.protocol):
-            print(f"{path} is measured again, since {change}")
+        if not all(map(self.output.has, (result.file(pages.PAGE_NAME), result.file(FILE_NAME)))):
+            return None
+        try:
+            for name in self.output.names():
+                if name.startswith(result.file("")) and name not in (CSV_NAME, MARKDOWN_NAME):
+                    self.output.check(name)
+        except DamagedFileError as error:
+            say(f"{error}; it is measured again")
+            return None
+        there = read_summary(self.directory / result.file(FILE_NAME))
+        if change := first_change(there["protocol"], subject.protocol):
+            say(f"{self.directory / result.file(FILE_NAME)} is measured again, since {change}")
             return None
         return there
 
-    def _measure(self, subject: Subject, result: CellResult, clock: GridClock) -> CellResult:
+    def _measure(
+        self, cell: Cell, subject: Subject, result: CellResult, progress: Progress
+    ) -> CellResult:
         """Measures this process's share, brings all shares together, and writes."""
         began = time.perf_counter()
-        share, problem = self._try(lambda: self._measure_share(subject, clock))
-        clock.end()
+        photos, problem = self._try(
+            lambda: self._share(cell, subject, result, progress), fatal=True
+        )
+        if problem is None:
+            summary, problem = self._try(
+                lambda: self._write(subject, result, photos, began) if is_first() else None,
+                fatal=True,
+            )
         if problem:
             return replace(result, error=problem)
-        measurement, unreadable, rows = _merge_shares(*share)
-        summary, problem = self._try(
-            lambda: self._write(subject, result, measurement, unreadable, rows, began)
-        )
-        return replace(
-            result, summary=None if problem else from_first(lambda: summary), error=problem
-        )
+        return replace(result, summary=from_first(lambda: summary))
 
-    def _measure_share(
-        self, subject: Subject, clock: GridClock
-    ) -> tuple[Measurement, Batches, dict[int, ReportRow]]:
-        """Every image of this process once; pictures of the first ones, by position."""
-        measurement, rows = Measurement(), {}
-        batches = subject.batches(None)
-        wanted = self.pages.pictured if is_first() else 0
-        for batch in subject.evaluator(batches):
-            measurement.add(batch)
-            for i, position in enumerate(batch.positions[: wanted - len(rows)]):
-                rows[int(position)] = self.pages.draw(batch.image(i), subject)
-            clock.advance(len(batch.names) * jax.process_count())
-        return measurement, batches.unreadable, rows
+    def _share(
+        self, cell: Cell, subject: Subject, result: CellResult, progress: Progress
+    ) -> dict[int, pages.Photo]:
+        """Measures every image of this process once; pictures of the first ones, by position."""
+        process, processes = jax.process_index(), jax.process_count()
+        own = range(process, cell.num_images, processes)
+        identity = {"protocol": subject.protocol, "processes": processes, "images": cell.num_images}
+        share = Share(self.directory / result.directory, identity, process, fresh=self.again)
+        photos: dict[int, pages.Photo] = {}
+        with contextlib.closing(share):
+            if share.done:
+                say(f"{cell.name}: goes on after {share.done * processes} images")
+                progress.start_at(share.done * processes)
+            wanted = self.pictured if is_first() and not share.done else 0
+            batches = subject.batches(own[share.done :])
+            for batch in subject.evaluator(batches):
+                share.add(batch, batches.unreadable)
+                for i, position in enumerate(batch.positions[: wanted - len(photos)]):
+                    photos[int(position)] = self._draw(subject, batch.names[i], *batch.image(i))
+                progress.advance(min(batch.through * processes, progress.total - progress.done))
+        return photos
 
     def _write(
-        self,
-        subject: Subject,
-        result: CellResult,
-        measurement: Measurement,
-        unreadable: Unreadable,
-        rows: dict[int, ReportRow],
-        began: float,
-    ) -> dict | None:
-        """Process 0 writes report and JSON file, that one last: with it the cell is finished."""
-        if not is_first():
-            return None
-        if not len(measurement):
-            raise ValueError(f"none of the images could be read: {unreadable.reasons}")
+        self, subject: Subject, result: CellResult, photos: dict[int, pages.Photo], began: float
+    ) -> dict:
+        """Writes pages and JSON file, that one last: with it the cell is finished."""
+        measurement = Measurement.merge(self.directory / result.directory, jax.process_count())
         seconds = time.perf_counter() - began
-        summary = summarise(measurement, subject.protocol, self.settings) | {
-            "unreadable": unreadable.reasons,
-            "num_unreadable": unreadable.count,
-            "seconds": round(seconds, 1),
-            "seconds_per_image": round(seconds / len(measurement), 4),
-        }
-        result.directory.mkdir(parents=True, exist_ok=True)
+        summary = summarise(measurement, subject.protocol, self.settings)
+        count = summary["protocol"]["num_images"]
+        summary |= {"seconds": round(seconds, 1), "seconds_per_image": round(seconds / count, 4)}
         if (path := self.settings.save_statistics) is not None:
             originals = {name: of[ORIGINAL].gaussian() for name, of in measurement.features.items()}
             path.parent.mkdir(parents=True, exist_ok=True)
             save_statistics(path, originals)
-        tags = choose_examples(measurement) if self.pages.pictured else {}
-        rows |= self._draw_again(subject, [position for position in tags if position not in rows])
-        examples = [(tag, rows.pop(position)) for position, tag in tags.items()]
-        summary["examples"] = write_examples(result.directory, examples)
-        self.pages.write(replace(result, summary=summary), subject, list(rows.values()), examples)
-        write_result(result.directory / FILE_NAME, summary, measurement.images())
+        tags = choose_examples(measurement) if self.pictured else {}
+        first = [row["position"] for row in itertools.islice(measurement.rows(), self.pictured)]
+        missing = sorted({*tags, *first} - photos.keys()) if self.pictured else []
+        for batch in subject.evaluator(subject.batches(missing) if missing else ()):
+            for i, position in enumerate(batch.positions):
+                photos[int(position)] = self._draw(subject, batch.names[i], *batch.image(i))
+        examples = [photos[place]._replace(tag=tag) for place, tag in tags.items()]
+        summary["examples"] = pages.write_examples(self.output, result, examples)
+        others = [photo for place, photo in sorted(photos.items()) if place not in tags]
+        page = pages.cell_page(
+            subject.title, replace(result, summary=summary), others, examples, self.maps
+        )
+        self._write_page(result.file(pages.PAGE_NAME), page)
+        write_result(self.output, result.file(FILE_NAME), summary, measurement.rows())
+        measurement.remove()
         return summary
 
-    def _draw_again(self, subject: Subject, positions: list[int]) -> dict[int, ReportRow]:
-        """Pictures that nobody knew to be wanted when their images went by."""
-        rows = {}
-        for batch in subject.evaluator(subject.batches(positions) if positions else ()):
-            for i in range(len(batch.names)):
-                rows[positions[batch.positions[i]]] = self.pages.draw(batch.image(i), subject)
-        return rows
+    def _draw(self, subject: Subject, name: str, image: Any, outcomes: Any) -> pages.Photo:
+        return pages.draw_photo(name, image, outcomes, inside=subject.inside, maps=self.maps)
 
-    def _try(self, function):
+    def _write_page(self, name: str, pieces: Any) -> None:
+        with self.output.create(name) as file:
+            file.writelines(pieces)
+
+    def _try(
+        self, function: Callable[[], Result], *, fatal: bool = False
+    ) -> tuple[Result | None, str | None]:
         """(result, None), or (None, problem) if it raised in this or any other process.
 
         So a cell that fails in one process fails in all of them, and none waits for it.
+
+        Raises:
+          OSError: in all of them, if it is fatal and came from the system in any.
         """
-        value, problem = None, ""
+        value, problem = None, {}
         try:
             value = function()
         except Exception as error:
-            problem = self._explain(error)
-        problems = [text.decode() for text in gather(problem.encode())]
-        return value, next(filter(None, problems), None)
+            problem = {"text": self._explain(error), "system": isinstance(error, OSError)}
+        problems = [
+            one for data in gather(json.dumps(problem).encode()) if (one := json.loads(data))
+        ]
+        for one in problems:
+            if fatal and one["system"]:
+                raise OSError(f"{one['text']}; the same command goes on from here")
+        return value, problems[0]["text"] if problems else None
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, self.user_errors):
@@ -196,24 +229,15 @@ class Run:
         return f"{type(error).__name__}: {lines[0]}"
 
 
-def _merge_shares(
-    measurement: Measurement, unreadable: Unreadable, rows: dict
-) -> tuple[Measurement, Unreadable, dict]:
-    """The measurement of all processes, and what none of them could read."""
-    if jax.process_count() == 1:
-        return measurement, unreadable, rows
-    everywhere, missing = Measurement(), Unreadable()
-    for part in gather(pickle.dumps((measurement, unreadable))):
-        theirs, unread = pickle.loads(part)
-        everywhere = everywhere.merge(theirs)
-        missing = Unreadable(missing.count + unread.count, missing.reasons | unread.reasons)
-    return everywhere, missing, rows
+def say(line: str) -> None:
+    """Prints a line in which names from files may stand."""
+    print(terminal_text(line), flush=True)
 
 
 def _describe(result: CellResult) -> str:
     if result.error:
         return f"{result.name} FAILED: {result.error}"
-    metrics = next(iter(result.summary["metrics"].values()))
+    metrics = next(iter(result.metrics.values()))
     shown = (name for name in ("psnr", "ssim", "lpips") if name in metrics)
     numbers = "".join(f"  {heading(name)} {format_number(name, metrics[name])}" for name in shown)
     return f"{result.name}{numbers}{'  (there already)' if result.reused else ''}"

@@ -3,7 +3,6 @@
 Liu et al. 2022, "A ConvNet for the 2020s". Submodules carry torchvision's names.
 """
 
-from pathlib import Path
 from typing import Literal
 
 import jax
@@ -14,13 +13,6 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from gpstoken_jax.features.resize import resize_antialiased
-from gpstoken_jax.features.torch_names import (
-    torch_name,
-    torch_shape,
-    variable_shapes,
-    variables_from_torch,
-)
-from gpstoken_jax.weights.weight_files import read_state_dict, select_tensors
 
 Normalisation = Literal["release", "correct"]
 
@@ -29,10 +21,6 @@ NETWORK_SIDE = 224
 _EPSILON = 1e-6
 _IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
-WHERE_TO_GET_IT = (
-    "ConvNeXt-small is published by torchvision (ConvNeXt_Small_Weights.IMAGENET1K_V1) as "
-    "convnext_small-0c510722.pth: download it and give its path."
-)
 
 
 @struct.dataclass
@@ -89,25 +77,6 @@ class ConvNeXtSmall(nn.Module):
 
     def _norm(self, name: str) -> nn.LayerNorm:
         return nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name=name)
-
-
-def load_convnext(path: str | Path) -> ConvNeXtWeights:
-    """ConvNeXt-small from a `.pth` or `.safetensors` file with torchvision's names.
-
-    344 tensors, from `features.0.0.weight` [96, 3, 4, 4] to `classifier.2.bias` [1000].
-    Raises FileNotFoundError that says where to get it, and ValueError that names what does not fit.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no {path}. {WHERE_TO_GET_IT}")
-    image = jax.ShapeDtypeStruct((1, NETWORK_SIDE, NETWORK_SIDE, 3), jnp.float32)
-    shapes = variable_shapes(ConvNeXtSmall(), image)
-    tensors = select_tensors(
-        read_state_dict(path),
-        {torch_name(name): torch_shape(name, shape) for name, shape in shapes.items()},
-        source=path,
-        network="torchvision's ConvNeXt-small",
-    )
-    return ConvNeXtWeights(variables_from_torch(shapes, tensors))
 
 
 def prepare_images(

@@ -1,32 +1,18 @@
 """Inception-v3 features of images, and the distance of two images in them."""
 
-from pathlib import Path
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
 from gpstoken_jax.features.inception_network import NETWORK_SIDE, InceptionOutputs, InceptionV3
 from gpstoken_jax.features.resize import resize_tensorflow1
-from gpstoken_jax.features.torch_names import (
-    torch_name,
-    torch_shape,
-    variable_shapes,
-    variables_from_torch,
-)
-from gpstoken_jax.weights.weight_files import read_state_dict, select_tensors
 
 Scaling = Literal["release", "correct"]
 
 # What an image in [-1, 1] plus one is multiplied by before the network's own (v - 128) / 128.
 _SCALES = {"correct": 127.5, "release": 255.0}
-WHERE_TO_GET_IT = (
-    "Inception-v3 for the FID is published by the torch-fidelity project (release v0.2.0) as "
-    "weights-inception-2015-12-05-6726825d.pth, and by pytorch-fid (release fid_weights) as "
-    "pt_inception-2015-12-05-6726825d.pth, the same file: download it and give its path."
-)
 
 
 @struct.dataclass
@@ -34,28 +20,6 @@ class InceptionWeights:
     """The variables of `InceptionV3`: {"params": ..., "batch_stats": ...}."""
 
     variables: dict
-
-
-def load_inception(path: str | Path) -> InceptionWeights:
-    """Inception-v3 in its FID version from a `.pth` or `.safetensors` file.
-
-    The file has the tensors of torch-fidelity or pytorch-fid: 472 by name, from
-    `Conv2d_1a_3x3.conv.weight` [32, 3, 3, 3] to `fc.bias` [1008]; 23.9 million numbers.
-    torchvision's Inception-v3 has the same names but 1000 classes and other weights: refused.
-    Raises FileNotFoundError that says where to get it, and ValueError that names what does not fit.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no {path}. {WHERE_TO_GET_IT}")
-    image = jax.ShapeDtypeStruct((1, NETWORK_SIDE, NETWORK_SIDE, 3), jnp.float32)
-    shapes = variable_shapes(InceptionV3(), image)
-    tensors = select_tensors(
-        read_state_dict(path),
-        {torch_name(name): torch_shape(name, shape) for name, shape in shapes.items()},
-        source=path,
-        network="Inception-v3 in its FID version",
-        ignored=("num_batches_tracked", "AuxLogits"),
-    )
-    return InceptionWeights(variables_from_torch(shapes, tensors))
 
 
 def prepare_images(

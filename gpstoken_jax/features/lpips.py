@@ -6,13 +6,28 @@ Perceptual Metric", CVPR 2018; version 0.1 of its weights.
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpstoken_jax.features.backbones import BACKBONES, SMALLEST_SIDE, normalise_colours
-from gpstoken_jax.features.weights import LPIPSWeights
 
 _EPSILON = 1e-10
 _KEEP = 0.5
+
+
+@struct.dataclass
+class LPIPSWeights:
+    """Everything LPIPS needs: a backbone's parameters and one non-negative weight a channel.
+
+    Attributes:
+      backbone: the variables of ``BACKBONES[network]`` without the "params" level.
+      heads: five vectors, one a feature map.
+      network: "vgg16" or "alexnet" (static).
+    """
+
+    backbone: dict
+    heads: tuple[jax.Array, ...]
+    network: str = struct.field(pytree_node=False, default="vgg16")
 
 
 def backbone_features(

@@ -7,8 +7,7 @@ them is named after VGG16 and never a FID, whose network is another one.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gpstoken_jax.features.lpips import backbone_features
-from gpstoken_jax.features.weights import LPIPSWeights
+from gpstoken_jax.features.lpips import LPIPSWeights, backbone_features
 
 VGG_FEATURES = 512
 

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from gpstoken_jax.model.transformer import Embedding, adaln, layer_norm, stack_blocks
+
 Dtype = Any
 Params = Any
 
 TIME_FREQUENCIES = 256
+_NORM_EPS = 1e-6
 _xavier = nn.initializers.xavier_uniform()
 _normal = nn.initializers.normal(0.02)
 _zeros = nn.initializers.zeros
@@ -76,9 +79,23 @@ class SiT(nn.Module):
         if cond is None:
             tokens = tokens + positions.astype(self.dtype)
         else:
-            tokens = tokens + ConditionEmbedding(self.width, self.dtype, name="condition")(cond)
-        embedding = TimeEmbedding(self.width, name="time")(times) + self._label_embedding(labels)
-        tokens = self._transformer(tokens, embedding)
+            embed = Embedding(self.width, nn.silu, self.dtype, _xavier, name="condition")
+            tokens = tokens + embed(cond)
+        # Always in float32: bfloat16 cannot tell the times of neighbouring steps apart.
+        embed = Embedding(self.width, nn.silu, kernel_init=_normal, name="time")
+        embedding = embed(time_frequencies(times)) + self._label_embedding(labels)
+        blocks = stack_blocks(
+            self.depth,
+            remat=self.remat,
+            shared_context=True,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            dtype=self.dtype,
+            adaln=True,
+            norm_eps=_NORM_EPS,
+            kernel_init=_xavier,
+        )
+        tokens, _ = blocks(tokens, embedding)
         out = self.channels * (2 if self.learn_sigma else 1)
         predicted = FinalLayer(out, self.width, self.dtype, name="final")(tokens, embedding)
         return predicted[..., : self.channels].astype(jnp.float32)
@@ -100,53 +117,6 @@ class SiT(nn.Module):
         embed = nn.Embed(self.num_classes + 1, self.width, embedding_init=_normal, name="label")
         return embed(labels)
 
-    def _transformer(
-        self, x: Float[Array, "b l d"], embedding: Float[Array, "b d"]
-    ) -> Float[Array, "b l d"]:
-        # One block's code, scanned over stacked parameters: compiles in the time of one block.
-        block = nn.remat(SiTBlock, prevent_cse=False) if self.remat else SiTBlock
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-        )
-        x, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, name="blocks")(x, embedding)
-        return x
-
-
-class SiTBlock(nn.Module):
-    """Self-attention and MLP, each shifted, scaled and gated by time and class (adaLN-Zero).
-
-    Returns ``(x, None)``, the form that ``nn.scan`` wants.
-    """
-
-    num_heads: int
-    mlp_ratio: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b l d"], embedding: Float[Array, "b d"]
-    ) -> tuple[Float[Array, "b l d"], None]:
-        modulation = _modulation(6, x.shape[-1], self.dtype, embedding)
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
-        x = x + gate1 * self._attention(_modulated_norm(x, shift1, scale1, self.dtype))
-        return x + gate2 * self._mlp(_modulated_norm(x, shift2, scale2, self.dtype)), None
-
-    def _attention(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        b, l, width = x.shape
-        qkv = _dense(3 * width, "qkv", self.dtype)(x)
-        q, k, v = jnp.split(qkv.reshape(b, l, 3 * self.num_heads, -1), 3, axis=2)
-        attended = jax.nn.dot_product_attention(q, k, v).reshape(b, l, width)
-        return _dense(width, "attention_out", self.dtype)(attended)
-
-    def _mlp(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        width = x.shape[-1]
-        x = _dense(self.mlp_ratio * width, "mlp1", self.dtype)(x)
-        return _dense(width, "mlp2", self.dtype)(nn.gelu(x, approximate=True))
-
 
 class FinalLayer(nn.Module):
     """Modulated norm and a linear layer, which starts at zero."""
@@ -159,8 +129,8 @@ class FinalLayer(nn.Module):
     def __call__(
         self, x: Float[Array, "b l d"], embedding: Float[Array, "b d"]
     ) -> Float[Array, "b l c"]:
-        shift, scale = _modulation(2, self.width, self.dtype, embedding)
-        x = _modulated_norm(x, shift, scale, self.dtype)
+        shift, scale = adaln(2, self.width, self.dtype, embedding)
+        x = layer_norm(_NORM_EPS, self.dtype, None, affine=False)(x) * (1 + scale) + shift
         return nn.Dense(self.channels, kernel_init=_zeros, dtype=self.dtype, name="token_out")(x)
 
 
@@ -173,33 +143,6 @@ class Positions(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, "l d"]:
         return self.param("table", sincos_positions, (self.num_tokens, self.width), jnp.float32)
-
-
-class TimeEmbedding(nn.Module):
-    """Sines of the time through an MLP; the time is not scaled.
-
-    Always in float32: bfloat16 cannot tell the times of neighbouring steps apart.
-    """
-
-    width: int
-
-    @nn.compact
-    def __call__(self, times: Float[Array, " b"]) -> Float[Array, "b d"]:
-        x = time_frequencies(times)
-        x = nn.Dense(self.width, kernel_init=_normal, name="dense1")(x)
-        return nn.Dense(self.width, kernel_init=_normal, name="dense2")(nn.silu(x))
-
-
-class ConditionEmbedding(nn.Module):
-    """An MLP of what is given with every token, e.g. its initial Gaussian."""
-
-    width: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, cond: Float[Array, "b l e"]) -> Float[Array, "b l d"]:
-        x = _dense(self.width, "dense1", self.dtype)(cond)
-        return _dense(self.width, "dense2", self.dtype)(nn.silu(x))
 
 
 def create_sit(config: ConfigDict) -> SiT:
@@ -240,27 +183,3 @@ def sincos_positions(
     frequencies = 10000.0 ** -(jnp.arange(width // 2) / (width / 2))
     angles = jnp.arange(length)[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).astype(dtype)
-
-
-def _dense(features: int, name: str, dtype: Dtype) -> nn.Dense:
-    return nn.Dense(features, kernel_init=_xavier, dtype=dtype, name=name)
-
-
-def _modulation(
-    count: int, width: int, dtype: Dtype, embedding: Float[Array, "b d"]
-) -> list[Float[Array, "b 1 d"]]:
-    layer = nn.Dense(count * width, kernel_init=_zeros, dtype=dtype, name="modulation")
-    return jnp.split(layer(nn.silu(embedding))[:, None], count, axis=-1)
-
-
-def _modulated_norm(
-    x: Float[Array, "b l d"],
-    shift: Float[Array, "b 1 d"],
-    scale: Float[Array, "b 1 d"],
-    dtype: Dtype,
-) -> Float[Array, "b l d"]:
-    """LayerNorm without parameters of its own; statistics in float32."""
-    norm = nn.LayerNorm(
-        epsilon=1e-6, use_bias=False, use_scale=False, use_fast_variance=False, dtype=dtype
-    )
-    return norm(x) * (1 + scale) + shift

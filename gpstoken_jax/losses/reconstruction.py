@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from gpstoken_jax.features import convnext, inception
 from gpstoken_jax.features.lpips import lpips
 from gpstoken_jax.features.vgg import vgg_perceptual
-from gpstoken_jax.features.weights import load_lpips
 
 Scalar = Float[Array, ""]
 Images = Float[Array, "b h w 3"]
@@ -90,29 +89,3 @@ def perceptual_loss(
         terms["vgg"] = vgg_perceptual(frozen["lpips"], reconstructions, images, dtype=dtype).mean()
     loss = sum((config[f"{name}_weight"] * term for name, term in terms.items()), jnp.float32(0))
     return loss, terms
-
-
-def load_loss_networks(config: ConfigDict) -> dict[str, Any]:
-    """The weights of the networks whose losses have a weight; ``config`` is the loss section.
-
-    Raises:
-      ValueError: if a file is needed and not given, or has other contents; says where to get it.
-      FileNotFoundError: if there is no such file, or LPIPS is not installed.
-    """
-    networks = {}
-    if config.lpips_weight or config.vgg_weight:
-        networks["lpips"] = load_lpips()
-    if config.inception_weight:
-        path = _file("inception", config, inception.WHERE_TO_GET_IT)
-        networks["inception"] = inception.load_inception(path)
-    if config.convnext_weight:
-        path = _file("convnext", config, convnext.WHERE_TO_GET_IT)
-        networks["convnext"] = convnext.load_convnext(path)
-    return networks
-
-
-def _file(name: str, config: ConfigDict, where: str) -> str:
-    path = config[f"{name}_file"]
-    if not path:
-        raise ValueError(f"loss.{name}_weight needs --config.loss.{name}_file=FILE. {where}")
-    return path

@@ -2,8 +2,8 @@
 
 Values are compared in [0, 1], after clipping and (by default) rounding the reconstruction to the 8
 bits that an image file would hold. PSNR and SSIM are each computed in several ways in the
-literature, which differ by more than methods do; `METRIC_DEFINITIONS` says what each name means
-here, and goes into an evaluation's protocol.
+literature, which differ by more than methods do; `catalogue.METRICS` defines each name, and goes
+into an evaluation's results.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,32 +18,12 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from gpstoken_jax.features.lpips import lpips
-from gpstoken_jax.features.weights import LPIPSWeights
+from gpstoken_jax.features.lpips import LPIPSWeights, lpips
 
 Rounding = Literal["round", "truncate", "none"]
 
 Window = Literal["gaussian", "uniform"]
 
-METRIC_DEFINITIONS = {
-    "psnr": "in dB, of each image over [0, 1], capped at 100; mean over images",
-    "psnr_dataset": "in dB, of the mean squared error over all images together",
-    "psnr_luma": "as psnr, of the luma 0.299 R + 0.587 G + 0.114 B (BT.601, full range)",
-    "psnr_luma_studio": "as psnr, of the luma scaled to 16..235 of 255 (BT.601, as in MATLAB's "
-    "rgb2ycbcr): 1.32 dB above psnr_luma, usual in super-resolution",
-    "ssim": "11 × 11 Gaussian window of sigma 1.5; mean over R, G, B and valid positions",
-    "ssim_luma": "as ssim, of the luma 0.299 R + 0.587 G + 0.114 B (BT.601, full range)",
-    "ssim_uniform": "7 × 7 uniform window, sample covariance (scikit-image's default); mean over "
-    "R, G, B and valid positions",
-    "ssim_uniform_luma": "as ssim_uniform, of the luma 0.299 R + 0.587 G + 0.114 B",
-    "lpips": "version 0.1 on images in [-1, 1]; lower is more alike",
-    "lpips_alex": "LPIPS version 0.1 with AlexNet on images in [-1, 1]; lower is more alike",
-    "mse": "mean squared error over [0, 1]",
-    "fid": "Fréchet distance of 2048 pool features of Inception-v3 (TensorFlow 2015-12-05), "
-    "resized as in TensorFlow 1",
-    "sfid": "Fréchet distance of 7 x 17 x 17 spatial features (Mixed_6d) of the same network",
-    "frechet_vgg16": "Fréchet distance of the 512 pooled relu5_3 features of VGG16; not a FID",
-}
 DEFAULT_METRICS = ("psnr", "ssim", "mse")
 
 _WINDOW_SIDES = {"gaussian": 11, "uniform": 7}
@@ -77,6 +57,22 @@ def mse(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float[Array, 
 def psnr(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float[Array, " b"]:
     """Peak signal-to-noise ratio in dB of each pair of images in [0, 1]; 100 for equal ones."""
     return -10 * jnp.log10(jnp.maximum(mse(x, y), _LOWEST_MSE))
+
+
+def local_psnr(
+    images: Float[Array, "b h w 3"],
+    reconstructions: Float[Array, "b h w 3"],
+    inside: Bool[Array, "h w"],
+    rounding: Rounding = "round",
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """PSNR in dB over the pixels inside a focus, and over those outside, of images in [-1, 1]."""
+    error = jnp.square(to_unit_range(images) - to_unit_range(reconstructions, rounding)).mean(-1)
+
+    def over(mask: Bool[Array, "h w"]) -> Float[Array, " b"]:
+        mse = jnp.where(mask, error, 0).sum((1, 2)) / mask.sum()
+        return -10 * jnp.log10(jnp.maximum(mse, _LOWEST_MSE))
+
+    return over(inside), over(~inside)
 
 
 def dataset_psnr(mean_mse: float) -> float:
@@ -156,7 +152,7 @@ def image_metrics(
     rounding: Rounding = "round",
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> dict[str, Float[Array, " b"]]:
-    """Every metric of every image by name, see `METRIC_DEFINITIONS`.
+    """Every metric of every image by name, see `catalogue.METRICS`.
 
     images, reconstructions: in [-1, 1]; `rounding` is applied to the reconstructions only.
     metrics: names of `PIXEL_METRICS`; by default {"psnr", "ssim", "mse"}.

@@ -3,12 +3,12 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gpstoken_jax.model.layers import ResnetBlock, conv, group_norm
 from gpstoken_jax.model.roi_align import roi_align
+from gpstoken_jax.model.transformer import mlp, stack_blocks
 from gpstoken_jax.partition.geometry import boxes_to_pixels
 
 Dtype = Any
@@ -27,6 +27,10 @@ class Encoder(nn.Module):
       depth: number of transformer blocks.
       num_heads: attention heads.
       mlp_ratio: hidden width of a block's MLP over ``width``.
+      condition: ``"roi"``, the image inside a token's box; ``"image"``, all of the image for every
+        token; ``"none"``, nothing but the initial Gaussians.
+      refine: move the initial Gaussians; otherwise only their features are made.
+      isotropic: make the Gaussians circles of the same area.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute dtype; the tokens are float32.
     """
@@ -40,6 +44,9 @@ class Encoder(nn.Module):
     depth: int
     num_heads: int
     mlp_ratio: int
+    condition: str = "roi"
+    refine: bool = True
+    isotropic: bool = False
     remat: bool = False
     dtype: Dtype = jnp.float32
 
@@ -50,31 +57,41 @@ class Encoder(nn.Module):
         geometry: Float[Array, "b l 5"],
         boxes: Float[Array, "b l 4"],
     ) -> Float[Array, "b l 5+c"]:
-        features = Stem(self.channels, self.stem_blocks, self.norm_groups, self.dtype, name="stem")(
-            images
+        x = GeometryEmbedding(self.width, self.dtype, name="embedding")(geometry)
+        conditions = None
+        if self.condition != "none":
+            conditions = self._conditions(images, boxes)
+        blocks = stack_blocks(
+            self.depth,
+            remat=self.remat,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            dtype=self.dtype,
+            activation=exact_gelu,
         )
+        x = blocks(x, conditions)[0].astype(jnp.float32)
+        if self.refine:
+            delta = nn.Dense(5, kernel_init=nn.initializers.zeros, name="geometry_head")(x)
+            geometry = refine_geometry(geometry, delta)
+        if self.isotropic:
+            geometry = make_isotropic(geometry)
+        texture = nn.Dense(self.feature_channels, name="feature_head")(x)
+        return jnp.concatenate([geometry, texture], axis=-1)
+
+    def _conditions(
+        self, images: Float[Array, "b h w 3"], boxes: Float[Array, "b l 4"]
+    ) -> Float[Array, "n b l d"]:
+        if self.condition not in ("roi", "image"):
+            raise ValueError(
+                f"model.encoder.condition must be 'roi', 'image' or 'none', not {self.condition!r}"
+            )
+        stem = Stem(self.channels, self.stem_blocks, self.norm_groups, self.dtype, name="stem")
+        features = stem(images)
+        if self.condition == "image":
+            boxes = jnp.broadcast_to(jnp.array([-1.0, -1.0, 1.0, 1.0]), boxes.shape)
         pixels = boxes_to_pixels(boxes, *features.shape[1:3])
         rois = roi_align(features, pixels, (self.roi_size, self.roi_size))
-        conditions = BlockConditions(self.width, self.depth, self.dtype, name="conditions")(rois)
-        x = GeometryEmbedding(self.width, self.dtype, name="embedding")(geometry)
-        x = self._transformer(x, conditions)
-        delta = nn.Dense(5, kernel_init=nn.initializers.zeros, name="geometry_head")(x)
-        texture = nn.Dense(self.feature_channels, name="feature_head")(x)
-        return jnp.concatenate([refine_geometry(geometry, delta), texture], axis=-1)
-
-    def _transformer(
-        self, x: Float[Array, "b l d"], conditions: Float[Array, "n b l d"]
-    ) -> Float[Array, "b l d"]:
-        # One block's code, scanned over stacked parameters: compiles in the time of one block.
-        block = nn.remat(TransformerBlock, prevent_cse=False) if self.remat else TransformerBlock
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.depth,
-        )
-        x, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, name="blocks")(x, conditions)
-        return x.astype(jnp.float32)
+        return BlockConditions(self.width, self.depth, self.dtype, name="conditions")(rois)
 
 
 class Stem(nn.Module):
@@ -135,43 +152,14 @@ class GeometryEmbedding(nn.Module):
     @nn.compact
     def __call__(self, geometry: Float[Array, "b l 5"]) -> Float[Array, "b l d"]:
         query = self.param("query", nn.initializers.normal(1.0), (self.width,))
-        x = nn.Dense(self.width, dtype=self.dtype, name="dense1")(geometry)
-        x = nn.Dense(self.width, dtype=self.dtype, name="dense2")(nn.gelu(x, approximate=False))
+        widths, names = (self.width, self.width), ("dense1", "dense2")
+        x = mlp(geometry, widths, exact_gelu, names, dtype=self.dtype)
         return x + query.astype(self.dtype)
 
 
-class TransformerBlock(nn.Module):
-    """Adds the condition, then pre-norm self-attention and MLP; the token order does not matter.
-
-    Returns ``(x, None)``, the form that ``nn.scan`` wants.
-    """
-
-    num_heads: int
-    mlp_ratio: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b l d"], condition: Float[Array, "b l d"]
-    ) -> tuple[Float[Array, "b l d"], None]:
-        x = x + condition
-        x = x + self._attention(self._norm("norm1")(x))
-        return x + self._mlp(self._norm("norm2")(x)), None
-
-    def _norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=name)
-
-    def _attention(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        b, l, width = x.shape
-        qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(x)
-        q, k, v = jnp.split(qkv.reshape(b, l, 3 * self.num_heads, -1), 3, axis=2)
-        attended = jax.nn.dot_product_attention(q, k, v).reshape(b, l, width)
-        return nn.Dense(width, dtype=self.dtype, name="attention_out")(attended)
-
-    def _mlp(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        width = x.shape[-1]
-        x = nn.Dense(self.mlp_ratio * width, dtype=self.dtype, name="mlp1")(x)
-        return nn.Dense(width, dtype=self.dtype, name="mlp2")(nn.gelu(x, approximate=False))
+def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU by the error function, as the published code has it; not by tanh."""
+    return nn.gelu(x, approximate=False)
 
 
 def refine_geometry(
@@ -189,6 +177,12 @@ def refine_geometry(
     sigma = _scale_odds(sigma, odds[..., :2])
     rest = 2 * _scale_odds((1 + rest) / 2, odds[..., 2:]) - 1
     return jnp.concatenate([sigma, rest], axis=-1)
+
+
+def make_isotropic(geometry: Float[Array, "*b l 5"]) -> Float[Array, "*b l 5"]:
+    """Makes Gaussians circles: both sigmas their geometric mean, rho 0."""
+    sigma = jnp.exp(jnp.log(jnp.maximum(geometry[..., :2], 1e-12)).mean(-1, keepdims=True))
+    return jnp.concatenate([sigma, sigma, jnp.zeros_like(sigma), geometry[..., 3:]], axis=-1)
 
 
 def _scale_odds(p: Float[Array, "..."], odds: Float[Array, "..."]) -> Float[Array, "..."]:

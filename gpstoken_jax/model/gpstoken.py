@@ -1,4 +1,10 @@
-"""GPSToken: image -> Gaussian tokens -> feature map -> image (arXiv 2509.01109)."""
+"""GPSToken: image -> Gaussian tokens -> feature map -> image (arXiv 2509.01109).
+
+geometry, boxes = partition_images(images, num_tokens)    # partition/: where tokens start
+tokens = encode(images, geometry, boxes)                  # encoder.py: moves and fills them
+features = render(tokens)                                 # kernels/: splats them
+images = decoder(features)                                # decoder.py
+"""
 
 from typing import Any
 
@@ -10,6 +16,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax import kernels
 from gpstoken_jax.model.decoder import Decoder
 from gpstoken_jax.model.encoder import Encoder
+from gpstoken_jax.model.published_init import published_init
 
 Params = Any
 
@@ -93,8 +100,18 @@ def _check_tokens(tokens, feature_channels: int) -> None:
 
 
 def init_params(model: GPSToken, key: PRNGKeyArray) -> Params:
-    """Random parameters, ``{"params": ...}``. Their shapes alone: call under ``jax.eval_shape``."""
+    """Draws random parameters, ``{"params": ...}``, as ``model.init`` of the config says.
+
+    For their shapes alone call it under ``jax.eval_shape``.
+
+    Raises:
+      ValueError: unless that is ``"published"`` (PyTorch's) or ``"flax"``.
+    """
+    init = model.config.get("init", "flax")
+    if init not in ("published", "flax"):
+        raise ValueError(f"model.init must be 'published' or 'flax', not {init!r}")
     size = model.config.image_size
     images, geometry = jnp.zeros((1, size, size, 3)), jnp.full((1, 1, 5), 0.5)
     boxes = jnp.array([[[-1.0, -1.0, 1.0, 1.0]]])
-    return {"params": model.init(key, images, geometry, boxes)["params"]}
+    params = {"params": model.init(key, images, geometry, boxes)["params"]}
+    return published_init(params, key) if init == "published" else params

@@ -13,16 +13,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import ArrayLike, Bool, Float
 from PIL import Image, UnidentifiedImageError
 
-from gpstoken_jax.metrics.image import Rounding, to_unit_range
 from gpstoken_jax.partition.complexity import BINS
 
 _INSIDE = 0.1  # of the largest strength
-_LOWEST_MSE = 1e-10  # 100 dB, as of the PSNR of whole images
 
 
 def focus_bias(
@@ -125,22 +122,6 @@ def focus_mask(strength: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
         share = "nothing" if not inside.any() else "the whole image"
         raise ValueError(f"focus: {share} is in the focus, which moves no tokens")
     return inside
-
-
-def local_psnr(
-    images: Float[Array, "b h w 3"],
-    reconstructions: Float[Array, "b h w 3"],
-    inside: Bool[Array, "h w"],
-    rounding: Rounding = "round",
-) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """PSNR in dB over the pixels inside a focus, and over those outside, of images in [-1, 1]."""
-    error = jnp.square(to_unit_range(images) - to_unit_range(reconstructions, rounding)).mean(-1)
-
-    def over(mask: Bool[Array, "h w"]) -> Float[Array, " b"]:
-        mse = jnp.where(mask, error, 0).sum((1, 2)) / mask.sum()
-        return -10 * jnp.log10(jnp.maximum(mse, _LOWEST_MSE))
-
-    return over(inside), over(~inside)
 
 
 def parse_focuses(

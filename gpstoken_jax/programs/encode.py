@@ -13,18 +13,13 @@ from absl import flags
 
 from gpstoken_jax import data
 from gpstoken_jax.data.crops import RandomCrops
+from gpstoken_jax.metrics.image import image_metrics
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime import processes
+from gpstoken_jax.runtime.checkpoint import params_checksum
 from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.runtime.run_directory import Tokenizer, load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import STORAGE, TokenWriter
-from gpstoken_jax.tokens.coding import (
-    BatchDecoder,
-    BatchEncoder,
-    Subset,
-    checksum,
-    storage_cost,
-)
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
@@ -55,25 +50,43 @@ CROP_SCALE = flags.DEFINE_list(
     None,
     "Smallest and largest share of the area for --passes; by default as trained.",
 )
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace tokens of other images or settings.")
+VERIFY = flags.DEFINE_bool(
+    "verify",
+    False,
+    "Know images by their content, not by size and date, and check what is there; from the first "
+    "call on.",
+)
 SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images a file.", lower_bound=1)
 
 
 def main() -> None:
-    tokenizer = load_tokenizer(CHECKPOINT.value, step=STEP.value, weights=WEIGHTS.value)
+    tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value, step=STEP.value, weights=WEIGHTS.value)
     config = tokenizer.config
     num_tokens = NUM_TOKENS.value or config.partition.num_tokens
     batch_size = BATCH_SIZE.value or config.eval.batch_size
     check_sizes(batch_size)
     source = open_source(tokenizer)
-    writer = TokenWriter(
-        OUTPUT.value,
-        describe(tokenizer, source, num_tokens),
-        len(source),
-        storage=STORAGE_FLAG.value,
-        shard_size=SHARD_SIZE.value,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    settings = describe(tokenizer, source, num_tokens)
+    digest = source.fingerprint(content=VERIFY.value)
+
+    def open_writer(overwrite: bool) -> TokenWriter:
+        return TokenWriter(
+            OUTPUT.value,
+            settings,
+            len(source),
+            storage=STORAGE_FLAG.value,
+            shard_size=SHARD_SIZE.value,
+            made_from={"images": digest, "split": SPLIT.value},
+            inputs=[path for path in (config.data.folder, config.data.tfds_dir) if path],
+            overwrite=overwrite,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    writer = processes.in_first(lambda: open_writer(OVERWRITE.value)) or open_writer(False)
+    if VERIFY.value:
+        writer.verify()
     todo = writer.unfinished()
     positions = [position for shard in todo for position in writer.shards[shard]]
     print(f"{CHECKPOINT.value} step {tokenizer.step}; {source.description}; {num_tokens} tokens")
@@ -82,7 +95,7 @@ def main() -> None:
 
     # ---- Every image once, shard by shard -------------------------------------------------------
     batches = data.eval_batches(
-        Subset(source, positions), config.data, config.model.image_size, batch_size
+        data.Subset(source, positions), config.data, config.model.image_size, batch_size
     )
     notes = {}
     stream = encoded(batches, tokenizer, num_tokens, Progress(len(positions)), notes)
@@ -132,7 +145,7 @@ def describe(tokenizer: Tokenizer, source: data.ImageSource, num_tokens: int) ->
         "checkpoint": CHECKPOINT.value,
         "step": tokenizer.step,
         "weights": WEIGHTS.value,
-        "weights_crc32": checksum(tokenizer.params),
+        "weights_crc32": params_checksum(tokenizer.params),
         "model": config.model.to_dict(),
         "partition": {**config.partition.to_dict(), "num_tokens": num_tokens},
         "data": source.description,
@@ -150,10 +163,14 @@ def encoded(
     notes: dict,
 ) -> Iterator[dict]:
     """Batches with tokens instead of images; what storage costs on the first goes into notes."""
-    encode = BatchEncoder(tokenizer, num_tokens)
     for batch in batches:
         images = batch.pop("image")
-        batch |= encode(images)
+        tokens, layout = tokenizer.encode_with_layout(images, num_tokens=num_tokens)
+        batch |= {
+            "geometry": np.asarray(tokens[..., :5]),
+            "initial_geometry": layout,
+            "features": np.asarray(tokens[..., 5:]),
+        }
         if STORAGE_FLAG.value != "float32" and batch["mask"].any() and not notes:
             notes["storage_cost"] = measure_storage(tokenizer, images, batch)
         progress.advance(sum(name != "" for name in batch["name"]))
@@ -178,7 +195,13 @@ def measure_storage(tokenizer: Tokenizer, images: np.ndarray, batch: dict) -> di
     """What storing fewer bits costs, on one batch."""
     mask, storage = batch["mask"], STORAGE_FLAG.value
     rows = {key: batch[key][mask] for key in ("geometry", "features")}
-    cost = storage_cost(BatchDecoder(tokenizer), images[mask], rows, STORAGE[storage])
+
+    def psnr(features: np.ndarray) -> float:
+        tokens = np.concatenate([rows["geometry"], features], axis=-1)
+        return float(image_metrics(images[mask], tokenizer.decode(tokens))["psnr"].mean())
+
+    stored = rows["features"].astype(STORAGE[storage]).astype(np.float32)
+    cost = {"psnr_float32": psnr(rows["features"]), "psnr_stored": psnr(stored)}
     change = cost["psnr_stored"] - cost["psnr_float32"]
     print(
         f"{storage} storage: {cost['psnr_stored']:.4f} dB PSNR instead of "

@@ -7,15 +7,29 @@ From a directory of tokens, or from images, partitioned as the config says. What
 docs/layouts.md.
 """
 
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from gpstoken_jax import data
 from gpstoken_jax.configs import common
 from gpstoken_jax.generation.layouts.collect import layouts_of_images, layouts_of_tokens
-from gpstoken_jax.generation.layouts.file import Layouts, write_layouts
+from gpstoken_jax.generation.layouts.file import (
+    Layouts,
+    is_layout_file,
+    read_layouts,
+    write_layouts,
+)
 from gpstoken_jax.programs import cli
+from gpstoken_jax.runtime.outputs import OutputError, check_apart, first_difference
+from gpstoken_jax.tokens import open_tokens
 
 TOKENS = flags.DEFINE_string("tokens", None, "A directory of tokens, written by encode.py.")
 CONFIG = config_flags.DEFINE_config_file(
@@ -33,25 +47,82 @@ PASSES = flags.DEFINE_integer(
     lower_bound=0,
 )
 SEED = flags.DEFINE_integer("seed", 0, "Decides the random crops.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace layouts of other data or settings.")
+VERIFY = flags.DEFINE_bool(
+    "verify", False, "Know images by their content, not by size and date; from the first call on."
+)
 OUTPUT = flags.DEFINE_string("output", None, "The file, NAME.safetensors.", required=True)
+
+_NAMED = 8  # classes in the summary
 
 
 def main() -> None:
-    layouts = layouts_of_tokens(TOKENS.value) if TOKENS.value else partition_data()
-    write_layouts(OUTPUT.value, layouts)
+    if TOKENS.value:
+        tokens = open_tokens(TOKENS.value)
+        made_from, inputs = {"tokens": tokens.fingerprint()}, [TOKENS.value]
+        layouts = already_there(made_from, inputs) or layouts_of_tokens(TOKENS.value)
+    else:
+        config = CONFIG.value or common.get_config()
+        cli.apply_flags(config.data, DATA.value)
+        source = data.open_source(config.data, SPLIT.value)
+        print(source.description)
+        made_from = describe(source, config)
+        inputs = [path for path in (config.data.folder, config.data.tfds_dir) if path]
+        layouts = already_there(made_from, inputs) or partition_images(source, config)
+    if layouts.made_from != made_from:
+        write_layouts(OUTPUT.value, dataclasses.replace(layouts, made_from=made_from))
     names = (*layouts.label_names, "(no class)")
-    counts = [f"{name} {np.sum(layouts.label == i)}" for i, name in enumerate(names[:-1])]
-    counts += [f"{names[-1]} {lost}"] if (lost := np.sum(layouts.label < 0)) else []
+    counts = [(name, int(np.sum(layouts.label == i))) for i, name in enumerate(names[:-1])]
+    counts += [(names[-1], lost)] if (lost := int(np.sum(layouts.label < 0))) else []
+    shown = [f"{name} {count}" for name, count in counts[:_NAMED]]
+    if len(counts) > _NAMED:
+        shown.append(f"and {len(counts) - _NAMED} more classes")
     print(f"{len(layouts)} layouts of {layouts.num_tokens} tokens: {OUTPUT.value}")
-    print("  " + ", ".join(counts))
+    print("  " + ", ".join(shown))
 
 
-def partition_data() -> Layouts:
-    """The layouts of the images that the flags name."""
-    config = CONFIG.value or common.get_config()
-    cli.apply_flags(config.data, DATA.value)
-    source = data.open_source(config.data, SPLIT.value)
-    print(source.description)
+def already_there(made_from: Mapping[str, Any], inputs: list[str]) -> Layouts | None:
+    """The layouts in --output if they were made from the same; None if there is no file.
+
+    Raises:
+      ValueError: if they were made from something else and may not be replaced, if the file is none
+        of layouts, or if it would lie in the data.
+    """
+    path = Path(OUTPUT.value).expanduser()
+    check_apart(path, inputs)
+    if not os.path.lexists(path):
+        return None
+    if not is_layout_file(path):
+        raise OutputError(f"{path} is there and is no file of layouts: give another --output")
+    if OVERWRITE.value:
+        return None
+    layouts = read_layouts(path)
+    if difference := first_difference(layouts.made_from, made_from):
+        raise OutputError(
+            f"{path} was made from something else: {difference}. Give another --output, or "
+            "--overwrite to make it again"
+        )
+    print("Nothing has changed since it was made.")
+    return layouts
+
+
+def describe(source: data.ImageSource, config: ConfigDict) -> dict[str, Any]:
+    """All that the layouts of images depend on, as JSON has it."""
+    crops = {name: config.data[name] for name in ("crop", "crop_scale", "flip")}
+    made_from = {
+        "images": source.fingerprint(content=VERIFY.value),
+        "split": SPLIT.value,
+        "image_size": config.model.image_size,
+        "num_tokens": NUM_TOKENS.value or config.partition.num_tokens,
+        "partition": {name: config.partition[name] for name in ("weight", "min_size")},
+        "passes": PASSES.value,
+        **({"seed": SEED.value, **crops} if PASSES.value else {}),
+    }
+    return json.loads(json.dumps(made_from))
+
+
+def partition_images(source: data.ImageSource, config: ConfigDict) -> Layouts:
+    """The layouts of a data set's images."""
     return layouts_of_images(
         source,
         config.data,

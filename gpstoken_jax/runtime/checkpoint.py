@@ -1,17 +1,22 @@
-"""Checkpoints: Orbax, one directory a step, and a checksum of every tree.
+"""Checkpoints: Orbax, one directory a step, and a checksum of every tree and of every file.
 
 A checkpoint is a few named trees (for a training run ``params``, ``ema_params``, ``optimizer``) and
 ``progress``, a JSON object. Each can be read without the others. A directory ``STEP`` appears,
 whole, by a rename; what is still being written has another name and is swept away at next start.
+Last comes ``manifest.json``, with length and SHA-256 of every file: who reads compares them.
 With several processes only process 0 touches the disk; the others get what it read from it.
 """
 
+import atexit
+import functools
 import os
 import re
 import shutil
+import tempfile
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +26,14 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from gpstoken_jax.runtime import processes
+from gpstoken_jax.runtime.files import DamagedFileError, digest_file, read_json, write_json
+from gpstoken_jax.runtime.storage import retry
 
 Tree = Any
 # What Orbax logs with tracebacks, it also raises, and that is said here in one line.
 logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
+MANIFEST = "manifest.json"
+_ORBAX_NOTES = "_CHECKPOINT_METADATA"
 DAMAGED = ".damaged"  # appended to the name of a directory that could not be read
 
 
@@ -37,11 +46,22 @@ class DamagedCheckpointError(CheckpointError):
 
 
 class Checkpoints:
-    """Saves trees under ``directory``, keeps the newest ``keep``, restores the newest readable."""
+    """Saves trees under ``directory`` and restores the newest that can be read.
+
+    Args:
+      directory: made if it is not there.
+      keep: how many of the newest are kept; 0 keeps all.
+
+    Raises:
+      ValueError: if ``keep`` is negative.
+    """
 
     def __init__(self, directory: str | Path, *, keep: int):
+        if keep < 0:
+            raise ValueError(f"checkpoints to keep must be 0 (all) or more, not {keep}")
         self.directory = Path(directory).absolute()
         self._keep = keep
+        self._saved: int | None = None  # the last step
         self._bytes = 0  # of the last checkpoint
         self._manager = None
         if jax.process_index() == 0:
@@ -51,11 +71,28 @@ class Checkpoints:
         self.directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             create=False,
-            max_to_keep=self._keep,
+            max_to_keep=self._keep or None,
             cleanup_tmp_directories=True,  # of saves that a killed process had begun
             multiprocessing_options=_alone(),
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
         )
-        return ocp.CheckpointManager(self.directory, options=options)
+        return ocp.CheckpointManager(_reachable(self.directory), options=options)
+
+    def _seal(self) -> None:
+        """Writes the manifest into what is about to get its name; called in the background."""
+        for path in self.directory.glob(f"{self._saved}.*tmp*"):
+            _write_manifest(path)
+
+    def _complete_manifest(self) -> None:
+        """Adds what Orbax has written while the checkpoint got its name."""
+        if self._saved in steps(self.directory):
+            path = self.directory / str(self._saved)
+            files = read_json(path / MANIFEST)["files"]
+            more = [name for name in _files(path) if name not in files]
+            if more:
+                for name in more:
+                    files[name] = _describe(path / name)
+                write_json(path / MANIFEST, {"files": files})
 
     def save(self, step: int, trees: Mapping[str, Tree], progress: Mapping[str, Any]) -> None:
         """Copies now, writes in the background; a checkpoint appears only when it is complete.
@@ -73,6 +110,9 @@ class Checkpoints:
         items["checksums"] = ocp.args.JsonSave({name: checksum(t) for name, t in copies.items()})
         items["progress"] = ocp.args.JsonSave(dict(progress))
         try:
+            self._manager.wait_until_finished()
+            self._complete_manifest()
+            self._saved = step
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:  # Orbax and TensorStore raise many kinds.
             raise self._not_written(error) from error
@@ -82,6 +122,7 @@ class Checkpoints:
         if self._manager is not None:
             try:
                 self._manager.check_for_errors()
+                self._complete_manifest()
             except Exception as error:
                 raise self._not_written(error) from error
 
@@ -119,7 +160,7 @@ class Checkpoints:
         damaged = []
         for step in sorted(steps(self.directory), reverse=True):
             try:
-                progress = _read_json(self.directory, step, "progress")
+                progress = read_progress(self.directory, step)
                 for name, template in templates.items():
                     trees[name] = read_tree(self.directory, name, template, step)
             except DamagedCheckpointError as error:
@@ -170,6 +211,9 @@ class Checkpoints:
             try:
                 self._manager.wait_until_finished()
                 self._manager.close()
+                self._complete_manifest()
+                if self._saved in steps(self.directory):
+                    _check_manifest(self.directory / str(self._saved))
             except Exception as error:
                 raise self._not_written(error) from error
 
@@ -232,7 +276,9 @@ def load_trees(directory: str | Path, step: int) -> dict[str, Tree]:
         raise CheckpointError(f"{directory / str(step)} has no list of its trees")
     paths = {name: directory / str(step) / name for name in names}
     try:
-        templates = {name: _handler().metadata(path).tree for name, path in paths.items()}
+        templates = {
+            name: _handler().metadata(_reachable(path)).tree for name, path in paths.items()
+        }
     except Exception as error:
         raise _damaged(directory / str(step), error) from error
     return {name: read_tree(directory, name, tree, step) for name, tree in templates.items()}
@@ -246,6 +292,7 @@ def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
       CheckpointError: if it has other arrays than the template; names the first.
     """
     path = directory / str(step) / name
+    _check_manifest(path.parent, name, "checksums")
     expected = _read_checksums(directory, step)
     if expected is not None and name not in expected:
         raise CheckpointError(f"there is no {path}: the run's config was of another kind")
@@ -253,7 +300,7 @@ def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
         there = ", ".join(map(str, sorted(steps(directory)))) or "none"
         raise DamagedCheckpointError(f"there is no {path} (steps there: {there})")
     try:
-        saved = _shapes(_handler().metadata(path).tree)
+        saved = _shapes(_handler().metadata(_reachable(path)).tree)
     except Exception as error:  # Orbax raises many kinds for a damaged directory.
         raise _damaged(path, error) from error
     if difference := first_difference(saved, _shapes(template)):
@@ -261,7 +308,7 @@ def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
     with ocp.Checkpointer(_handler(), multiprocessing_options=_alone()) as checkpointer:
         try:
             wanted = ocp.args.StandardRestore(jax.tree.map(_placeholder, template))
-            tree = checkpointer.restore(path, args=wanted)
+            tree = checkpointer.restore(_reachable(path), args=wanted)
         except Exception as error:
             raise _damaged(path, error) from error
     if expected is not None and expected[name] != checksum(tree):
@@ -297,6 +344,14 @@ def checksum(tree: Tree) -> int:
         return zlib.crc32(repr(list(each)).encode())
 
 
+def params_checksum(params: Tree) -> int:
+    """CRC-32 of all parameters in order: tells weights apart, wherever they lie."""
+    crc = 0
+    for leaf in jax.tree.leaves(params):
+        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
+    return crc
+
+
 def first_difference(
     saved: Mapping[str, tuple[tuple[int, ...], str]], wanted: Mapping[str, tuple]
 ) -> str | None:
@@ -325,7 +380,93 @@ def read_progress(directory: str | Path, step: int) -> dict[str, Any]:
     Raises:
       DamagedCheckpointError: if it cannot be read.
     """
-    return _read_json(Path(directory), step, "progress")
+    directory = Path(directory).absolute()
+    _check_manifest(directory / str(step), "progress")
+    return _read_json(directory, step, "progress")
+
+
+def _files(path: Path) -> list[str]:
+    files = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    return sorted(name for name in files if name != MANIFEST)
+
+
+def _write_manifest(path: Path) -> None:
+    """Writes the length and SHA-256 of every file of a checkpoint, but for Orbax's notes."""
+    names = [name for name in _files(path) if name != _ORBAX_NOTES]
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
+        records = pool.map(lambda name: _describe(path / name), names)
+    write_json(path / MANIFEST, {"files": dict(zip(names, records, strict=True))})
+
+
+def _describe(file: Path) -> tuple[int, str]:
+    return file.stat().st_size, digest_file(file)
+
+
+def _check_manifest(path: Path, *names: str) -> None:
+    """Compares the files of a checkpoint, or of some of its trees, with its manifest.
+
+    One that an early version wrote has none: its trees have checksums all the same.
+
+    Raises:
+      DamagedCheckpointError: naming the first file that is missing or differs.
+      StorageError: if the disk cannot be read, which is no damage.
+    """
+    manifest = path / MANIFEST
+    if not _is_there(manifest):
+        return
+    try:
+        records = retry(lambda: read_json(manifest, required=True), manifest)["files"]
+    except (DamagedFileError, KeyError) as error:
+        raise DamagedCheckpointError(f"{path} is damaged: {error}") from error
+    parts = {file: file.split("/")[0] for file in records}
+    wanted = [file for file, part in parts.items() if not names or part in names or part == file]
+    with ThreadPoolExecutor() as pool:
+        problems = pool.map(lambda file: _problem(path / file, *records[file]), wanted)
+        for file, problem in zip(wanted, problems, strict=True):
+            if problem:
+                raise DamagedCheckpointError(f"{path / file} is damaged: it {problem}")
+
+
+def _problem(file: Path, size: int, digest: str) -> str | None:
+    if not _is_there(file):
+        return "is missing"
+    found = retry(lambda: _describe(file), file)
+    if found[0] != size:
+        return f"has {found[0]} bytes instead of {size}"
+    return None if found[1] == digest else "does not match its checksum"
+
+
+def _is_there(file: Path) -> bool:
+    """Tells whether a file exists; a disk that cannot say so raises StorageError."""
+
+    def look() -> bool:
+        try:
+            return bool(os.stat(file))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    return retry(look, file)
+
+
+@functools.cache
+def _links() -> Path:
+    """A directory for links, removed at the end."""
+    path = Path(tempfile.mkdtemp(prefix="gpstoken-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+def _reachable(path: Path) -> Path:
+    """The same directory by a name that Orbax and TensorStore can work with.
+
+    They take "[" for a pattern and a backslash for a slash, and would write what nobody can read.
+    """
+    if not set("[\\") & set(str(path)):
+        return path
+    link = _links() / sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    if not link.is_symlink():
+        link.symlink_to(path, target_is_directory=True)
+    return link
 
 
 def _read_json(directory: Path, step: int, name: str) -> dict[str, Any]:
@@ -335,7 +476,7 @@ def _read_json(directory: Path, step: int, name: str) -> dict[str, Any]:
             ocp.JsonCheckpointHandler(multiprocessing_options=_alone()),
             multiprocessing_options=_alone(),
         ) as checkpointer:
-            return checkpointer.restore(path)
+            return checkpointer.restore(_reachable(path))
     except Exception as error:
         raise _damaged(path, error) from error
 

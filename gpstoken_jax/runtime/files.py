@@ -7,21 +7,27 @@ reader of its format, and no bit of it can change unnoticed.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import mmap
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+from gpstoken_jax.runtime.storage import StorageError
 
 _SEAL = b"gpstoken-seal:sha256:"
 _DIGITS = 64
 UNSEALED = (_SEAL + b"0" * _DIGITS).decode()
 """The text to put into a file for ``seal_bytes`` to fill in."""
 SEAL_KEY = "seal"
+_BY_CONTENT = (None, errno.EINVAL)  # of a seek that damaged content asks for
 TEMPORARY_SUFFIX = ".gpstoken-tmp"
 _UMASK = os.umask(0o077)  # asking for it sets it
 os.umask(_UMASK)
@@ -29,6 +35,37 @@ os.umask(_UMASK)
 
 class DamagedFileError(ValueError):
     """A file is not what was written; the message names it and says what to do."""
+
+
+@contextlib.contextmanager
+def reading(
+    path: str | Path, expected: str, error: type[Exception] = DamagedFileError
+) -> Iterator[None]:
+    """Turns whatever a reader raises on a file's content into one class of error.
+
+    Around the reading of bytes that others made, where parsers raise nearly anything; a file that
+    cannot be opened is best noticed before, as an ordinary OSError.
+
+    Args:
+      path: the file that is being read, for the message.
+      expected: what it should be, e.g. ``"a .npz file"``.
+      error: the reader's documented class; one of these that is raised inside keeps its words.
+    """
+    try:
+        yield
+    except error as known:
+        if str(path) in str(known):
+            raise
+        raise error(f"{path} was not read: {known}") from known
+    except DamagedFileError as damaged:
+        raise error(str(damaged)) from damaged
+    except MemoryError as cause:
+        raise error(f"{path} was not read: it asks for more memory than there is") from cause
+    except Exception as cause:
+        if isinstance(cause, StorageError) or getattr(cause, "errno", None) not in _BY_CONTENT:
+            raise  # the storage failed, which says nothing of the file
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
+        raise error(f"{path} is damaged or not {expected} ({reason})") from cause
 
 
 @contextlib.contextmanager
@@ -130,6 +167,17 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     """Writes a sealed JSON object, whole or not at all."""
     text = json.dumps({SEAL_KEY: UNSEALED} | dict(value), indent=2)
     write_file(path, seal_bytes(text.encode() + b"\n"))
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Writes NumPy arrays as a sealed ``.npz``, whole or not at all; its seal is a zip comment."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = UNSEALED.encode()
+    write_file(path, seal_bytes(buffer.getvalue()), durable=durable)
 
 
 def read_json(path: str | Path, *, required: bool = False) -> dict[str, Any]:

@@ -111,6 +111,16 @@ class Output:
         except FileNotFoundError:
             return False
 
+    def names(self) -> list[str]:
+        """Lists the files that this and earlier calls of the command wrote."""
+        return sorted(self._files)
+
+    def forget_missing(self) -> None:
+        """Drops files from the list that someone has deleted since they were written."""
+        for name in self.names():
+            if not (self.directory / name).exists():
+                self.remove(name)
+
     def write(self, name: str, data: bytes | str, *, durable: bool = True) -> Path:
         """Writes a file, whole or not at all.
 
@@ -140,6 +150,14 @@ class Output:
     def adopt(self, name: str) -> None:
         """Takes in a file of this directory that another library has just written for us."""
         self._record(name, _describe(self.directory / name))
+
+    def check(self, name: str) -> Path:
+        """Compares a file with what was written, and returns its path.
+
+        Raises:
+          DamagedFileError: if it is missing or differs.
+        """
+        return Manifest(self.directory, *self._header, self._files, False, {}).check(name)
 
     def remove(self, name: str) -> None:
         """Deletes a file that this output wrote."""

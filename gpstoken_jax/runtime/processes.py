@@ -16,6 +16,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gpstoken_jax.runtime import rendezvous
+from gpstoken_jax.runtime.outputs import first_difference
+
 Tree = Any
 T = TypeVar("T")
 AUTO = "auto"
@@ -49,7 +52,11 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     jax.config.update("jax_enable_preemption_service", False)  # training/stop_signals.py does it
     known = {} if coordinator == AUTO else _address(coordinator, num_processes, process_id)
     try:
+        if known:
+            rendezvous.meet(*known.values())
         jax.distributed.initialize(**known)
+    except rendezvous.RendezvousError as error:
+        raise ProcessError(str(error)) from error
     except Exception as error:  # RuntimeError, ValueError or what the cluster's variables cause
         reason = " ".join(str(error).split())
         raise ProcessError(f"cannot join the processes at {coordinator}: {reason}") from error
@@ -131,13 +138,18 @@ def gather(data: bytes) -> Iterator[bytes]:
 
 
 def check_same(what: str, value: Any) -> None:
-    """Compares a JSON value of every process with that of process 0.
+    """Compares a JSON value, or what a function returns, of every process with that of process 0.
 
     Raises:
-      ProcessError: in those where it is another.
+      ProcessError: in those where it is another; names the first difference.
     """
-    if jax.process_count() > 1 and value != from_first(lambda: value):
-        raise ProcessError(f"{what} is not the same as that of process 0: start all alike")
+    if jax.process_count() == 1:
+        return
+    value = json.loads(json.dumps({what: value() if callable(value) else value}))
+    if difference := first_difference(from_first(lambda: value), value):
+        raise ProcessError(
+            f"{what} is not the same as that of process 0: {difference} here; start all alike"
+        )
 
 
 def in_first(function: Callable[[], T]) -> T | None:

@@ -12,13 +12,15 @@ failed_steps/   the batch of a step that stopped the run, see training/non_finit
 lock            held by the training process
 """
 
+import contextlib
 import fcntl
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 from absl import logging
@@ -26,10 +28,9 @@ from clu import parameter_overview
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.runtime import checkpoint, processes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_json
+from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_file, write_json
 
 
 @dataclass(frozen=True)
@@ -75,42 +76,21 @@ class RunDirectory:
         return self.root / "failed_steps"
 
 
-@dataclass(frozen=True)
-class Tokenizer:
-    """A model with its weights, as a checkpoint has them.
-
-    Attributes:
-      model: the Flax module.
-      params: what its methods take, ``{"params": ...}``.
-      config: the whole config of the run.
-      step: training step of the weights.
-    """
-
-    model: GPSToken
-    params: Any
-    config: ConfigDict
-    step: int
-
-
 def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:
-    """Makes a run's directory, or opens it again with a config that fits; prints what is new in it.
+    """Opens a run's directory with a config that must fit what is there; prints what is new in it.
 
-    The config of a run that has checkpoints is not written yet: only ``write_config`` does that,
-    once they turned out to fit. With several processes, process 0 does all of it.
+    Nothing is written: ``write_config`` does that when the training begins.
 
     Raises:
       CheckpointError: if the directory has a run of another model; names the first difference.
-      OSError: if it cannot be made.
     """
-    run = RunDirectory(Path(root))
-    processes.from_first(lambda: _open(run, config))
+    run = RunDirectory(Path(root).expanduser())
+    processes.from_first(lambda: _check_config(run, config))
     return run
 
 
-def _open(run: RunDirectory, config: ConfigDict) -> None:
-    run.root.mkdir(parents=True, exist_ok=True)
+def _check_config(run: RunDirectory, config: ConfigDict) -> None:
     if not checkpoint.steps(run.checkpoints):
-        write_config(run, config)
         return
     old = read_config(run)
     _check_same_model(run, old, config)
@@ -118,29 +98,51 @@ def _open(run: RunDirectory, config: ConfigDict) -> None:
         print(difference)
 
 
-def lock_run(run: RunDirectory) -> IO | None:
-    """Keeps other training processes out for as long as the returned file is open.
+@contextlib.contextmanager
+def lock_run(run: RunDirectory) -> Iterator[None]:
+    """Keeps other training processes out, from before anything is written.
 
-    The lock goes with the process, however it ends. None in all processes but the first, and where
-    the file system has no locks.
+    Makes the directory if it is not there; if nothing is written into it, as by a start that is
+    refused, it is removed again. The lock goes with the process, however it ends. Where the file
+    system has no locks, there is a warning. Of several processes, the first one does all of it.
 
     Raises:
       CheckpointError: if another process trains in this directory.
+      OSError: if it cannot be made, or not be written to.
     """
-    return processes.in_first(lambda: _lock(run))
+    undo = processes.in_first(lambda: _lock(run.root))
+    try:
+        yield
+    finally:
+        if undo:
+            undo()
 
 
-def _lock(run: RunDirectory) -> IO | None:
-    file = (run.root / "lock").open("a")
+def _lock(root: Path) -> Callable[[], None]:
+    """Locks a directory; the result unlocks it."""
+    made = [path for path in (root, *root.parents) if not path.exists()]
+    path = root / "lock"
+    is_new = not path.exists()
+    root.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        file.close()
         raise CheckpointError(
-            f"another process is training in {run.root}: wait for it, or use another --workdir"
+            f"another process is training in {root}: wait for it, or use another --workdir"
         ) from error
     except OSError as error:
-        logging.warning("%s is not locked against other processes: %s", run.root, error)
-    return file
+        logging.warning("%s is not locked against other processes: %s", root, error)
+
+    def undo() -> None:
+        with file, contextlib.suppress(OSError):
+            if is_new and os.listdir(root) == [path.name]:
+                path.unlink()
+                for directory in made:
+                    directory.rmdir()
+
+    return undo
 
 
 def write_config(run: RunDirectory, config: ConfigDict) -> None:
@@ -153,7 +155,7 @@ def write_config(run: RunDirectory, config: ConfigDict) -> None:
 def write_parameters(run: RunDirectory, params: Any) -> None:
     """Writes parameters.txt: a table of every parameter, and how many values there are."""
     if processes.is_first():
-        run.parameters.write_text(parameter_overview.get_parameter_overview(params) + "\n")
+        write_file(run.parameters, parameter_overview.get_parameter_overview(params) + "\n")
 
 
 def read_config(run: RunDirectory) -> ConfigDict:
@@ -172,25 +174,6 @@ def read_config(run: RunDirectory) -> ConfigDict:
 def task_name(config: ConfigDict) -> str:
     """What a config trains; configs written before there was a choice train a tokenizer."""
     return config.get("task", "tokenizer")
-
-
-def load_tokenizer(
-    root: str | Path, *, step: int | None = None, weights: str = "ema_params"
-) -> Tokenizer:
-    """Loads a trained (or converted) tokenizer.
-
-    Args:
-      root: the run's directory.
-      step: which checkpoint; the newest that can be read if None.
-      weights: ``"ema_params"`` or ``"params"``.
-
-    Raises:
-      CheckpointError: if something is missing or does not fit together; says what.
-    """
-    config, model, params, step = load_weights(
-        root, "tokenizer", GPSToken, init_params, step=step, weights=weights
-    )
-    return Tokenizer(model, params, config, step)
 
 
 def load_weights(

@@ -5,17 +5,25 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 
-from gpstoken_jax.tokens.format import TokensError, read_index, read_info
+from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
+from gpstoken_jax.tokens.format import (
+    INDEX,
+    KIND,
+    ROWS,
+    VERSION,
+    TokensError,
+    open_shard,
+    read_index,
+)
 
 _OPEN_SHARDS = 64  # files kept open
-_ROWS = ("geometry", "initial_geometry", "features", "label", "size", "position")
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class TokenDataset:
     """
 
     def __init__(self, directory: str | Path):
-        self.directory = Path(directory)
+        self.directory = Path(directory).expanduser()
         index = read_index(self.directory)
         if index is None:
             raise TokensError(
@@ -99,6 +107,26 @@ class TokenDataset:
         mean, std = (np.concatenate([part[key] for part in parts]) for key in ("mean", "std"))
         return mean.astype(np.float32), std.astype(np.float32)
 
+    def fingerprint(self) -> str:
+        """A digest that changes with the tokens.
+
+        Raises:
+          TokensError: if the manifest is damaged.
+        """
+        if not (self.directory / MANIFEST).exists():  # of version 1: by size and date
+            names = (INDEX, *self._files)
+            return fingerprint_files((name, self.directory / name) for name in names)
+        try:
+            manifest = read_manifest(self.directory, KIND)
+        except ValueError as error:
+            raise TokensError(str(error)) from error
+        records = "".join(f"{name} {record.sha256}\n" for name, record in manifest.files.items())
+        return sha256(records.encode()).hexdigest()[:32]
+
+    def names(self) -> list[str]:
+        """The names of all images."""
+        return [name for shard in range(len(self._files)) for name in self._shard(shard)[1]]
+
     def column(self, name: str) -> np.ndarray:
         """One kind of row of all images, without reading the others, e.g. ``"label"``."""
         parts = [self._shard(i)[0].get_tensor(name) for i in range(len(self._files))]
@@ -114,7 +142,7 @@ class TokenDataset:
             parts.append(rows)
             names += some
             start = end
-        return {key: np.concatenate([part[key] for part in parts]) for key in _ROWS}, names
+        return {key: np.concatenate([part[key] for part in parts]) for key in ROWS}, names
 
     def _read(self, start: int, stop: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """Rows of one shard; features become float32."""
@@ -122,7 +150,7 @@ class TokenDataset:
         first = self._ends[shard] - self.index["shards"][self._files[shard]]
         file, names = self._shard(shard)
         part = slice(start - first, stop - first)
-        rows = {key: file.get_slice(key)[part] for key in _ROWS}
+        rows = {key: file.get_slice(key)[part] for key in ROWS}
         rows["features"] = rows["features"].astype(np.float32)
         return rows, list(names[part])
 
@@ -132,13 +160,10 @@ class TokenDataset:
             self._open.move_to_end(shard)
             return self._open[shard]
         path = self.directory / self._files[shard]
-        _, info = read_info(path)
+        file, info = open_shard(path, sealed=self.header["version"] == VERSION)
         if len(info.names) != self.index["shards"][path.name]:
             raise TokensError(f"{path} has {len(info.names)} images, the index says otherwise")
-        try:
-            self._open[shard] = safe_open(path, framework="np"), info.names
-        except SafetensorError as error:
-            raise TokensError(f"{path} cannot be read: {error}") from error
+        self._open[shard] = file, info.names
         if len(self._open) > _OPEN_SHARDS:
             self._open.popitem(last=False)
         return self._open[shard]

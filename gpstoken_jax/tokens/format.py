@@ -9,13 +9,13 @@ A shard is a safetensors file. Its tensors, for N images of L tokens with C feat
     size              [N, 2]     int32     (height, width) of the original image
     position          [N]        int64     of the image in its data set
 
-Its metadata is one JSON text (one, so that equal contents are equal bytes): ``header``, the
-settings, equal in all shards of a directory, and ``shard``, the images' names, what could not be
-read, and the moments of the values.
+Its metadata is one JSON text (one, so that equal contents are equal bytes): ``seal``, the checksum
+of the file, ``header``, the settings, equal in all shards of a directory, and ``shard``, the names
+of the images, what could not be read, and the moments of the values. Version 1 of the format had no
+seals and no manifest; it can still be read.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +23,26 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
+from gpstoken_jax.runtime import storage
+from gpstoken_jax.runtime.files import (
+    SEAL_KEY,
+    UNSEALED,
+    check_sealed_file,
+    read_json,
+    reading,
+    seal_bytes,
+)
+from gpstoken_jax.runtime.outputs import safe_name
 from gpstoken_jax.tokens.statistics import Moments
 
-VERSION = 1
+VERSION = 2
+KIND = "tokens"
 INDEX = "index.json"
 METADATA = "gpstoken_jax"
+ROWS = ("geometry", "initial_geometry", "features", "label", "size", "position")
 STORAGE = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -64,38 +76,49 @@ def shard_name(process: int, processes: int, shard: int) -> str:
     return f"tokens-{process:04d}-of-{processes:04d}-{shard:06d}.safetensors"
 
 
-def write_shard(
-    path: Path, tensors: Mapping[str, np.ndarray], header: Header, info: ShardInfo
-) -> None:
-    """Writes a shard, whole or not at all."""
+def shard_bytes(tensors: Mapping[str, np.ndarray], header: Header, info: ShardInfo) -> bytes:
+    """The content of a shard's file."""
     shard = {"names": info.names, "unreadable": info.unreadable, "moments": info.moments.to_json()}
-    metadata = {METADATA: json.dumps({"header": header, "shard": shard})}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(save(dict(tensors), metadata))  # save_file() makes it private to the user
-    os.replace(temporary, path)
+    metadata = {METADATA: json.dumps({SEAL_KEY: UNSEALED, "header": header, "shard": shard})}
+    return seal_bytes(save(dict(tensors), metadata))
 
 
-def read_info(path: Path) -> tuple[Header, ShardInfo]:
-    """A shard's header and what it says of itself.
+def open_shard(path: Path, *, sealed: bool = True) -> tuple[safe_open, ShardInfo]:
+    """Opens a shard after a look at all of its bytes.
+
+    Args:
+      path: the file.
+      sealed: whether a file without a seal is an error.
+
+    Returns:
+      The open file and what it says of itself.
 
     Raises:
-      TokensError: if it cannot be read.
+      TokensError: if it is missing, damaged or no shard.
+      storage.StorageError: if the system cannot read it.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = json.loads((file.metadata() or {})[METADATA])
-        header, shard = metadata["header"], metadata["shard"]
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise TokensError(f"{path} is no readable shard of tokens: {error!r}") from error
-    moments = Moments.from_json(shard["moments"])
-    return header, ShardInfo(tuple(shard["names"]), shard["unreadable"], moments)
-
-
-def write_index(directory: Path, index: Mapping[str, Any]) -> None:
-    """Writes index.json, whole or not at all."""
-    temporary = directory / (INDEX + ".tmp")
-    temporary.write_text(json.dumps(index, indent=2) + "\n")
-    os.replace(temporary, directory / INDEX)
+    with reading(path, "of a directory of tokens", TokensError):
+        if not path.exists():
+            raise TokensError(
+                f"{path} is missing: encode again with the same flags, it is made anew"
+            )
+        storage.retry(lambda: check_sealed_file(path, required=sealed), path)
+        file = safe_open(path, framework="np")
+        shard = json.loads((file.metadata() or {})[METADATA])["shard"]
+        info = ShardInfo(
+            tuple(map(str, shard["names"])),
+            {str(name): str(reason) for name, reason in shard["unreadable"].items()},
+            Moments.from_json(shard["moments"]),
+        )
+        shapes = {key: file.get_slice(key).get_shape() for key in ROWS}
+        n, l, c = shapes["features"]
+        expected = {"geometry": [n, l, 5], "initial_geometry": [n, l, 5], "features": [n, l, c]}
+        expected |= {"label": [n], "size": [n, 2], "position": [n]}
+        if n != len(info.names) or shapes != expected:
+            raise TokensError(
+                f"{path} is damaged: its {len(info.names)} names have arrays {shapes}"
+            )
+    return file, info
 
 
 def read_index(directory: Path) -> dict[str, Any] | None:
@@ -103,30 +126,34 @@ def read_index(directory: Path) -> dict[str, Any] | None:
 
     Raises:
       TokensError: if it is damaged or of another version of this format.
+      storage.StorageError: if the system cannot read it.
     """
     path = directory / INDEX
     if not path.exists():
         return None
-    try:
-        index = json.loads(path.read_text())
+    with reading(path, "of a directory of tokens", TokensError):
+        index = storage.retry(lambda: read_json(path), path)
         version = index["header"]["version"]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise TokensError(f"{path} is not readable: {error!r}") from error
-    if version != VERSION:
-        raise TokensError(f"{path} has version {version} of the format; this reads {VERSION}")
-    return index
+        if version not in (1, VERSION):
+            raise TokensError(f"{path} has version {version} of the format; this reads {VERSION}")
+        if version == VERSION:
+            read_json(path, required=True)
+        for name, count in index["shards"].items():
+            safe_name(name)
+            if not isinstance(count, int) or count < 0:
+                raise TokensError(f"{path} is damaged: {name} has {count!r} images")
+        return index | {"header": _Header(index["header"], path)}
 
 
-def as_json(value: Any) -> Any:
-    """A value as it comes back from a JSON file."""
-    return json.loads(json.dumps(value))
+class _Header(dict):
+    """A header that says which of its fields is missing."""
 
+    def __init__(self, fields: Mapping[str, Any], path: Path):
+        super().__init__(fields)
+        self.path = path
 
-def first_difference(old: Any, new: Any, name: str = "") -> str | None:
-    """Where two headers differ first, in words; None if they are equal."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(old.keys() | new.keys()):
-            if found := first_difference(old.get(key), new.get(key), f"{name}.{key}".lstrip(".")):
-                return found
-        return None
-    return None if old == new else f"{name} was {old!r} and is now {new!r}"
+    def __missing__(self, field: str) -> Any:
+        raise TokensError(f"{self.path} does not say the {field!r} of its tokens: encode again")
+
+    def __reduce__(self):
+        return _Header, (dict(self), self.path)

@@ -1,30 +1,32 @@
 """Writes a directory of tokens, shard by shard; an interrupted run goes on at the next shard."""
 
 import functools
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpstoken_jax.runtime.files import SEAL_KEY, UNSEALED, seal_bytes
+from gpstoken_jax.runtime.outputs import open_output, read_manifest
 from gpstoken_jax.tokens.format import (
+    INDEX,
+    KIND,
     STORAGE,
     VERSION,
     Header,
     ShardInfo,
     TokensError,
-    as_json,
-    first_difference,
+    open_shard,
     read_index,
-    read_info,
+    shard_bytes,
     shard_name,
-    write_index,
-    write_shard,
 )
 from gpstoken_jax.tokens.statistics import Moments
 
-# A run's directory may be moved while it is being encoded; the weights' checksum may not change.
-_MAY_DIFFER = ("checkpoint",)
+# Where things lie may change between two calls; what they are is in the fingerprints.
+_PLACES = ("checkpoint", "data")
 
 
 class TokenWriter:
@@ -39,11 +41,15 @@ class TokenWriter:
       num_images: of the whole data set.
       storage: dtype of the features on disk, a key of ``STORAGE``.
       shard_size: images a shard, read or not.
+      made_from: what else the tokens depend on, beside the settings: fingerprints of the data.
+      inputs: files and directories that must not lie in the directory, nor around it.
+      overwrite: delete tokens of other settings.
       process_index: which of the processes this is.
       process_count: how many there are.
 
     Raises:
-      TokensError: if the directory has tokens of other settings; names the first difference.
+      OutputError: if the directory has tokens of other settings (names the first difference) or
+        something else, or overlaps with an input.
     """
 
     def __init__(
@@ -54,15 +60,17 @@ class TokenWriter:
         *,
         storage: str = "float32",
         shard_size: int = 1024,
+        made_from: Mapping[str, Any] | None = None,
+        inputs: Iterable[str | Path] = (),
+        overwrite: bool = False,
         process_index: int = 0,
         process_count: int = 1,
     ):
         if storage not in STORAGE:
             raise ValueError(f"storage must be one of {', '.join(STORAGE)}, got {storage!r}")
-        self.directory = Path(directory)
         self.header = {
             "version": VERSION,
-            **as_json(settings),
+            **json.loads(json.dumps(settings)),
             "storage": storage,
             "num_images": num_images,
             "shard_size": shard_size,
@@ -71,16 +79,35 @@ class TokenWriter:
         self._process, self._processes = process_index, process_count
         own = range(process_index, num_images, process_count)
         self.shards = [own[i : i + shard_size] for i in range(0, len(own), shard_size)]
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._check_index()
+        depends = {key: value for key, value in self.header.items() if key not in _PLACES}
+        self._output = open_output(
+            directory,
+            KIND,
+            depends | dict(made_from or {}),
+            inputs=inputs,
+            overwrite=overwrite,
+            process=process_index,
+        )
+        self.directory = self._output.directory
 
     def unfinished(self) -> list[int]:
-        """Numbers of this process's shards that are not on disk yet.
+        """Numbers of this process's shards that are not on disk yet."""
+        return [i for i in range(len(self.shards)) if not self._output.has(self._name(i))]
+
+    def verify(self) -> None:
+        """Reads what is there and compares it with what was written.
 
         Raises:
-          TokensError: if one that is there has other settings.
+          DamagedFileError: for a file that is not what was written; names it.
         """
-        return [shard for shard in range(len(self.shards)) if not self._is_written(shard)]
+        if self._output.complete:
+            manifest = read_manifest(self.directory, KIND)
+            for name in manifest.files:
+                manifest.check(name)
+
+    def close(self) -> None:
+        """Lets go of the directory before it is finished."""
+        self._output.close()
 
     def write(
         self,
@@ -110,7 +137,7 @@ class TokenWriter:
             "position": rows["position"].astype(np.int64),
         }
         info = ShardInfo(tuple(names), dict(unreadable), Moments.of(values))
-        write_shard(self._path(shard), tensors, self.header, info)
+        self._output.write(self._name(shard), shard_bytes(tensors, self.header, info))
 
     def finish(self, notes: Mapping[str, Any]) -> dict[str, Any]:
         """Writes index.json once the shards of all processes are there; for one process to call.
@@ -123,12 +150,16 @@ class TokenWriter:
 
         Raises:
           TokensError: if a shard is missing.
+          DamagedFileError: if something is not what was written.
         """
-        paths = self._all_paths()
+        if self._output.complete:
+            self.close()
+            return read_index(self.directory)
+        paths = [self.directory / name for name in self._all_names()]
         missing = [path.name for path in paths if not path.exists()]
         if missing:
             raise TokensError(f"{self.directory} misses {len(missing)} shard(s): {missing[0]} ...")
-        infos = [read_info(path)[1] for path in paths]
+        infos = [open_shard(path)[1] for path in paths]
         index = {
             "header": self.header,
             "num_tokenized": sum(len(info.names) for info in infos),
@@ -137,41 +168,21 @@ class TokenWriter:
             "statistics": _statistics([info.moments for info in infos]),
             **notes,
         }
-        write_index(self.directory, index)
+        text = json.dumps({SEAL_KEY: UNSEALED} | index, indent=2) + "\n"
+        self._output.write(INDEX, seal_bytes(text.encode()))
+        self._output.finish()
         return index
 
-    def _all_paths(self) -> list[Path]:
+    def _all_names(self) -> list[str]:
         names = []
         for process in range(self._processes):
             count = len(range(process, self.header["num_images"], self._processes))
             shards = -(-count // self.header["shard_size"])
             names += [shard_name(process, self._processes, shard) for shard in range(shards)]
-        return [self.directory / name for name in names]
+        return names
 
-    def _path(self, shard: int) -> Path:
-        return self.directory / shard_name(self._process, self._processes, shard)
-
-    def _is_written(self, shard: int) -> bool:
-        path = self._path(shard)
-        if not path.exists():
-            return False
-        self._check_same(read_info(path)[0])
-        return True
-
-    def _check_index(self) -> None:
-        """Any finished shard speaks for the directory, also before there is an index."""
-        if index := read_index(self.directory):
-            self._check_same(index["header"])
-        elif written := sorted(self.directory.glob("tokens-*.safetensors")):
-            self._check_same(read_info(written[0])[0])
-
-    def _check_same(self, header: Header) -> None:
-        ours = {**self.header, **{key: header.get(key) for key in _MAY_DIFFER}}
-        if difference := first_difference(header, ours):
-            raise TokensError(
-                f"{self.directory} has tokens of other settings: {difference}. "
-                "Use those, or another --output."
-            )
+    def _name(self, shard: int) -> str:
+        return shard_name(self._process, self._processes, shard)
 
 
 def _statistics(parts: list[Moments]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Its directory is a run's directory of its own: every program takes ``runs/NAME/b
 """
 
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,20 @@ class BestCheckpoint:
       figure: the best so far; NaN if there is none.
     """
 
-    def __init__(self, run: RunDirectory, config: ConfigDict):
-        """``config.checkpoint.best_metric`` names the figure; without, nothing is kept."""
+    def __init__(self, run: RunDirectory, config: ConfigDict, *, step: int = 0):
+        """Opens a run's best checkpoint.
+
+        Args:
+          run: its directory.
+          config: ``config.checkpoint.best_metric`` names the figure; without, nothing is kept.
+          step: where the training goes on. A best checkpoint of a later step belongs to a branch
+            that the run has left, and is deleted.
+        """
         self._run, self._config = run, config
         self._metric = config.checkpoint.get("best_metric", "")
         self._lowest = config.checkpoint.get("best_is_lowest", False)
         self._checkpoints, self.figure = None, math.nan
+        processes.from_first(lambda: _drop_later(run.checkpoints, step))
         if self._metric:
             self._checkpoints = Checkpoints(run.checkpoints, keep=1)
             self.figure = processes.from_first(lambda: _saved_figure(run.checkpoints, self._metric))
@@ -71,6 +80,12 @@ class BestCheckpoint:
     def close(self) -> None:
         if self._checkpoints:
             self._checkpoints.close()
+
+
+def _drop_later(directory: Path, step: int) -> None:
+    for later in sorted(s for s in steps(directory) if s > step):
+        print(f"dropping {directory / str(later)}: the run goes on from step {step}")
+        shutil.rmtree(directory / str(later))
 
 
 def _saved_figure(directory: Path, metric: str) -> float:

@@ -67,12 +67,3 @@ class Chronometer:
             "eta_seconds": per_step * (self.total_steps - step),
             **{f"{what}_wait": min(waited[what] / seconds, 1.0) for what in WAITS},
         }
-
-
-def format_seconds(seconds: float) -> str:
-    """E.g. 75 as ``1m15s``, 7300 as ``2h01m``."""
-    seconds = round(seconds)
-    hours, minutes = seconds // 3600, seconds // 60 % 60
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"

@@ -15,7 +15,10 @@ def ema_decay(call: Int[Array, ""], config: ConfigDict) -> Float[Array, ""]:
 
     Copies until ``update_after``, then decays with ``1 - (1 + n) ** -power``, n being the calls
     since, up to ``decay``; acts on every ``update_every``-th call. 0 copies, 1 changes nothing.
+    With ``power`` 0 there is no warm-up: it decays with ``decay`` from the first call on.
     """
+    if not config.power:
+        return jnp.where(call % config.update_every == 0, config.decay, 1.0)
     since = jnp.maximum(call - config.update_after, 0).astype(jnp.float32)
     decay = jnp.clip(1 - (1 + since) ** -config.power, 0.0, config.decay)
     # The first update after the copies starts from a copy: its decay is applied to equal values.

@@ -22,11 +22,13 @@ from gpstoken_jax.losses.adversarial import (
     generator_loss,
 )
 from gpstoken_jax.losses.reconstruction import perceptual_loss, reconstruction_loss
+from gpstoken_jax.losses.tokens import token_loss
 from gpstoken_jax.training.state import DiscriminatorState
 from gpstoken_jax.training.task import Batch, Metrics
 
 Params = Any
 Images = Float[Array, "b h w 3"]
+Tokens = Float[Array, "b l 5+c"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class TokenizerLoss:
     def gradients(
         self,
         update: Update,
-        reconstruct: Callable[[Params], Images],
+        autoencode: Callable[[Params], tuple[Images, Tokens]],
         params: Params,
         discriminator: DiscriminatorState | None,
         images: Images,
@@ -101,7 +103,7 @@ class TokenizerLoss:
 
         Args:
           update: what the step updates; nothing else is computed.
-          reconstruct: reconstructions as a function of the autoencoder's parameters.
+          autoencode: reconstructions and tokens as a function of the autoencoder's parameters.
           params: these parameters.
           discriminator: the other network; None if the step has no use for it.
           images: the targets.
@@ -109,9 +111,9 @@ class TokenizerLoss:
           key: for losses with chance in them.
         """
         if update.autoencoder:
-            reconstructions, pull_back = jax.vjp(reconstruct, params)
+            (reconstructions, tokens), pull_back = jax.vjp(autoencode, params)
         else:
-            reconstructions = reconstruct(params)
+            reconstructions, tokens = autoencode(params)
         grads, metrics = Gradients(None, None, None, {}), {}
         if update.uses_discriminator:
             adversarial = self._adversarial(update, discriminator, images, reconstructions)
@@ -120,19 +122,29 @@ class TokenizerLoss:
             )
             metrics |= adversarial.metrics
         if update.autoencoder:
-            terms = self._terms(images, reconstructions, frozen, key)
+            terms = self._terms(images, reconstructions, tokens, frozen, key)
             metrics |= terms.metrics
             cotangent = terms.of_reconstruction + terms.of_perceptual
             if update.adversarial:
-                weight = self._gan_weight(pull_back, terms.of_reconstruction, adversarial.cotangent)
+                no_tokens = jnp.zeros_like(tokens)
+                weight = self._gan_weight(
+                    lambda of_images: pull_back((of_images, no_tokens)),
+                    terms.of_reconstruction,
+                    adversarial.cotangent,
+                )
                 cotangent += weight * adversarial.cotangent
                 metrics["gan_weight"] = weight
                 metrics["loss"] += weight * metrics["gan"]
-            grads = grads.replace(autoencoder=pull_back(cotangent)[0])
+            grads = grads.replace(autoencoder=pull_back((cotangent, terms.of_tokens))[0])
         return grads.replace(metrics=metrics)
 
     def _terms(
-        self, images: Images, reconstructions: Images, frozen: Mapping[str, Any], key: PRNGKeyArray
+        self,
+        images: Images,
+        reconstructions: Images,
+        tokens: Tokens,
+        frozen: Mapping[str, Any],
+        key: PRNGKeyArray,
     ) -> "_Terms":
         config, dtype = self.config.loss, jnp.dtype(self.config.model.dtype)
 
@@ -142,9 +154,16 @@ class TokenizerLoss:
         def perceptual(x):
             return perceptual_loss(images, x, frozen, config, dtype=dtype)
 
+        def of_tokens(x):
+            return token_loss(x, config)
+
         losses, metrics, cotangents = [], {}, []
-        for loss in (reconstruction, perceptual):
-            (value, terms), cotangent = jax.value_and_grad(loss, has_aux=True)(reconstructions)
+        for loss, argument in (
+            (reconstruction, reconstructions),
+            (perceptual, reconstructions),
+            (of_tokens, tokens),
+        ):
+            (value, terms), cotangent = jax.value_and_grad(loss, has_aux=True)(argument)
             losses.append(value)
             metrics |= terms
             cotangents.append(cotangent)
@@ -198,11 +217,12 @@ class TokenizerLoss:
 
 
 class _Terms(NamedTuple):
-    """The losses without the GAN, and their gradients with respect to the reconstructions."""
+    """The losses without the GAN, and their gradients with respect to what they look at."""
 
     metrics: Metrics
     of_reconstruction: Images
     of_perceptual: Images
+    of_tokens: Tokens
 
 
 class _Adversarial(NamedTuple):

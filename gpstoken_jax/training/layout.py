@@ -22,6 +22,7 @@ from gpstoken_jax.generation.layouts.split_tree import MIRRORED, split_tree
 from gpstoken_jax.generation.layouts.tree_network import init_params, log_likelihood
 from gpstoken_jax.generation.layouts.tree_sampler import TreeSampler, create_network
 from gpstoken_jax.generation.transport import Transport
+from gpstoken_jax.runtime.checkpoint import checksum
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.layout_batches import LayoutBatches
 from gpstoken_jax.training.optimizer import create_optimizer
@@ -89,6 +90,9 @@ class LayoutTask(Task):
             jax.process_count(),
         )
 
+    def describe_data(self) -> list[int]:
+        return [checksum({"geometry": self._layouts.geometry, "label": self._layouts.label})]
+
     def create_state(self, key: PRNGKeyArray) -> TrainState:
         return states.create_state(self.init_params, self._optimizer, key)
 
@@ -114,6 +118,9 @@ class LayoutTask(Task):
         grads, metrics = jax.lax.pmean((grads, {"loss": loss}), AXIS)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return states.apply_gradients(state, grads, self._optimizer, config.ema), metrics
+
+    def held_out_metrics(self) -> tuple[str, ...]:
+        return () if self._held_out is None else ("val_loss", "val_loss_no_class")
 
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
         """Mean loss of the held-out layouts, with their class and without."""

@@ -1,16 +1,27 @@
-"""Metrics as JSON lines for scripts, as TensorBoard events and pictures for people."""
+"""Metrics as JSON lines for scripts, as TensorBoard events and pictures for people.
 
+A log must never stop a training. What cannot be written, as on a full disk, is counted; the first
+time there is a warning, and at the end it is said what the log lacks.
+"""
+
+import contextlib
+import io
 import json
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from gpstoken_jax.runtime import processes
+from gpstoken_jax.runtime.files import write_file
 from gpstoken_jax.runtime.run_directory import RunDirectory
 
 # What a line tells of the machine and the moment; all else is the same in every run of a config.
@@ -23,53 +34,145 @@ MEASURED = frozenset(
 class MetricLog:
     """Appends to a run's metrics.jsonl and TensorBoard events.
 
-    A run that resumes at an earlier step than it had logged continues there: later lines, which it
-    will write again, are dropped. Of several processes only the first writes.
+    A run that resumes at an earlier step than it had logged continues there: later lines and
+    pictures, which it will write again, are dropped. Of several processes only the first writes.
+
+    Attributes:
+      lacks: how often each part could not be written.
     """
 
     def __init__(self, run: RunDirectory, *, step: int):
-        self._lines = self._events = None
-        if not processes.is_first():
-            return
+        self.lacks: dict[str, int] = {}
+        self._lines: _Lines | None = None
+        self._events: _Events | None = None
         self._samples = run.samples
-        _drop_lines_after(run.metrics, step)
-        self._lines = run.metrics.open("a")
-        self._events = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
+        self._writes = processes.is_first()
+        if not self._writes:
+            return
+        with self._part("metrics.jsonl"):
+            self._lines = _Lines(run.metrics, step)
+        with self._part("tensorboard"):
+            self._events = _Events(run.tensorboard, step)
+        with self._part("samples"):
+            _drop_pictures_after(run.samples, step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs one value a name; in JSON, which has no others, null if it is not finite."""
-        if self._lines is None:
+        if not self._writes:
             return
         values = {name: float(value) for name, value in values.items()}
         line = {name: v if math.isfinite(v) else None for name, v in values.items()}
-        self._lines.write(json.dumps({"step": step, **line}) + "\n")
-        self._lines.flush()
-        for name, value in line.items():
-            if value is not None:
-                self._events.add_scalar(name, value, step)
+        with self._part("metrics.jsonl"):
+            _there(self._lines).append({"step": step, **line})
+        with self._part("tensorboard"):
+            for name, value in line.items():
+                if value is not None:
+                    _there(self._events).add(step, summary.scalar(name, value))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a uint8 picture [H, W, 3] to TensorBoard and to the run's samples/STEP.png."""
-        if self._events is None:
+        if not self._writes:
             return
-        self._samples.mkdir(exist_ok=True)
-        Image.fromarray(image).save(self._samples / f"{step}.png")
-        self._events.add_image(name, image, step, dataformats="HWC")
-        self._events.flush()
+        with self._part("samples"):
+            self._samples.mkdir(exist_ok=True)
+            png = io.BytesIO()
+            Image.fromarray(image).save(png, "PNG")
+            write_file(self._samples / f"{step}.png", png.getvalue())
+        with self._part("tensorboard"):
+            _there(self._events).add(step, summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
-        if self._lines is not None:
-            self._lines.close()
-            self._events.close()
+        """Closes the files and says what is missing."""
+        if self._events is not None:
+            with self._part("tensorboard"):
+                self._events.close()
+        for part, count in self.lacks.items():
+            logging.warning("the log lacks %d entries of %s that were not written", count, part)
+
+    @contextlib.contextmanager
+    def _part(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if name not in self.lacks:
+                logging.warning("the log goes on without %s: %s", name, error)
+            self.lacks[name] = self.lacks.get(name, 0) + 1
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    if not path.exists():
+def _there(part):
+    if part is None:
+        raise OSError("it could not be opened")
+    return part
+
+
+class _Lines:
+    """A file of JSON objects, one a line; a line that was cut short is ended before the next."""
+
+    def __init__(self, path: Path, step: int):
+        with contextlib.suppress(FileNotFoundError):
+            lines = path.read_text().splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            if kept != lines:
+                write_file(path, "".join(line + "\n" for line in kept))
+        self._path, self._torn = path, False
+        path.open("ab").close()
+
+    def append(self, values: Mapping[str, float | None]) -> None:
+        line = json.dumps(dict(values)).encode() + b"\n"
+        data = b"\n" * self._torn + line
+        with self._path.open("ab", buffering=0) as file:
+            written = file.write(data)
+            if written != len(data):
+                self._torn = True
+                raise OSError("the disk is full")
+        self._torn = False
+
+
+class _Events:
+    """TensorBoard events, written by this thread: tensorboardX's own waits for ever for a queue
+    that is no longer emptied when its file cannot be written.
+
+    After an error a new file is begun, as the end of the old one may not be readable.
+    """
+
+    def __init__(self, directory: Path, step: int):
+        self._directory, self._writer, self._files = directory, None, 0
+        if step:  # later steps of an earlier process are void
+            log = SessionLog(status=SessionLog.START)
+            self._write(Event(wall_time=time.time(), step=step + 1, session_log=log))
+
+    def add(self, step: int, values: summary.Summary) -> None:
+        """Writes values of a step."""
+        self._write(Event(wall_time=time.time(), step=step, summary=values))
+
+    def close(self) -> None:
+        """Closes the file; everything was written before."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        try:
+            if self._writer is None:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._files += 1
+                suffix = f".{os.getpid()}.{self._files}"  # the name has whole seconds only
+                self._writer = EventsWriter(str(self._directory / "events"), suffix)
+            self._writer.write_event(event)
+            self._writer.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.close()
+            self._writer = None
+            raise
+
+
+def _drop_pictures_after(directory: Path, step: int) -> None:
+    if not directory.is_dir():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    os.replace(temporary, path)
+    for path in sorted(directory.glob("*.png")):
+        if path.stem.isdecimal() and int(path.stem) > step:
+            print(f"dropping {path}: the run goes on from step {step}")
+            path.unlink()
 
 
 def _step_of(line: str) -> float:

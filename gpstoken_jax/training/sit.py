@@ -16,10 +16,9 @@ from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import image_keys, sample_batch
 from gpstoken_jax.generation.sit import create_sit, drop_labels, init_params
 from gpstoken_jax.generation.transport import Transport
-from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens, visualize
 from gpstoken_jax.tokens.batches import TokenBatches, read_rows
-from gpstoken_jax.tokens.coding import BatchDecoder
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.optimizer import create_optimizer
 from gpstoken_jax.training.state import TrainState
@@ -50,7 +49,7 @@ class SiTTask(Task):
         self._normalisation = Normalisation.of(config.statistics)
         self._optimizer = create_optimizer(config.optimizer, config.train.steps)
         self._loss_at = jax.jit(partial(_loss_at, self.model, self.transport))
-        self._decoder: BatchDecoder | None = None
+        self._tokenizer: Tokenizer | None = None
 
         def sample(params, keys, labels, cond):
             guidance = Guidance(config.sample.guidance_scale, *config.sample.guidance_interval)
@@ -83,6 +82,9 @@ class SiTTask(Task):
             config.data.cache_mb,
         )
 
+    def describe_data(self) -> str:
+        return self._tokens.fingerprint()
+
     def create_state(self, key: PRNGKeyArray) -> TrainState:
         return states.create_state(partial(init_params, self.model), self._optimizer, key)
 
@@ -113,6 +115,9 @@ class SiTTask(Task):
         grads, metrics = jax.lax.pmean((grads, {"loss": loss}), AXIS)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return states.apply_gradients(state, grads, self._optimizer, config.ema), metrics
+
+    def held_out_metrics(self) -> tuple[str, ...]:
+        return ("val_loss", "val_loss_no_class") if self._held_out else ()
 
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
         """Loss of the averaged weights on held-out tokens, with their class and without.
@@ -168,9 +173,9 @@ class SiTTask(Task):
         if not self.config.tokenizer:
             blank = np.ones((64, 64, 3), np.float32)
             return [visualize.draw_gaussians(blank, each[:, :5]) for each in tokens]
-        if self._decoder is None:
-            self._decoder = BatchDecoder(load_tokenizer(self.config.tokenizer))
-        return list(self._decoder(tokens))
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.from_pretrained(self.config.tokenizer)
+        return list(self._tokenizer.decode(tokens))
 
     def _examples(self, rows: Batch) -> tuple[Float[Array, "b l 5+c"], Float[Array, "b l 5"]]:
         """What the network learns to make, and what it is given with every token."""

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from gpstoken_jax.runtime.devices import map_over_devices
 from gpstoken_jax.training.non_finite import skip_unless_finite
 from gpstoken_jax.training.task import Batch, Step
 
@@ -29,12 +30,12 @@ def on_all_devices(step: Step) -> Step:
         new, metrics = step(state, batch, frozen)
         return skip_unless_finite(state, new, metrics)
 
-    return jax.pmap(
+    return map_over_devices(
         step_or_skip,
+        (None, 0, None),
+        (None, None),
         axis_name=AXIS,
-        in_axes=(None, 0, None),
-        out_axes=(None, None),
-        donate_argnums=0,
+        donate_first=1,
     )
 
 

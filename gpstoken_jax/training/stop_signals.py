@@ -8,6 +8,8 @@ from collections import deque
 import jax
 import numpy as np
 
+from gpstoken_jax.runtime.devices import map_over_devices
+
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is lost, start the same command again
 LAG = 2  # steps between a vote and its count, so that no device waits for it
 
@@ -59,7 +61,9 @@ class StopVote:
 
     def __init__(self):
         self._waiting = deque()
-        self._count = jax.pmap(lambda vote: jax.lax.psum(vote, "all"), axis_name="all")
+        self._count = map_over_devices(
+            lambda vote: jax.lax.psum(vote, "all"), (0,), axis_name="all"
+        )
 
     def __call__(self, requested: bool) -> bool:
         """To be called after every step, in every process."""

@@ -71,6 +71,10 @@ class Task(Protocol):
           ValueError: if the batch does not divide over the devices, or the config is wrong.
         """
 
+    def describe_data(self) -> Any:
+        """What has to be the same in all processes, as JSON values."""
+        return None
+
     def create_state(self, key: PRNGKeyArray) -> State:
         """A fresh state, the same on every process."""
 
@@ -96,6 +100,14 @@ class Task(Protocol):
         Each that is returned is compiled once, when its first step comes.
         """
         return self.train_step
+
+    def held_out_metrics(self) -> tuple[str, ...]:
+        """Names the figures of ``evaluate``; nothing if nothing is held out.
+
+        Raises:
+          ValueError: if held-out data is asked for that is not there.
+        """
+        return ()
 
     def evaluate(self, state: State, frozen: Any) -> dict[str, float]:
         """Figures on held-out data by name, e.g. ``val_psnr``; empty if there is none."""

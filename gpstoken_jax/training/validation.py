@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
-from gpstoken_jax.features.weights import LPIPSWeights
+from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics import image as metrics
 from gpstoken_jax.metrics.image import Mean
 from gpstoken_jax.model.gpstoken import GPSToken

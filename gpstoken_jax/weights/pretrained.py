@@ -1,11 +1,9 @@
-"""Directories of weights for ``from_pretrained``: finding, reading and writing them.
+"""Directories of weights for ``from_pretrained``: finding and writing them.
 
 Such a directory holds ``model.safetensors`` (tensors by the names of the published code),
 ``config.json`` and a model card, ``README.md``.
 """
 
-import json
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,19 +12,12 @@ import jax
 import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
-from safetensors import safe_open
-from safetensors.numpy import save as safetensors_bytes
 
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.files import (
-    UNSEALED,
-    check_sealed_file,
-    seal_bytes,
-    write_file,
-    write_json,
-)
-from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
-from gpstoken_jax.weights.published_files import find_weights
+from gpstoken_jax.runtime.files import write_file, write_json
+from gpstoken_jax.runtime.run_directory import task_name
+from gpstoken_jax.weights.files import write_tensors
+from gpstoken_jax.weights.hub import is_repository
 from gpstoken_jax.weights.table import WeightTable
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -35,7 +26,6 @@ DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-_METADATA = "gpstoken_jax"
 _BUNDLED = "pretrained"
 
 
@@ -50,11 +40,13 @@ def bundled_names() -> list[str]:
 def find(source: str | Path) -> Path:
     """Finds a path, or weights that ship with this package by their name.
 
+    The name of a repository of the hub comes back as it is, for ``find_source``.
+
     Raises:
-      CheckpointError: if there is neither.
+      CheckpointError: if it can be none of them.
     """
     path = Path(source).expanduser()
-    if path.exists():
+    if path.exists() or is_repository(str(source)):
         return path
     if str(source) in bundled_names():
         return Path(str(resources.files("gpstoken_jax") / _BUNDLED / str(source)))
@@ -80,44 +72,6 @@ def split_step(path: Path, step: int | None) -> tuple[Path, int | None]:
     if not path.name.isdigit() or step not in (None, int(path.name)):
         raise CheckpointError(f"{path} is not a checkpoint of step {step}")
     return path.parents[1], int(path.name)
-
-
-def load(
-    root: Path,
-    task: str,
-    table_of: Callable[[ConfigDict], WeightTable],
-    weights: str,
-    config: ConfigDict | None,
-) -> tuple[ConfigDict, Any, int]:
-    """Reads weights that have the published names.
-
-    Args:
-      root: a file, or a directory with one.
-      task: what the config must be of, e.g. ``"tokenizer"``.
-      table_of: makes the table of names from the model section of a config.
-      weights: ``"ema_params"`` or ``"params"``, where both are there.
-      config: of the model; None reads ``config.json`` beside the weights.
-
-    Returns:
-      The config, the parameters ``{"params": ...}``, and the training step.
-
-    Raises:
-      CheckpointError: if there is no config, or one of another task.
-      WeightsError: if the tensors are not those of the model.
-      DamagedFileError: if a file written here was damaged.
-    """
-    folder = root if root.is_dir() else root.parent
-    if config is None:
-        config = read_config(RunDirectory(folder))
-    if task_name(config) != task:
-        raise CheckpointError(f"{root} holds a {task_name(config)}, not a {task}")
-    table = table_of(config.model)
-    found = find_weights(root, table.roots)
-    averaged, last = found.averaged or found.model, found.model or found.averaged
-    chosen = averaged if weights == "ema_params" else last
-    check_sealed_file(chosen.path, required=False)
-    tensors = {key: np.asarray(x).astype(np.float32) for key, x in chosen.load().items()}
-    return config, table.from_torch(tensors), found.step or _step(chosen.path)
 
 
 def save(
@@ -148,19 +102,10 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     tensors = table.to_torch(jax.device_get(params))
     tensors = {key: tensor.astype(DTYPES[dtype]) for key, tensor in tensors.items()}
-    about = json.dumps({"seal": UNSEALED, "step": step})
-    data = safetensors_bytes(tensors, {"format": "pt", _METADATA: about})
-    write_file(directory / WEIGHTS, seal_bytes(data))
+    write_tensors(directory / WEIGHTS, tensors, step=step)
     write_json(directory / CONFIG, config.to_dict())
     if not (directory / CARD).exists():  # it may have been edited
         write_file(directory / CARD, _card(config, tensors, step, dtype))
-
-
-def _step(path: Path) -> int:
-    """The training step that ``save`` noted; 0 in files of other programs."""
-    with safe_open(path, framework="np") as file:
-        about = (file.metadata() or {}).get(_METADATA)
-    return json.loads(about)["step"] if about else 0
 
 
 def _card(config: ConfigDict, tensors: dict[str, np.ndarray], step: int, dtype: str) -> str:

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from gpstoken_jax.data import images
 
@@ -137,6 +137,92 @@ def test_transparent_palette_entry_becomes_white():
     np.testing.assert_array_equal(decoded.pixels[0, :2], [[255, 255, 255], [50, 60, 70]])
 
 
+def _text(kind: str) -> dict:
+    info = PngImagePlugin.PngInfo()
+    if kind == "many":
+        for number in range(80):
+            info.add_text(f"key {number}", "b" * (900 << 10), zip=True)
+    elif kind == "international":
+        info.add_itxt("key", "é" * (2 << 20), zip=True)
+    elif kind == "profile":
+        return {"icc_profile": bytes(3 << 20)}
+    else:
+        info.add_text("key", "a" * (3 << 20), zip=kind == "compressed")
+    return {"pnginfo": info}
+
+
+@pytest.mark.parametrize("kind", ["plain", "compressed", "international", "many", "profile"])
+def test_long_texts_are_no_damage(kind):
+    decoded = images.decode(encoded(Image.fromarray(RGB), **_text(kind)))
+    np.testing.assert_array_equal(decoded.pixels, RGB)
+
+
+def test_long_texts_do_not_hide_damage():
+    data = encoded(Image.fromarray(RGB), **_text("compressed"))
+    with pytest.raises(images.UnreadableImageError):
+        images.decode(data[:-30])
+
+
+WIDE = np.array([[0, 257, 65535], [1000, 257, 300]], np.uint16)
+CLEAR = {  # an image whose first pixel is transparent, the others not; and how to save it
+    "RGBA PNG": ("RGBA", "PNG", {}), "LA PNG": ("LA", "PNG", {}),
+    "RGBA TIFF": ("RGBA", "TIFF", {}), "RGBA WEBP": ("RGBA", "WEBP", {"lossless": True}),
+    "RGBA JPEG2000": ("RGBA", "JPEG2000", {}), "RGBA AVIF": ("RGBA", "AVIF", {"quality": 100}),
+    "RGBA HEIF": ("RGBA", "HEIF", {"quality": -1}), "RGBA GIF": ("RGBA", "GIF", {}),
+    "key RGB PNG": ("RGB", "PNG", {"transparency": (9, 9, 9)}),
+    "key grey PNG": ("L", "PNG", {"transparency": 9}),
+    "key 1-bit PNG": ("1", "PNG", {"transparency": 0}),
+    "palette PNG": ("P", "PNG", {"transparency": b"\0" + b"\xff" * 255}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CLEAR)
+def test_transparency_of_every_kind_is_put_on_white(kind):
+    mode, file_format, options = CLEAR[kind]
+    if file_format not in Image.SAVE:
+        pytest.skip(f"this Pillow has no {file_format}")
+    pixels = np.full((16, 16, 3), 130, np.uint8)
+    pixels[:8, :8] = 9
+    image = Image.fromarray(pixels)
+    if mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(np.where(pixels[..., 0] == 9, 0, 255).astype(np.uint8)))
+    elif mode == "P":
+        image = Image.fromarray((pixels[..., 0] != 9).astype(np.uint8))
+        image.putpalette([9, 9, 9, 130, 130, 130])
+    elif mode == "1":
+        image = Image.fromarray(pixels[..., 0] > 100)
+    else:
+        image = image.convert(mode)
+    decoded = images.decode(encoded(image, file_format, **options))
+    assert (decoded.pixels[:8, :8] == 255).all()
+    assert mode == "1" or abs(decoded.pixels[9:, 9:].astype(int) - 130).max() <= 3
+    assert "transparency put on white" in decoded.conversions
+
+
+def test_a_transparent_grey_of_sixteen_bits_becomes_white():
+    decoded = images.decode(encoded(Image.fromarray(WIDE), transparency=257))
+    np.testing.assert_array_equal(decoded.pixels[..., 0], [[0, 255, 255], [4, 255, 1]])
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr", "RGBX", "L", "1"])
+def test_tiff_of_every_colour_space(mode):
+    smooth = Image.linear_gradient("L").resize((24, 24)).convert("RGB")
+    decoded = images.decode(encoded(smooth.convert(mode), "TIFF"))
+    expected = np.asarray(smooth.convert(mode).convert("RGB"))
+    np.testing.assert_allclose(decoded.pixels.astype(int), expected.astype(int), atol=3)
+
+
+@pytest.mark.parametrize("file_format", ["AVIF", "HEIF"])
+def test_photos_of_phones(file_format):
+    if file_format not in Image.SAVE:
+        pytest.skip(f"this Pillow has no {file_format}")
+    smooth = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    decoded = images.decode(encoded(smooth, file_format, quality=95))
+    assert decoded.format == file_format
+    np.testing.assert_allclose(decoded.pixels, np.asarray(smooth), atol=12)
+
+
 TURNS = {
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -210,18 +296,6 @@ def test_random_bytes_never_crash_and_never_pass():
     for length in rng.integers(1, 300, 200):
         with pytest.raises(images.UnreadableImageError):
             images.decode(rng.bytes(length))
-
-
-def test_missing_and_forbidden_files_are_named_as_such(tmp_path, monkeypatch):
-    with pytest.raises(images.UnreadableImageError, match="cannot be read: No such file"):
-        images.read_bytes(tmp_path / "gone.png")
-
-    def refuse(path):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)  # mode bits do not stop root
-    with pytest.raises(images.UnreadableImageError, match="cannot be read: Permission denied"):
-        images.read_bytes(tmp_path / "locked.png")
 
 
 def test_looks_like_image_judges_by_content(tmp_path):

@@ -149,7 +149,7 @@ def test_cache_reads_each_image_once(closing):
 
 def test_cache_keeps_to_its_budget():
     one = 16 * 19 * 3  # 20 x 24 fitted to a short side of 16
-    fitted = loader.FittedImages(Photos(9), 16, "center", budget_mb=3.5 * one / 2**20)
+    fitted = loader.FittedImages(Photos(9), 16, "center", "antialias", budget_mb=3.5 * one / 2**20)
     for index in range(9):
         assert fitted[index][0].label == index
     assert len(fitted._kept) == 3 and fitted._used <= 3.5 * one
@@ -319,3 +319,24 @@ def test_wrong_arguments_are_named():
         data.eval_batches(Photos(3), config(), 8, 0)
     with pytest.raises(ValueError, match="process_index 2 is not below 2"):
         data.eval_batches(Photos(3), config(), 8, 2, 2, 2)
+
+
+@pytest.mark.parametrize("resize", ["published", "antialias"])
+def test_training_and_evaluation_bring_images_to_size_as_the_config_says(resize, closing):
+    expected = {
+        i: data.resize_and_crop(Photos(6)[i].pixels, 9, resize=resize) / 127.5 - 1 for i in range(6)
+    }
+    settings = config(resize=resize)
+    (evaluated,) = data.eval_batches(Photos(6), settings, 9, 6)
+    trained = next(closing(data.train_batches(Photos(6), settings, 9, 6, seed=0)))
+    for batch in (evaluated, trained):
+        for image, label in zip(batch["image"], batch["label"].tolist(), strict=True):
+            np.testing.assert_allclose(image, expected[label], atol=1e-6)
+
+
+def test_an_unknown_resize_is_refused_before_anything_is_read():
+    settings = config(resize="nearest")
+    with pytest.raises(ValueError, match=r"data\.resize='nearest'"):
+        data.train_batches(Photos(3), settings, 8, 2, seed=0)
+    with pytest.raises(ValueError, match=r"data\.resize='nearest'"):
+        data.eval_batches(Photos(3), settings, 8, 2)

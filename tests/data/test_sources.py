@@ -123,6 +123,7 @@ def test_other_tfds_data_sets(tmp_path):
 
 
 def test_tfrecord_data_sets_are_refused_with_advice(prepared):
+    (prepared / "manifest.json").unlink()  # as if it were someone else's
     info = prepared / "image_files/1.0.0/dataset_info.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
     with pytest.raises(ValueError, match="file_format=array_record"):
@@ -130,7 +131,7 @@ def test_tfrecord_data_sets_are_refused_with_advice(prepared):
 
 
 def test_missing_things_are_named(photos, prepared, tmp_path):
-    with pytest.raises(ValueError, match=r"no data given.*data\.folder=DIR.*prepare_data\.py"):
+    with pytest.raises(ValueError, match=r"no data given.*data\.folder=DIR.*prepare_data --folder"):
         data.open_source(config(), "train")
     with pytest.raises(ValueError, match="both a folder and a TFDS"):
         data.open_source(config(folder=str(photos), tfds_dir=str(prepared)), "train")
@@ -159,19 +160,22 @@ def test_batches_from_a_prepared_set(prepared):
     np.testing.assert_array_equal(batch["image"][1, 0, 0], [-1, 1, -1])
 
 
+@dataclasses.dataclass
+class Damaged:
+    records: object
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise RuntimeError("DATA_LOSS: chunk 1")
+        return self.records[index]
+
+
 def test_a_damaged_record_is_skipped_and_named(prepared):
     source = data.open_source(config(tfds_dir=str(prepared)), "train")
-
-    class Damaged:
-        def __len__(self):
-            return len(source.records)
-
-        def __getitem__(self, index):
-            if index == 1:
-                raise RuntimeError("DATA_LOSS: chunk 1")
-            return source.records[index]
-
-    damaged = dataclasses.replace(source, records=Damaged())
+    damaged = dataclasses.replace(source, records=Damaged(source.records))
     reading = types.SimpleNamespace(num_threads=1, num_workers=0, prefetch=1)
     batches = data.eval_batches(damaged, reading, 16, 3)
     (batch,) = batches

@@ -2,41 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from gpstoken_jax.data import transforms
+from gpstoken_jax.data.resize import RESIZES
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 91, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("shape", "side", "expected"),
-    [
-        ((60, 91), 30, (30, 45)),  # 45.5 is truncated
-        ((91, 60), 30, (45, 30)),
-        ((10, 13), 32, (32, 41)),  # enlarged
-        ((40, 40), 16, (16, 16)),
-    ],
-)
-def test_resize_short_side_gives_torchvision_sizes(shape, side, expected):
-    pixels = np.zeros((*shape, 3), np.uint8)
-    assert transforms.resize_short_side(pixels, side).shape == (*expected, 3)
-
-
-def test_resize_is_pillow_bilinear_with_antialiasing():
-    expected = np.asarray(Image.fromarray(PHOTO).resize((45, 30), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(transforms.resize_short_side(PHOTO, 30), expected)
-    stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[:, ::2] = 255
-    shrunk = transforms.resize_short_side(stripes, 16)[:, 2:-2]
-    assert np.abs(shrunk.astype(int) - 127).max() <= 2  # without antialiasing: 0 or 255
-
-
-@pytest.mark.parametrize(("height", "top"), [(10, 3), (11, 4), (9, 2), (13, 4)])
-def test_center_crop_rounds_half_to_even(height, top):
-    rows = np.broadcast_to(np.arange(height, dtype=np.uint8)[:, None, None], (height, 4, 3))
-    cut = transforms.center_crop(rows, 4)
-    assert cut.shape == (4, 4, 3) and cut[0, 0, 0] == top
 
 
 def test_random_crop_reaches_every_place_and_stays_inside():
@@ -56,12 +26,13 @@ def test_random_resized_crop_has_the_asked_share_of_the_area():
     assert all(x >= 0 and y >= 0 and x + w <= 640 and y + h <= 480 for x, y, w, h in boxes)
 
 
-def test_random_resized_crop_of_the_whole_image_is_a_resize():
+@pytest.mark.parametrize("resize", RESIZES)
+def test_random_resized_crop_of_the_whole_image_is_a_resize(resize):
     square = PHOTO[:60, :60]
-    cut = transforms.random_resized_crop(square, 24, (1.0, 1.0), np.random.default_rng(0))
+    cut = transforms.random_resized_crop(square, 24, (1.0, 1.0), np.random.default_rng(0), resize)
     assert cut.shape == (24, 24, 3)
     # Only aspect ratio 1 fits, so this is the fallback: the central square, here all of it.
-    np.testing.assert_array_equal(cut, transforms.resize_short_side(square, 24))
+    np.testing.assert_array_equal(cut, transforms.resize_to_cover(square, 24, resize))
 
 
 @pytest.mark.parametrize("crop", transforms.CROPS)
@@ -69,8 +40,10 @@ def test_random_resized_crop_of_the_whole_image_is_a_resize():
 def test_any_size_becomes_the_image_size(crop, shape):
     pixels = np.full((*shape, 3), 77, np.uint8)
     side = transforms.working_side(32, crop, (0.25, 1.0))
-    fitted = transforms.fit(pixels, side, crop)
-    cut = transforms.augment(fitted, 32, crop, (0.25, 1.0), True, False, np.random.default_rng(0))
+    fitted = transforms.fit(pixels, side, crop, "antialias")
+    cut = transforms.augment(
+        fitted, 32, crop, (0.25, 1.0), True, False, "antialias", np.random.default_rng(0)
+    )
     assert cut.shape == (32, 32, 3) and (cut == 77).all()
 
 
@@ -84,11 +57,13 @@ def test_flip_mirrors_half_of_the_images():
     ramp = np.broadcast_to(np.arange(8, dtype=np.uint8)[None, :, None], (8, 8, 3))
     rng = np.random.default_rng(0)
     firsts = [
-        int(transforms.augment(ramp, 8, "center", (1, 1), True, False, rng)[0, 0, 0])
+        int(transforms.augment(ramp, 8, "center", (1, 1), True, False, "antialias", rng)[0, 0, 0])
         for _ in range(400)
     ]
     assert set(firsts) == {0, 7} and 150 < firsts.count(7) < 250
-    assert transforms.augment(ramp, 8, "center", (1, 1), False, False, rng)[0, 0, 0] == 0
+    assert (
+        transforms.augment(ramp, 8, "center", (1, 1), False, False, "antialias", rng)[0, 0, 0] == 0
+    )
 
 
 def test_to_unit_range_is_exact_at_the_ends_and_monotonic():
@@ -106,27 +81,11 @@ def test_colours_come_in_every_order():
     pixels = np.zeros((8, 8, 3), np.uint8) + np.array([10, 20, 30], np.uint8)
     rng = np.random.default_rng(0)
     seen = {
-        tuple(transforms.augment(pixels, 8, "center", (1, 1), False, True, rng)[0, 0].tolist())
+        tuple(
+            transforms.augment(pixels, 8, "center", (1, 1), False, True, "antialias", rng)[
+                0, 0
+            ].tolist()
+        )
         for _ in range(100)
     }
     assert len(seen) == 6
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "expected"),
-    [
-        ((60, 91), (30, 30), (30, 45)),  # a square: as the short side is resized
-        ((91, 60), (30, 30), (45, 30)),
-        ((60, 91), (32, 64), (42, 64)),  # flatter than the image: the width decides
-        ((60, 91), (64, 32), (64, 97)),
-        ((100, 200), (32, 64), (32, 64)),
-        ((7, 9), (32, 64), (49, 64)),  # enlarged
-    ],
-)
-def test_resize_to_cover_covers_and_fits_one_side(shape, size, expected):
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    covering = transforms.resize_to_cover(pixels, size)
-    assert covering.shape == (*expected, 3)
-    if size[0] == size[1]:
-        np.testing.assert_array_equal(covering, transforms.resize_short_side(pixels, size[0]))
-    assert transforms.center_crop(covering, size).shape == (*size, 3)

@@ -14,6 +14,7 @@ from gpstoken_jax.evaluation.cells import (
     parse_sizes,
     parse_token_counts,
 )
+from gpstoken_jax.runtime.file_names import fold
 
 OWN = Dataset(HELD_OUT)
 
@@ -36,7 +37,16 @@ def test_a_larger_grid_finds_the_cells_of_a_smaller():
 def test_sizes_and_counts_that_are_not_given_are_the_models_own():
     (cell,) = make_grid([Path("runs/a b")], [OWN], [], [])
     assert cell.size is None and cell.num_tokens is None
-    assert cell.name == "a_b-held_out"  # fit for a directory
+    assert cell.name == "a b-held_out"
+
+
+def test_no_two_cells_share_a_directory():
+    """Whatever the names of data sets and runs; on disks that ignore case, too."""
+    names = ["b-c", "c", "B-c", "x/y", "x_y", "..", "con", "a:b", "é", "e\u0301", "", "."]
+    grid = make_grid([Path("r/a"), Path("r/a-b"), Path("r/A")], list(map(Dataset, names)), [], [])
+    found = [cell.name for cell in grid]
+    assert len({fold(name) for name in found}) == len(grid) == 36
+    assert not any("/" in name or name in ("", ".", "..") for name in found)
 
 
 def test_checkpoints_of_one_name_are_told_apart():
@@ -54,6 +64,13 @@ def test_patterns_of_checkpoints(tmp_path):
     assert [path.name for path in found] == ["c", "a", "b"]
     with pytest.raises(ValueError, match=r"no directory is called .*/d\*"):
         find_checkpoints([f"{tmp_path}/d*"])
+
+
+@pytest.mark.parametrize("name", ["[ab]", "run*", "r?n", "a b", "[", "**"])
+def test_a_path_that_is_there_is_no_pattern(tmp_path, name):
+    for other in (name, "a", "runs", "ran"):
+        (tmp_path / other).mkdir()
+    assert [path.name for path in find_checkpoints([f"{tmp_path}/{name}"])] == [name]
 
 
 def test_sizes():

@@ -1,7 +1,6 @@
 """The report stands alone, shows exactly what it was given, and appears whole or not at all."""
 
 import base64
-import dataclasses
 import hashlib
 import io
 import re
@@ -11,25 +10,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpstoken_jax.evaluation.report import (
-    FOCUS_NOTE,
-    MAP_NOTE,
-    ReportSummary,
-    make_row,
-    map_figures,
-    unfocused_figures,
-    write_report,
-)
+from gpstoken_jax.evaluation.measurement import Outcome
+from gpstoken_jax.evaluation.pages import FOCUS_NOTE, MAP_NOTE, draw_photo, report_page
+from gpstoken_jax.runtime.files import open_new
 from gpstoken_jax.tokens.visualize import draw_error, draw_gaussians, to_uint8, token_colours
 
 MODEL = {"lpips": 0.25, "psnr": 23.456, "ssim": 0.7004}
 BASELINE = {"lpips": 0.20, "psnr": 21.2, "ssim": 0.7}
-SUMMARY = ReportSummary(
-    title="Tiny & <small>",
-    methods={"GPSToken": MODEL, "Bicubic": BASELINE},
-    protocol={"Images": 2, "Rounding": "to 8 bits", "Commit": "<none>"},
-    lead="64 tokens",
-)
+SUMMARY = {
+    "title": "Tiny & <small>",
+    "methods": {"GPSToken": MODEL, "Bicubic": BASELINE},
+    "protocol": {"Images": 2, "Rounding": "to 8 bits", "Commit": "<none>"},
+    "lead": "64 tokens",
+}
+
+
+def write_report(path, summary, photos):
+    """Writes a page as the run does."""
+    path.parent.mkdir(exist_ok=True)
+    page = report_page(**summary, photos=photos)
+    with open_new(path) as file:
+        file.writelines(page)
+    return path
 
 
 class _Page(HTMLParser):
@@ -68,8 +70,17 @@ def photo():
     return image, reconstruction, baseline, geometry, geometry[:, [1, 0, 2, 4, 3]]
 
 
-def _row(name, photo, metrics=MODEL, baseline_metrics=BASELINE):
-    return make_row(name, *photo, metrics, baseline_metrics, baseline_name="Bicubic")
+def _outcomes(photo, metrics=MODEL, baseline_metrics=BASELINE, **tokens):
+    _, reconstruction, baseline, initial, refined = photo
+    tokens = {"initial": initial, "refined": refined, **tokens}
+    return {
+        "model": Outcome(reconstruction, metrics, tokens),
+        "bicubic": Outcome(baseline, baseline_metrics, {}),
+    }
+
+
+def _row(name, photo, *metrics):
+    return draw_photo(name, photo[0], _outcomes(photo, *metrics), maps=False)
 
 
 def _read(path) -> _Page:
@@ -96,8 +107,11 @@ def test_only_its_own_script_may_run(tmp_path, photo):
     html = write_report(tmp_path / "r.html", SUMMARY, [_row("a.png", photo)]).read_text("utf-8")
     (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'; " in html
-    assert f"script-src 'sha256-{digest}'\"" in html
+    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    of_style = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; " in html
+    assert f"style-src 'sha256-{of_style}'; script-src 'sha256-{digest}'\"" in html
+    assert "unsafe" not in html and " style=" not in re.sub('base64,[^"]*', "", html)
 
 
 def test_pictures_are_the_ones_given(tmp_path, photo):
@@ -135,30 +149,24 @@ def test_a_focus_and_maps_add_figures(tmp_path, photo):
     inside = np.zeros(image.shape[:2], bool)
     inside[:8, :8] = True
     local = {"psnr": 20.0, "psnr_inside": 18.0, "psnr_outside": 25.5}
-    more = unfocused_figures(image, reconstruction, initial, refined, local, inside)
     feature_map = np.random.default_rng(0).normal(size=(6, 8, 4))
-    row = make_row(
-        "a.png",
-        *photo,
-        MODEL,
-        BASELINE,
-        baseline_name="Bicubic",
-        inside=inside,
-        more=more + map_figures(refined, feature_map),
-    )
-    summary = dataclasses.replace(SUMMARY, notes=(MAP_NOTE, FOCUS_NOTE))
+    outcomes = _outcomes(photo, feature_map=feature_map)
+    before = Outcome(reconstruction, local, {"initial": initial, "refined": refined})
+    row = draw_photo("a.png", image, outcomes | {"unfocused": before}, inside=inside)
+    summary = SUMMARY | {"notes": (MAP_NOTE, FOCUS_NOTE)}
     page = _read(write_report(tmp_path / "r.html", summary, [row]))
     kinds = [image["alt"].removesuffix(": a.png") for image in page.images[6:]]
-    assert kinds == [figure.caption for figure in row.more]
+    assert kinds == [figure.caption for figure in row.figures[6:]]
     assert kinds[3:] == ["Token density", "Feature map"]
     text = "PSNR 20.00 dB · PSNR in the focus 18.00 dB · PSNR outside it 25.50 dB"
     assert f"Reconstruction without the focus {text}" in page.text
     assert FOCUS_NOTE in page.text and MAP_NOTE in page.text
     plain = _row("a.png", photo)
-    for outlined, before in ((row.initial, plain.initial), (row.refined, plain.refined)):
-        changed = (outlined != before).any(-1)
-        assert changed[: outlined.shape[0] // 3, : outlined.shape[1] // 4].any()
-        assert not changed[outlined.shape[0] // 3 :].any()
+    for outlined, before in zip(row.figures[1:3], plain.figures[1:3], strict=True):
+        changed = (outlined.picture != before.picture).any(-1)
+        height, width = changed.shape
+        assert changed[: height // 3, : width // 4].any()
+        assert not changed[height // 3 :].any()
 
 
 def test_small_pictures_show_their_pixels(tmp_path, photo):
@@ -194,12 +202,12 @@ def test_better_and_worse_are_told_apart(tmp_path):
 
 
 def test_a_model_alone_and_metrics_left_out(tmp_path, photo):
-    alone = ReportSummary("Alone", {"GPSToken": {"psnr": 20.0}}, {})
+    alone = {"title": "Alone", "methods": {"GPSToken": {"psnr": 20.0}}, "protocol": {}}
     text = _read(
         write_report(tmp_path / "a.html", alone, [_row("a", photo, {"psnr": 20.0}, {})])
     ).text
     assert "against" not in text and "LPIPS" not in text
-    partial = ReportSummary("Partial", {"A": MODEL, "B": {"psnr": 30.0}}, {})
+    partial = SUMMARY | {"methods": {"A": MODEL, "B": {"psnr": 30.0}}}
     text = _read(write_report(tmp_path / "b.html", partial, [])).text
     assert "B 30.00 – –" in text and "−6.54 dB against B" in text
 
@@ -220,5 +228,5 @@ def test_a_failure_leaves_the_older_report(tmp_path, photo):
 
 def test_a_report_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one method"):
-        write_report(tmp_path / "r.html", ReportSummary("t", {}, {}), [])
+        write_report(tmp_path / "r.html", SUMMARY | {"methods": {}}, [])
     assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from gpstoken_jax.evaluation.report import ReportSummary, make_row, write_report
-from gpstoken_jax.evaluation.report.curves import Series
-from gpstoken_jax.evaluation.report.overview import CellLink, Example, Overview, write_overview
+from gpstoken_jax.evaluation.measurement import Outcome
+from gpstoken_jax.evaluation.pages import Figure, Photo, draw_photo, overview_page, report_page
+from gpstoken_jax.evaluation.results import CellResult
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 QUIET = (
@@ -107,21 +107,22 @@ def report(tmp_path_factory):
     rng = np.random.default_rng(0)
     image, made, baseline = rng.uniform(-1, 1, (3, 24, 32, 3)).astype(np.float32)
     geometry = np.array([[0.2, 0.3, 0.1, -0.5, 0], [0.1, 0.1, 0, 0.5, 0.5]], np.float32)
-    row = make_row(
-        '<b>"a".png',
-        image,
-        made,
-        baseline,
-        geometry,
-        geometry,
-        methods["GPSToken"],
-        methods["Bicubic"],
-        baseline_name="Bicubic",
+    outcomes = {
+        "model": Outcome(made, methods["GPSToken"], {"initial": geometry, "refined": geometry}),
+        "bicubic": Outcome(baseline, methods["Bicubic"], {}),
+    }
+    row = draw_photo('<b>"a".png', image, outcomes, maps=False)
+    page = report_page(
+        title="Test",
+        methods=methods,
+        protocol={},
+        published=True,
+        photos=[row],
+        examples=[row._replace(tag="best")],
     )
     path = tmp_path_factory.mktemp("report") / "report.html"
-    return write_report(
-        path, ReportSummary("Test", methods, {}, published=True), [row], [("best", row)]
-    )
+    path.write_bytes(b"".join(page))
+    return path
 
 
 def test_a_report_opens_without_errors(report, tmp_path):
@@ -146,24 +147,26 @@ def test_tables_sort_and_sliders_slide(report, tmp_path):
 
 def test_an_overview_has_curves_and_sliders(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    example = Example("worst", "a.png", {"Original": picture, "Reconstruction": picture}, {})
-    rows = [((f"run {i}", "GPSToken"), {"psnr": 20.0 + i, "lpips": 0.3 - i / 10}) for i in (0, 1)]
-    points = {32: {"psnr": 20.0, "lpips": 0.3}, 64: {"psnr": 21.0, "lpips": 0.2}}
-    overview = Overview(
-        title="Grid",
-        headings=["run", "method"],
-        rows=rows,
-        compared=[(), ()],
-        series=[Series("GPSToken", 0, points), Series("JPEG", 0, points, dashed=True)],
-        protocol={"rounding": "round"},
-        cells=[CellLink("run 0", "cells/0/report.html", [example])],
-        failures={"run 2": "no <config>"},
-    )
-    dom, console = act_on(write_overview(tmp_path / "report.html", overview), tmp_path)
+    figures = [Figure(text, picture, True, {}, True) for text in ("Original", "Reconstruction")]
+    example = Photo("a.png", figures, tag="worst")
+
+    def cell(run, tokens, psnr):
+        protocol = {"checkpoint": run, "data_name": "x", "size": "8", "num_tokens": tokens}
+        metrics = {"model": {"psnr": psnr, "lpips": psnr / 100}}
+        return CellResult(
+            f"{run}-{tokens}", "GPSToken", run, {"metrics": metrics, "protocol": protocol}
+        )
+
+    failed = CellResult("c", "c", error="no <config>")
+    results = [cell("a", 32, 20.0), cell("a", 64, 21.0), cell("b", 32, 22.0), failed]
+    path = tmp_path / "report.html"
+    path.write_bytes(b"".join(overview_page(results, {"a-32": [example]})))
+    dom, console = act_on(path, tmp_path)
     seen = seen_in(dom)
     assert console == [] and seen["problems"] == []
     assert seen["curves"] == 2 and seen["broken"] == 0
-    assert seen["ascending"] == ["20.00", "21.00"]
+    assert seen["ascending"] == ["20.00", "21.00", "22.00"]
+    assert "no &lt;config&gt;" in dom
 
 
 def test_an_error_would_be_noticed(report, tmp_path):

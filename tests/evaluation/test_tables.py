@@ -2,17 +2,20 @@
 
 import csv
 import io
-from pathlib import Path
 
+from gpstoken_jax.evaluation.pages import rate_series
 from gpstoken_jax.evaluation.results import CellResult
-from gpstoken_jax.evaluation.summary import (
+from gpstoken_jax.evaluation.run import Run
+from gpstoken_jax.evaluation.subjects import Settings
+from gpstoken_jax.evaluation.tables import (
     common_protocol,
     failures,
     markdown_page,
-    rate_series,
-    write_summary,
+    table_rows,
+    to_csv,
+    to_text,
 )
-from gpstoken_jax.evaluation.tables import table_rows, to_csv, to_markdown, to_text
+from gpstoken_jax.runtime.outputs import open_output
 
 
 def cell(run, tokens, psnr, size="64 x 64"):
@@ -34,10 +37,10 @@ def cell(run, tokens, psnr, size="64 x 64"):
         "definitions": {"psnr": "in dB"},
         "seconds": 1.5,
     }
-    return CellResult(f"{run}-{tokens}", f"GPSToken, {tokens} tokens", Path("c"), summary)
+    return CellResult(f"{run}-{tokens}", f"GPSToken, {tokens} tokens", "c", summary)
 
 
-FAILED = [CellResult(f"c-{n}", "c", Path("c"), error="no readable config.json") for n in (32, 64)]
+FAILED = [CellResult(f"c-{n}", "c", "c", error="no readable config.json") for n in (32, 64)]
 RESULTS = [cell("a", 32, 23.456), cell("a", 64, 25.0), cell("b", 32, 24.0), *FAILED]
 
 
@@ -61,7 +64,7 @@ def test_the_table_has_what_tells_rows_apart():
 
 
 def test_markdown_is_a_table_and_says_what_failed():
-    page = markdown_page(RESULTS, to_markdown(*table_rows(RESULTS)))
+    page = markdown_page(RESULTS)
     assert "| runs/a | GPSToken, 64 tokens | 1344 | 2688 | 25.00 | 0.200 |" in page
     assert "- rounding: round" in page and "- psnr: in dB" in page
     assert "- b-32: checkpoint runs/b; num tokens 32" in page
@@ -72,10 +75,11 @@ def test_markdown_is_a_table_and_says_what_failed():
 
 
 def test_a_grid_that_failed_whole_has_its_files(tmp_path):
-    summary = write_summary(tmp_path, FAILED)
-    assert "no readable config.json" in summary.page.read_text("utf-8")
-    assert "no readable config.json" in summary.markdown.read_text("utf-8")
-    assert len(summary.csv.read_text("utf-8").splitlines()) == 3
+    with open_output(tmp_path / "eval", "evaluation", {}) as output:
+        Run(output.directory, output, Settings()).write_summary(FAILED)
+    for name in ("report.html", "results.md"):
+        assert "no readable config.json" in (output.directory / name).read_text("utf-8")
+    assert len((output.directory / "results.csv").read_text("utf-8").splitlines()) == 3
 
 
 def test_text_is_aligned():
@@ -90,7 +94,7 @@ def test_what_cells_have_in_common():
         "size": "64 x 64",
         "rounding": "round",
     }
-    assert failures(RESULTS) == {"no readable config.json": ["c-32", "c-64"]}
+    assert failures(RESULTS) == {"c-32, c-64": "no readable config.json"}
 
 
 def test_rate_curves_have_a_line_for_every_run_and_one_for_equal_baselines():
@@ -100,3 +104,22 @@ def test_rate_curves_have_a_line_for_every_run_and_one_for_equal_baselines():
     assert series[0].line("psnr") == [(32, 23.0), (64, 25.0)]
     assert [one.dashed for one in series] == [False, True, False]
     assert len({one.colour for one in series}) == 3
+
+
+NASTY = "=1+1|<b>\x1b[2Jx\ny`*_[a](b)"
+
+
+def test_names_from_files_change_nothing_around_them():
+    """In all four forms a name stays one cell, without markup, formula or control characters."""
+    result = cell(NASTY, 32, 20.0)
+    named = CellResult(NASTY, NASTY, "c", result.summary)
+    failed = CellResult(NASTY, NASTY, "c", error=NASTY)
+    results = [named, cell("b", 32, 21.0), failed]
+    for line in csv.reader(io.StringIO(to_csv(results))):
+        assert not any(field.startswith("=") or "\x1b" in field for field in line)
+    page = markdown_page(results)
+    assert "<b>" not in page and "\x1b" not in page and "](b)" not in page.replace("\\](b)", "")
+    table = page.split("\n\n")[1].splitlines()[2:]
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    text = to_text(*table_rows(results))
+    assert "\x1b" not in text and len(text.splitlines()) == 1 + 2 * 2

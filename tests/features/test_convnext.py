@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from gpstoken_jax.features import torch_names
 from gpstoken_jax.features.convnext import (
     ConvNeXtSmall,
     convnext_logits,
     convnext_perceptual,
-    load_convnext,
     prepare_images,
 )
 from gpstoken_jax.features.resize import resize_antialiased
+from gpstoken_jax.weights import networks
 from tests.recipe_weights import SEEDS, recipe_state_dict
 
 
@@ -37,12 +36,10 @@ def other(target):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    shapes = torch_names.variable_shapes(ConvNeXtSmall(), image)
-    expected = {torch_names.torch_name(k): torch_names.torch_shape(k, s) for k, s in shapes.items()}
+    expected = networks.torch_shapes(ConvNeXtSmall(), 224)
     path = tmp_path_factory.mktemp("convnext") / "convnext.safetensors"
     save_file(recipe_state_dict(SEEDS["convnext"], expected), path)
-    weights = load_convnext(path)
+    weights = networks.load_convnext(path)
     path.unlink()  # 200 MB
     return weights
 
@@ -108,9 +105,9 @@ def test_the_loss_function_is_that_loss(outcome, weights, target, other):
 
 def test_missing_and_wrong_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"published by torchvision .*0c510722\.pth"):
-        load_convnext(tmp_path / "none.pth")
+        networks.load_convnext(tmp_path / "none.pth")
     save_file(
         {"features.0.0.weight": np.zeros((96, 3, 4, 4), np.float32)}, tmp_path / "a.safetensors"
     )
     with pytest.raises(ValueError, match="torchvision's ConvNeXt-small: 343 missing"):
-        load_convnext(tmp_path / "a.safetensors")
+        networks.load_convnext(tmp_path / "a.safetensors")

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gpstoken_jax.features import torch_names
 from gpstoken_jax.features.inception import (
     inception_outputs,
     inception_perceptual,
-    load_inception,
     prepare_images,
 )
 from gpstoken_jax.features.inception_network import InceptionV3
 from gpstoken_jax.features.resize import resize_tensorflow1
+from gpstoken_jax.weights import networks
 from tests.recipe_weights import SEEDS, recipe_state_dict
 
 
@@ -38,9 +37,7 @@ def pair(images):
 
 @pytest.fixture(scope="module")
 def weight_file(tmp_path_factory) -> Path:
-    image = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
-    shapes = torch_names.variable_shapes(InceptionV3(), image)
-    expected = {torch_names.torch_name(k): torch_names.torch_shape(k, s) for k, s in shapes.items()}
+    expected = networks.torch_shapes(InceptionV3(), 299)
     path = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     save_file(recipe_state_dict(SEEDS["inception"], expected), path)
     return path
@@ -48,7 +45,7 @@ def weight_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(weight_file):
-    return load_inception(weight_file)
+    return networks.load_inception(weight_file)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +145,7 @@ def test_pairs_have_one_shape(weights, pair):
 
 def test_missing_file_says_where_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"weights-inception-2015-12-05-6726825d\.pth"):
-        load_inception(tmp_path / "none.pth")
+        networks.load_inception(tmp_path / "none.pth")
 
 
 def test_another_network_is_refused(weight_file, tmp_path):
@@ -157,4 +154,4 @@ def test_another_network_is_refused(weight_file, tmp_path):
     tensors["fc.bias"] = tensors["fc.bias"][:1000]
     save_file(tensors, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"FID version: 1 of another shape \(fc\.bias \(1000,\)"):
-        load_inception(tmp_path / "other.safetensors")
+        networks.load_inception(tmp_path / "other.safetensors")

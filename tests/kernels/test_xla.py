@@ -54,6 +54,23 @@ def test_memory_does_not_grow_with_tokens_times_pixels():
     assert many - few < one_weight_each / 50
 
 
+@pytest.mark.parametrize(
+    ("tokens", "size", "tiled"),
+    [
+        (5, (30, 20), False),  # a block is larger than all tokens
+        (20, (64, 64), False),
+        (5, (3000, 200), True),  # too many pairs to hold
+        (64, (32, 32), True),
+        (256, (16, 16), True),
+        (64, (64, 64), True),
+        (256, (64, 64), True),
+        (4096, (256, 256), True),
+    ],
+)
+def test_tiles_only_where_they_take_no_more_pairs_than_there_are(tokens, size, tiled):
+    assert xla.tiles_save_work(tokens, size) is tiled
+
+
 # XLA's CPU compiler (JAX 0.12) once refused these: a single tile with several token blocks.
 @pytest.mark.parametrize("size", [(16, 16), (8, 8)])
 def test_a_single_tile_with_several_blocks_compiles(size):

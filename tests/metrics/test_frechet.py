@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpstoken_jax.features.vgg import vgg_features, vgg_perceptual
-from gpstoken_jax.features.weights import load_lpips
 from gpstoken_jax.metrics.frechet import (
     FeatureMoments,
     FeatureStatistics,
@@ -18,7 +17,9 @@ from gpstoken_jax.metrics.frechet import (
     few_samples_warning,
     frechet_distance,
 )
-from gpstoken_jax.metrics.frechet_files import StatisticsError, load_statistics, save_statistics
+from gpstoken_jax.runtime.files import DamagedFileError
+from gpstoken_jax.weights.networks import load_lpips
+from gpstoken_jax.weights.statistics import StatisticsError, load_statistics, save_statistics
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +170,26 @@ def test_files_come_back_and_have_the_common_layout(tmp_path):
         load_statistics(path, "frechet_vgg16")
 
 
+def test_any_flipped_bit_is_noticed(tmp_path):
+    """Every bit of the end, where the seal is, and some of all others; also a file cut short."""
+    path = tmp_path / "reference.npz"
+    save_statistics(path, {"frechet_vgg16": _gaussian(512, 500)})
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    bits = [8 * len(data) - 1 - i for i in range(0, 8 * 120, 3)]
+    bits += rng.integers(0, 8 * len(data), 80).tolist()
+    for bit in bits:
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises((StatisticsError, DamagedFileError), match="reference"):
+            load_statistics(path, "frechet_vgg16")
+    for length in (len(data) - 1, len(data) - 90, len(data) // 2):
+        path.write_bytes(data[:length])
+        with pytest.raises((StatisticsError, DamagedFileError), match="reference"):
+            load_statistics(path, "frechet_vgg16")
+
+
 def test_files_of_other_tools(tmp_path):
     gaussian = _gaussian(2048)
     np.savez(tmp_path / "fid.npz", mu=gaussian.mean, sigma=gaussian.covariance, arr_0=np.zeros(3))
@@ -183,7 +204,10 @@ def test_files_of_other_tools(tmp_path):
     ("arrays", "message"),
     [
         ({"mu": np.zeros(512), "sigma": np.eye(512)}, r"fid has 2048 features, but mu is \(512,\)"),
-        ({"mu": np.array([{}], dtype=object), "sigma": np.eye(2)}, r"is not an \.npz file of stat"),
+        (
+            {"mu": np.array([{}], dtype=object), "sigma": np.eye(2)},
+            "arrays of type object are not",
+        ),
     ],
 )
 def test_files_with_something_else(tmp_path, arrays, message):
@@ -196,10 +220,10 @@ def test_files_that_are_no_statistics(tmp_path):
     path = tmp_path / "bad.npz"
     for content in (b"", b"hello", b"PK\x03\x04 and nothing"):
         path.write_bytes(content)
-        with pytest.raises(StatisticsError, match=r"bad\.npz is not"):
+        with pytest.raises(StatisticsError, match=r"bad\.npz is damaged or not a \.npz file"):
             load_statistics(path, "fid")
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(StatisticsError, match="holds one array"):
+    with pytest.raises(StatisticsError, match=r"one\.npy is damaged or not"):
         load_statistics(tmp_path / "one.npy", "fid")
     with pytest.raises(FileNotFoundError, match="no statistics file"):
         load_statistics(tmp_path / "none.npz", "fid")

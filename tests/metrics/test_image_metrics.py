@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
+from gpstoken_jax.metrics.catalogue import METRICS
 from gpstoken_jax.metrics.image import (
-    METRIC_DEFINITIONS,
     PIXEL_METRICS,
     Mean,
     accumulate,
     compute_means,
     dataset_psnr,
     image_metrics,
+    local_psnr,
     merge_means,
     psnr,
     ssim,
@@ -109,7 +110,7 @@ def test_psnr_of_a_set_is_ruled_by_its_worst_image(pairs):
 
 
 def test_every_metric_is_defined_and_unknown_ones_are_named(pairs):
-    assert set(PIXEL_METRICS) <= METRIC_DEFINITIONS.keys()
+    assert set(PIXEL_METRICS) <= METRICS.keys()
     images = jnp.asarray(pairs[0])
     with pytest.raises(ValueError, match="metric 'ms_ssim' is unknown; there are psnr"):
         image_metrics(images, images, metrics=("psnr", "ms_ssim"))
@@ -206,3 +207,12 @@ def test_means_of_different_metrics_do_not_merge():
 def test_the_mean_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no images"):
         compute_means(accumulate({}, {"psnr": np.zeros(0)}))
+
+
+def test_local_psnr_is_that_of_the_pixels():
+    image = np.zeros((1, 4, 8, 3), np.float32)
+    inside = np.broadcast_to(np.arange(8) < 4, (4, 8))
+    other = image + np.where(inside, 0.2, 0.02)[..., None].astype(np.float32)
+    near, far = local_psnr(image, other, inside, "none")
+    np.testing.assert_allclose([near[0], far[0]], [20, 40], atol=1e-3)
+    np.testing.assert_allclose(local_psnr(image, image, inside, "none"), 100)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from gpstoken_jax.configs import common, gpstoken_l256, gpstoken_m128, gpstoken_s64
 from gpstoken_jax.model.encoder import refine_geometry
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
-from gpstoken_jax.weights.tokenizer_table import from_torch, to_torch
+from gpstoken_jax.weights.published import tokenizer_table
 
 CASES = {"case_n1": ["astronaut_c"], "case_n2": ["chelsea", "lowtex_china_sky"]}
 
@@ -41,7 +41,7 @@ def model(config):
 
 @pytest.fixture(scope="module")
 def params(tensors, config):
-    return from_torch(tensors, config)
+    return tokenizer_table(config).from_torch(tensors)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_gradients_are_the_published_ones(
 
     value, grads = jax.value_and_grad(loss)(params)
     np.testing.assert_allclose(value, golden["case_n1/grad/loss"][0], rtol=1e-5)
-    by_key = to_torch(jax.device_get(grads), config)
+    by_key = tokenizer_table(config).to_torch(jax.device_get(grads))
     stored = [key for key in golden.files if key.startswith("case_n1/grad/")]
     for name in (key.removeprefix("case_n1/grad/") for key in stored):
         if name in by_key:
@@ -133,7 +133,9 @@ def test_full_size_parameters_are_those_of_the_release(config, name, golden_dir)
     config = config.get_config().model
     shapes = jax.eval_shape(lambda key: init_params(GPSToken(config), key), jax.random.key(0))
     zeros = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), shapes)
-    ours = {key: list(value.shape) for key, value in to_torch(zeros, config).items()}
+    ours = {
+        key: list(value.shape) for key, value in tokenizer_table(config).to_torch(zeros).items()
+    }
     assert ours == published
     used = {key: shape for key, shape in published.items() if "temb_proj" not in key}
     count = sum(int(np.prod(shape)) for shape in used.values())
@@ -153,7 +155,7 @@ def test_wrong_shapes_are_named(model, params):
 
 def test_bfloat16_compute_stays_close(tensors, photos, golden, config):
     config = config.copy_and_resolve_references()
-    params = from_torch(tensors, config)
+    params = tokenizer_table(config).from_torch(tensors)
     config.dtype = "bfloat16"
     tokens = GPSToken(config).apply(
         params,

@@ -9,7 +9,6 @@ from gpstoken_jax.partition.focus import (
     box_strength,
     focus_bias,
     focus_mask,
-    local_psnr,
     parse_focus,
     parse_focuses,
     read_strength_map,
@@ -112,12 +111,3 @@ def test_inside_and_outside():
         focus_mask(np.zeros((4, 4)))
     with pytest.raises(ValueError, match="whole image"):
         focus_mask(np.ones((4, 4)))
-
-
-def test_local_psnr_is_that_of_the_pixels():
-    image = np.zeros((1, 4, 8, 3), np.float32)
-    inside = focus_mask(box_strength((4, 8), [LEFT_HALF], [1]))
-    other = image + np.where(inside, 0.2, 0.02)[..., None].astype(np.float32)
-    near, far = local_psnr(image, other, inside, "none")
-    np.testing.assert_allclose([near[0], far[0]], [20, 40], atol=1e-3)
-    np.testing.assert_allclose(local_psnr(image, image, inside, "none"), 100)

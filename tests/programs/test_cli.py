@@ -45,6 +45,16 @@ def test_help_of_every_program(name):
         assert "train.batch_size  int  (default: 16)\n      Images a step" in result.stdout
 
 
+@pytest.mark.parametrize("program", ["train.py", "eval.py"])
+def test_help_imports_no_jax(program):
+    code = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print('jax' in sys.modules)"
+    )
+    assert _run("-c", code, program).stdout.endswith("False\n")
+
+
 def test_help_shows_the_values_of_the_config_that_is_named():
     text = _run("train.py", "--config=configs/tiny.py", "--help").stdout
     assert "model.image_size  int  (default: 64)" in text

@@ -21,11 +21,11 @@ from skimage import data as photos
 from gpstoken_jax.configs import tiny
 from gpstoken_jax.data import eval_batches, open_source
 from gpstoken_jax.partition.images import partition_images
-from gpstoken_jax.programs.conversion import import_weights
-from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
+from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokensError, open_tokens
-from gpstoken_jax.tokens.coding import BatchDecoder, BatchEncoder
-from gpstoken_jax.weights.tokenizer_table import used_specs
+from gpstoken_jax.training.conversion import import_weights
+from gpstoken_jax.weights.published import tokenizer_table
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 240
@@ -55,8 +55,8 @@ def run_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("weights")
     config, rng = tiny.get_config("smoke"), np.random.default_rng(0)
     tensors = {
-        key: rng.normal(0, 0.2, spec.shape).astype(np.float32)
-        for key, spec in used_specs(config.model).items()
+        key: rng.normal(0, 0.2, shape).astype(np.float32)
+        for key, shape in tokenizer_table(config.model).used.items()
     }
     save_file(tensors, root / "weights.safetensors")
     import_weights(root / "weights.safetensors", config, root / "run")
@@ -108,7 +108,7 @@ def test_every_readable_image_is_there_with_what_is_known_of_it(encoded, folder)
 def test_stored_tokens_are_the_models_to_the_bit(encoded, run_dir, folder):
     """With the same batches, float32 storage changes nothing: neither tokens nor images."""
     output, _ = encoded
-    tokens, tokenizer = open_tokens(output), load_tokenizer(run_dir)
+    tokens, tokenizer = open_tokens(output), Tokenizer.from_pretrained(run_dir)
     config = tokenizer.config
     config.data.folder, config.partition.num_tokens = str(folder), TOKENS
     encode, decode = (
@@ -149,8 +149,8 @@ def test_a_killed_run_goes_on_where_it_was(encoded, run_dir, folder, env, tmp_pa
     assert 2 <= len(before) < 31
     with pytest.raises(TokensError, match="has not finished"):
         open_tokens(tmp_path)
-    # What a crash of the machine itself may leave: a file that was being written.
-    (tmp_path / "tokens-0000-of-0001-000030.tmp").write_bytes(b"half")
+    # What a kill in the middle of a file leaves.
+    (tmp_path / f".tokens{TEMPORARY_SUFFIX}").write_bytes(b"half")
     result = _run(_encode(run_dir, folder, tmp_path), env)
     assert result.returncode == 0, result.stderr
     assert f"{len(before)} of 31 shards are there already" in result.stdout
@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_where_it_was(encoded, run_dir, folder, env, tmp_pa
     assert json.loads((tmp_path / "index.json").read_text()) == json.loads(
         (whole / "index.json").read_text()
     )
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(f".*{TEMPORARY_SUFFIX}"))
 
 
 def test_decode_restores_images_and_names(encoded, run_dir, env, tmp_path):
@@ -176,7 +176,7 @@ def test_decode_restores_images_and_names(encoded, run_dir, env, tmp_path):
         )
         assert results[rounding].returncode == 0, results[rounding].stderr
     assert "240/240 images" in results["round"].stdout
-    tokens, tokenizer = open_tokens(output), load_tokenizer(run_dir)
+    tokens, tokenizer = open_tokens(output), Tokenizer.from_pretrained(run_dir)
     example = tokens[5]
     decode = jax.jit(lambda *a: tokenizer.model.apply(*a, method="decode"))
     image = np.asarray(decode(tokenizer.params, example.tokens[None].repeat(BATCH, 0)))[0]
@@ -242,16 +242,16 @@ def test_a_pickled_data_set_reads_the_same(encoded):
 
 @pytest.mark.parametrize("count", [1, 7, 1024])
 def test_any_number_of_tokens_with_one_set_of_weights(count, run_dir):
-    """A 256 x 256 image has room for 1024; the weights do not depend on it."""
-    tokenizer = load_tokenizer(run_dir)
-    image = photos.astronaut()[None, 128:384, 128:384] / np.float32(127.5) - 1
-    made = BatchEncoder(tokenizer, count)(image)
-    tokens = np.concatenate([made["geometry"], made["features"]], axis=-1)
-    assert tokens.shape == (1, count, 21)
+    """A 256 x 256 image has room for 1024; the weights do not depend on it, nor on its size."""
+    tokenizer = Tokenizer.from_pretrained(run_dir)
+    tokenizer.config.model.image_size = 256
+    image = photos.astronaut()[128:384, 128:384]
+    tokens = tokenizer.encode(image, num_tokens=count)
+    assert tokens.shape == (count, 21)
     assert np.isfinite(tokens).all()
-    assert np.isfinite(BatchDecoder(tokenizer)(tokens)).all()
+    assert np.isfinite(tokenizer.decode(tokens)).all()
     with pytest.raises(ValueError, match="num_tokens must be from 1 to 1024"):
-        BatchEncoder(tokenizer, 1025)(image)
+        tokenizer.encode(image, num_tokens=1025)
 
 
 def test_mistakes_are_named_in_one_line(encoded, run_dir, folder, env, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
-from gpstoken_jax.metrics.frechet_files import load_statistics
+from gpstoken_jax.weights.statistics import load_statistics
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--nolpips", "--nofrechet", "--baselines=bicubic")
@@ -122,7 +122,7 @@ def test_what_changed_is_measured_again(runs, folder, evaluate, tmp_path):
         assert (words or "measured again") in said or words is None
     shutil.copy(mine / "coffee_0.png", mine / "chelsea_0.png")
     code, said, _ = evaluate(*flags, "--eval.rounding=truncate")
-    assert code == 0 and "measured again, since data crc32 was" in said
+    assert code == 0 and "measured again, since data fingerprint was" in said
 
 
 def test_two_processes_measure_what_one_does(runs, folder, start, evaluate, tmp_path):
@@ -199,21 +199,22 @@ MISTAKES = {
     "no gone.pth": ["--checkpoint=a", "--inception_file=gone.pth"],
     "no statistics file gone.npz": ["--checkpoint=a", "--reference=gone.npz"],
     "for one data set": ["--checkpoint=a", "--save_statistics=s", "--resolution=32,64"],
-    "no readable config.json": ["--checkpoint=a"],
+    "is there and not of this program": ["--checkpoint=a", "--save_statistics=README.md"],
+    "there is no a": ["--checkpoint=a"],
 }
 TRY_ALL = """
 import json, sys
 from absl import flags
 from absl.testing import flagsaver
 import eval
-from gpstoken_jax.programs.cli import USER_ERRORS
+from gpstoken_jax.programs.cli import user_errors
 
 for arguments in json.loads(sys.argv[1]):
     with flagsaver.flagsaver():
         flags.FLAGS(["eval.py", *arguments])
         try:
             eval.main()
-        except USER_ERRORS as error:
+        except user_errors() as error:
             print(f"MISTAKE {error}")
 """
 

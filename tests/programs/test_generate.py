@@ -22,10 +22,9 @@ from gpstoken_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import open_tokens
-from gpstoken_jax.tokens.coding import BatchDecoder, to_pixels
 
 ROOT = Path(__file__).parents[2]
-CLASSES = ("cat", "dog", "a/b")
+CLASSES = ("cat", "dog", "a/b", "cat.", "dog, wolf", "tokens", "Cat.")
 L, CHANNELS, STEPS = 6, 21, 5
 
 
@@ -113,7 +112,7 @@ def test_images_of_every_class_with_tokens_and_a_record(made, random_run):
     assert [tokens.header["label_names"][e.label] for e in tokens] == ["cat"] * 5 + ["dog"] * 5
     example = tokens[6]
     assert example.name == "dog/000001.png"
-    pixels = to_pixels(BatchDecoder(tokenizer)(example.tokens[None].repeat(4, 0)))[0]
+    pixels = tokenizer.decode(example.tokens[None].repeat(4, 0), uint8=True)[0]
     np.testing.assert_array_equal(np.asarray(Image.open(output / example.name)), pixels)
 
 
@@ -127,7 +126,7 @@ def test_an_interrupted_run_makes_only_what_is_missing(made, run):
     assert "2 of 3 batches are there already" in said
     assert last.read_bytes() == content
     redone = {last, output / "dog" / "000003.png", output / "dog" / "000004.png"}
-    redone.add(output / "tokens" / "index.json")
+    redone |= {output / "tokens" / name for name in ("index.json", "manifest.json")}
     for path, time in before.items():
         assert (path.stat().st_mtime_ns == time) == (path not in redone), path
 
@@ -150,10 +149,15 @@ def test_an_image_is_the_same_on_two_devices_in_other_batches(made, run, layouts
 
 def test_the_layout_of_a_photo(run, tmp_path):
     Image.fromarray(photos.coffee()).save(tmp_path / "photo.png")
-    arguments = f"--layout_image={tmp_path / 'photo.png'}", "--classes=a/b", "--num_tokens=9"
+    arguments = f"--layout_image={tmp_path / 'photo.png'}", "--num_tokens=9"
+    arguments += ('--classes=a/b,cat.,"dog, wolf",tokens,Cat.,a/b',)  # one of them twice
     run(tmp_path / "out", *arguments, "--count=2", "--method=ode_heun", "--guidance_scale=1")
     tokens = open_tokens(tmp_path / "out" / "tokens")
-    assert (tmp_path / "out" / "a_b" / "000001.png").exists()
+    made = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").glob("*/*.png")}
+    assert {path.name for path in made} == {"000000.png", "000001.png"} and len(made) == 10
+    folders = {path.parent.name.partition("~")[0] for path in made}
+    assert folders == {"a_b", "cat", "dog, wolf", "tokens", "Cat"}
+    assert len({path.parent.name.casefold() for path in made}) == 5
     assert tokens[0].geometry.shape == (9, 5)  # not the number that it was trained with
     np.testing.assert_array_equal(tokens[0].initial_geometry, tokens[1].initial_geometry)
     assert (tokens[0].features != tokens[1].features).any()

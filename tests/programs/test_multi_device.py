@@ -32,13 +32,13 @@ def start(tmp_path_factory):
     """Starts a training in one process of some virtual devices; they share compiled programs."""
     cache = str(tmp_path_factory.mktemp("cache"))
 
-    def start(arguments, devices=1):
+    def start(arguments, devices=1, cwd=ROOT):
         flags = f"--xla_force_host_platform_device_count={devices}"
         flags += " --xla_backend_optimization_level=0"  # compiles in a third of the time
         env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
         env |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=env, **pipes)
+        return subprocess.Popen([sys.executable, *arguments], cwd=cwd, env=env, **pipes)
 
     return start
 
@@ -215,4 +215,54 @@ def test_processes_of_different_configs_do_not_start(start, tmp_path):
     finally:
         processes[0].kill()
         processes[0].communicate()
-    assert "process 1: error: the config is not the same as that of process 0" in err
+    assert (
+        "process 1: error: the config is not the same as that of process 0: the config.seed was 0 "
+        "and is now 1 here"
+    ) in err
+
+
+def test_processes_with_other_data_under_the_same_path_do_not_start(start, tokenizer, tmp_path):
+    folders = [tmp_path / "0", tmp_path / "1"]
+    photo = photos.astronaut()
+    for folder, size in zip(folders, (60, 61), strict=True):
+        (folder / "data").mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(photo[:size, :60]).save(folder / "data" / f"{i}.png")
+    # The same path from two working directories.
+    arguments = [str(ROOT / "train.py"), f"--config={ROOT}/configs/tiny.py:smoke"]
+    arguments += ["--data.folder=data", f"--workdir={tmp_path / 'run'}"]
+    places = iter(folders)
+    first, second = _in_two_processes(lambda a: start(a, cwd=next(places)), arguments)
+    try:
+        _, err = _finish(second, 1)
+    finally:
+        first.kill()
+        first.communicate()
+    assert "process 1: error: the data is not the same as that of process 0: the data.sizes" in err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_port_that_is_taken_is_one_line(start, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = [*TOY, f"--workdir={tmp_path}", f"--coordinator=127.0.0.1:{port}"]
+        _, err = _finish(start([*run, "--num_processes=2", "--process_id=0"]), 1)
+    assert f"error: cannot listen on port {port}" in err and "Traceback" not in err
+
+
+def test_killed_while_saving_all_end_and_the_same_command_goes_on(start, toy_run, tmp_path):
+    """Process 0, which writes, is killed in the middle of it."""
+    run = [*TOY, f"--workdir={tmp_path}", "--config.toy.nan_steps=(6,)"]
+    large = ["--config.model.width=2000000", "--config.train.steps=8"]
+    first, second = _in_two_processes(start, [*run, *large])
+    directory = tmp_path / "checkpoints"
+    while not any(directory.glob("8*tmp*")) if directory.is_dir() else True:
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.001)
+    first.kill()
+    first.communicate()
+    _finish(second, 76)
+    assert max(checkpoint.steps(directory)) == 4
+    results = _finish_all(_in_two_processes(start, [*run, *large]))
+    assert "resuming after step 4" in results[0][0]
+    assert sorted(path.name for path in directory.iterdir()) == ["4", "8"]

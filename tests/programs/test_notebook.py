@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOK = ROOT / "notebooks" / "tour.ipynb"
+NOTEBOOK = ROOT / "examples" / "tour.ipynb"
 EXECUTE = """
 import os, sys
 import nbformat

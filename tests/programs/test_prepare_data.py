@@ -1,6 +1,8 @@
 """prepare_data.py on a folder with every kind of odd file, as a user would run it."""
 
+import itertools
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import pytest
 from PIL import Image
 
 from gpstoken_jax.data import folder, prepare, sources
+from gpstoken_jax.runtime import outputs
+from gpstoken_jax.runtime.outputs import OutputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
@@ -76,7 +80,7 @@ def test_odd_folder(odd_folder, tmp_path):
     }  # fmt: skip
     assert "damaged" in skipped["cat/truncated.jpg"]
     assert "zero bytes" in skipped["cat/empty.jpg"]
-    assert "No such file" in skipped["dog/gone.png"]
+    assert skipped["dog/gone.png"] == "link to nothing"
     converted = {what: info["files"] for what, info in report["converted"].items()}
     assert converted == {
         "16-bit samples to 8-bit": ["dog/sixteen.png"],
@@ -124,19 +128,145 @@ def test_overwrite_replaces(odd_folder, tmp_path):
     prepare.prepare(folder.list_folder(odd_folder), tmp_path / "set")
     (odd_folder / "cat/plain.jpg").unlink()
     listing = folder.list_folder(odd_folder)
-    with pytest.raises(prepare.DataSetExistsError):
+    with pytest.raises(OutputError, match="images was"):
         prepare.prepare(listing, tmp_path / "set")
     report = prepare.prepare(listing, tmp_path / "set", overwrite=True)
     assert report["images_written"] == 9
     assert len(sources.open_tfds(None, str(tmp_path / "set"), "train")) == 9
 
 
-def test_an_interrupted_preparation_is_started_again(odd_folder, tmp_path):
-    left_over = tmp_path / "set/image_files/incomplete.ABC_1.0.0"
-    left_over.mkdir(parents=True)
-    (left_over / "dataset_info.json").write_text("{}")
-    report = prepare.prepare(folder.list_folder(odd_folder), tmp_path / "set")
-    assert report["images_written"] == 10 and not left_over.exists()
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("after", range(1, 12))
+def test_an_interrupted_preparation_goes_on(after, odd_folder, tmp_path, monkeypatch):
+    """Stopped before any of the files that it writes, in shards of two images."""
+    monkeypatch.setattr(prepare, "SHARD_SIZE", 2)
+    listing = folder.list_folder(odd_folder, 0.4)
+    whole = prepare.prepare(listing, tmp_path / "whole")
+    create, count = outputs.Output.create, itertools.count(1)
+
+    def create_or_die(self, *args, **kwargs):
+        if next(count) == after:
+            raise Killed
+        return create(self, *args, **kwargs)
+
+    monkeypatch.setattr(outputs.Output, "create", create_or_die)
+    with pytest.raises(Killed):
+        prepare.prepare(listing, tmp_path / "set")
+    with pytest.raises((FileNotFoundError, OutputError)):
+        sources.open_tfds(None, tmp_path / "set", "all")
+    report = prepare.prepare(listing, tmp_path / "set")
+    assert report | {"seconds": 0} == whole | {"seconds": 0}
+    manifests = [outputs.read_manifest(tmp_path / name, "data set") for name in ("whole", "set")]
+    for name in manifests[0].files.keys() - {"report.json"}:
+        assert manifests[0].files[name] == manifests[1].files[name], name
+    assert {p.name for p in (tmp_path / "set").iterdir()} == {
+        "image_files", "manifest.json", "report.json"
+    }  # fmt: skip
+
+
+def test_nothing_of_anyone_else_is_touched(odd_folder, tmp_path):
+    """Whatever lies in the output directory, and wherever that is."""
+    before = {path: path.read_bytes() for path in odd_folder.rglob("*") if path.is_file()}
+    for mine in ("image_files/photo.jpg", "report.json", "image_files/1.0.0/x", "a/b/c"):
+        output = tmp_path / mine.replace("/", "-")
+        (output / mine).parent.mkdir(parents=True)
+        (output / mine).write_text("mine")
+        for overwrite in ("", "--overwrite"):
+            result = run("--folder", odd_folder, "--output", output, *overwrite.split())
+            assert result.returncode == 1, result.stdout
+            assert mine.split("/")[0] in result.stderr and "did not write" in result.stderr
+        assert (output / mine).read_text() == "mine"
+    link = tmp_path / "link"
+    link.symlink_to(odd_folder)
+    for output in (
+        odd_folder,
+        odd_folder / "set",
+        tmp_path,
+        link,
+        link / "set",
+        odd_folder / "cat",
+    ):
+        result = run("--folder", odd_folder, "--output", output)
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert str(output) in result.stderr
+    after = {path: path.read_bytes() for path in odd_folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_what_was_added_later_survives_overwriting(odd_folder, tmp_path):
+    prepare.prepare(folder.list_folder(odd_folder), tmp_path / "set")
+    for name in ("notes.txt", "image_files/1.0.0/notes.txt", "image_files/mine/photo.jpg"):
+        (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / name).write_text("mine")
+    (odd_folder / "cat/plain.jpg").unlink()
+    prepare.prepare(folder.list_folder(odd_folder), tmp_path / "set", overwrite=True)
+    for name in ("notes.txt", "image_files/1.0.0/notes.txt", "image_files/mine/photo.jpg"):
+        assert (tmp_path / "set" / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "change", ["content", "date", "name", "added", "removed", "class", "split"]
+)
+def test_changed_images_are_noticed(change, odd_folder, tmp_path):
+    prepare.prepare(folder.list_folder(odd_folder, 0.3), tmp_path / "set")
+    one, fraction = odd_folder / "dog/plain.png", 0.3
+    if change == "content":
+        Image.fromarray(NOISE[::-1]).save(one)
+    elif change == "date":
+        os.utime(one, (1, 1))
+    elif change == "name":
+        one.rename(odd_folder / "dog/renamed.png")
+    elif change == "added":
+        Image.fromarray(NOISE).save(odd_folder / "dog/another.png")
+    elif change == "removed":
+        one.unlink()
+    elif change == "class":
+        one.rename(odd_folder / "cat/plain.png")
+    else:
+        fraction = 0.9
+    listing = folder.list_folder(odd_folder, fraction)
+    with pytest.raises(OutputError, match="made from something else: images was"):
+        prepare.prepare(listing, tmp_path / "set")
+    assert not prepare.prepare(listing, tmp_path / "set", overwrite=True)["reused"]
+
+
+def test_with_verify_dates_do_not_count_but_contents_do(odd_folder, tmp_path):
+    def again():
+        return prepare.prepare(folder.list_folder(odd_folder), tmp_path / "set", verify=True)
+
+    again()
+    one = odd_folder / "dog/sixteen.png"
+    os.utime(one, (1, 1))
+    assert again()["reused"]
+    data = bytearray(one.read_bytes())
+    data[len(data) // 2] ^= 1
+    one.write_bytes(data)
+    os.utime(one, (1, 1))
+    with pytest.raises(OutputError, match="made from something else"):
+        again()
+
+
+CLASSES = ("cat", "cat ", " cat", " ", "\t", "a\nb", "a\\nb", "a,b", "a;b", '"q"', '"', "#",
+           "\u2028", "é", "e\u0301", "[x]", "0", "\x1b[31m", "\r")  # fmt: skip
+
+
+def test_class_names_survive_exactly(tmp_path):
+    for name in CLASSES:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.fromarray(NOISE[:20, :20]).save(tmp_path / "photos" / name / "1.png")
+    listing = folder.list_folder(tmp_path / "photos")
+    prepare.prepare(listing, tmp_path / "set")
+    for source in (
+        sources.open_folder(tmp_path / "photos"),
+        sources.open_tfds(None, tmp_path / "set", "train"),
+    ):
+        assert source.label_names == tuple(sorted(CLASSES))
+        for example in (source[i] for i in range(len(CLASSES))):
+            name = source.label_names[example.label]
+            assert example.name == folder.printable_name(f"{name}/1.png")
 
 
 def test_no_readable_image_is_an_error(tmp_path):
@@ -156,12 +286,3 @@ def test_wrong_use_says_what_to_do(tmp_path):
     missing = run("--folder", tmp_path / "gone", "--output", tmp_path / "set")
     assert missing.returncode == 1 and "does not exist" in missing.stderr
     assert "Traceback" not in missing.stderr
-
-
-def test_progress_lines_name_rate_and_time_left(monkeypatch, capsys):
-    clock = iter([0.0, 1.0, 10.0])
-    monkeypatch.setattr(prepare.time, "monotonic", lambda: next(clock))
-    progress = prepare._Progress(8, sys.stdout)
-    progress.advance()
-    progress.advance()
-    assert capsys.readouterr().out == "  2/8 images (25%), 0/s, 30 s left\n"

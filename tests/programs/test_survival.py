@@ -80,6 +80,195 @@ def undisturbed(environment, tmp_path_factory):
     return workdir
 
 
+# ---- Where nothing can be written ----
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MiB; skipped where this user may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def _fill(disk, leave):
+    """Fills a disk but for some bytes."""
+    free = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(b"x" * max(free - leave, 0))
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_it_goes_on_later(
+    toy, undisturbed, small_disk
+):
+    workdir = small_disk / "run"
+    process = toy(workdir, "--config.toy.seconds=0.3", "--config.checkpoint.keep=2")
+    _wait_for(lambda: 4 in _steps(workdir), process)
+    _fill(small_disk, 0)
+    _, err = _finish(process, 1)
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in err
+    assert "could not be written" in lines[0] and "step 4 is the newest complete one" in lines[0]
+    (small_disk / "filler").unlink()
+    _finish(toy(workdir, "--config.checkpoint.keep=2"))
+    assert _trees(workdir, 12) == _trees(undisturbed, 12)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_lines_of_the_log(toy, small_disk):
+    workdir = small_disk / "run"
+    flags = "--config.toy.seconds=0.02", "--config.checkpoint.every_steps=0"
+    process = toy(workdir, *flags, "--config.train.steps=300")
+    _wait_for(lambda: (workdir / "metrics.jsonl").exists() and _lines(workdir), process)
+    _fill(small_disk, 0)
+    time.sleep(3)
+    (small_disk / "filler").unlink()
+    out, err = _finish(process)
+    assert "done: 300 steps" in out
+    for part in ("metrics.jsonl", "tensorboard"):
+        assert err.count(f"the log goes on without {part}") == 1
+        assert f"entries of {part} that were not written" in err
+    steps = [line["step"] for line in _lines(workdir)]
+    assert steps == sorted(set(steps)) and len(steps) < 300
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_refused_at_the_start(toy, small_disk):
+    _fill(small_disk, 100_000)
+    _, err = _finish(toy(small_disk / "run", "--config.model.width=200000"), 1)
+    assert "a checkpoint takes" in err and "are free in" in err
+    assert os.listdir(small_disk) == ["filler"]
+
+
+@pytest.mark.parametrize("part", ["metrics.jsonl", "tensorboard", "samples"])
+def test_a_log_that_cannot_be_written_does_not_stop_the_run(toy, undisturbed, tmp_path, part):
+    """A directory where a file should be, and the other way round, is an error for root, too."""
+    if part == "metrics.jsonl":
+        (tmp_path / part).mkdir()
+    else:
+        (tmp_path / part).write_text("in the way")
+    out, err = _finish(toy(tmp_path))
+    if part != "samples":  # this run draws no pictures
+        assert err.count(f"the log goes on without {part}") == 1
+        assert f"entries of {part} that were not written" in err
+    assert "done: 12 steps" in out
+    assert _trees(tmp_path, 12) == _trees(undisturbed, 12)
+
+
+# ---- Starts that are refused ----
+
+
+def _snapshot(directory):
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--config.checkpoint.best_metric=psnr", "--config.toy.held_out=True"], "is none of"),
+        (["--config.log.every_steps=-1"], "log.every_steps is -1"),
+        (["--config.checkpoint.every_steps=-4"], "checkpoint.every_steps is -4"),
+        (["--config.checkpoint.keep=-1"], "checkpoint.keep is -1"),
+        (["--config.train.batch_size=3", "--config.model.width=5"], "another model"),
+        (["--config.task=nothing"], "config.task must be one of"),
+    ],
+)
+def test_a_refused_start_changes_nothing(toy, finished, flags, said):
+    before = _snapshot(finished)
+    _, err = _finish(toy(finished, *flags), 1)
+    assert said in err and len(err.strip().splitlines()) == 1
+    assert _snapshot(finished) == before
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--config.log.every_steps=-1"],
+        ["--config.checkpoint.best_metric=psnr", "--config.toy.held_out=True"],
+        ["--config.task=nothing"],
+    ],
+)
+def test_a_refused_start_leaves_no_directory(toy, tmp_path, flags):
+    _finish(toy(tmp_path / "a" / "b", *flags), 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_of_the_config_come_all_at_once_a_line_each(toy, tmp_path):
+    flags = ["--config.log.every_steps=-1", "--config.ema.decay=2", "--config.train.steps=0"]
+    _, err = _finish(toy(tmp_path / "run", *flags), 1)
+    lines = err.strip().splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "config.ema.decay", "config.log.every_steps", "config.train.steps",
+    ]  # fmt: skip
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_a_run_in_a_directory_of_any_name(toy, undisturbed, tmp_path):
+    """With all that shells, globs, URLs and file systems find odd."""
+    workdir = tmp_path / "a [1]*?\n\\'\"{x} %20$HOME;#&é🎈~" / ("[" * 255)
+    _finish(toy(workdir, "--config.train.steps=4"))
+    out, err = _finish(toy(workdir))
+    assert "resuming after step 4" in out and not err
+    assert _trees(workdir, 12) == _trees(undisturbed, 12)
+    assert _lines(workdir) == _lines(undisturbed)
+
+
+def test_a_second_training_with_another_config_leaves_the_first_ones(toy, tmp_path):
+    process = toy(tmp_path, "--config.toy.seconds=0.5")
+    _wait_for(lambda: (tmp_path / "config.json").exists(), process)
+    before = (tmp_path / "config.json").read_bytes()
+    _, err = _finish(toy(tmp_path, "--config.train.steps=99", "--config.model.width=5"), 1)
+    assert "another process is training" in err
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_intervals_of_0_are_never(toy, tmp_path):
+    never = ["log.every_steps", "log.images_every_steps", "checkpoint.every_steps"]
+    out, _ = _finish(toy(tmp_path, *(f"--config.{name}=0" for name in never)))
+    assert "done: 12 steps" in out and "step 12/12" not in out
+    assert _steps(tmp_path) == [12]
+    assert not _lines(tmp_path)
+
+
+def test_a_run_that_is_done_says_so(toy, finished):
+    before = _trees(finished, 12)
+    for steps in (12, 5):
+        out, _ = _finish(toy(finished, f"--config.train.steps={steps}"))
+        assert "nothing to do" in out and "12 steps are done" in out
+    assert _trees(finished, 12) == before
+
+
+# ---- The best checkpoint ----
+
+
+def test_the_best_checkpoint_belongs_to_the_history_of_the_run(toy, tmp_path):
+    best = RunDirectory(RunDirectory(tmp_path).best)
+    held_out = "--config.toy.held_out=True", "--config.checkpoint.best_metric=val_step"
+    _finish(toy(tmp_path, *held_out))
+    assert checkpoint.steps(best.checkpoints) == [12]
+    for step in (8, 12):  # the run goes on from step 4
+        shutil.rmtree(RunDirectory(tmp_path).checkpoints / str(step))
+    out, _ = _finish(toy(tmp_path, *held_out, "--config.train.steps=6"))
+    assert f"dropping {best.checkpoints / '12'}: the run goes on from step 4" in out
+    assert checkpoint.steps(best.checkpoints) == [6]
+
+
+def test_a_run_saves_before_it_evaluates(toy, tmp_path):
+    process = toy(tmp_path, "--config.toy.held_out=True", "--config.toy.evaluation_fails=True")
+    _, err = _finish(process, 1)
+    assert "the evaluation failed" in err
+    assert _steps(tmp_path) == [4]
+
+
 # ---- Signals ----
 
 
@@ -149,7 +338,7 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(
             file.write_bytes(file.read_bytes()[:5])
     out, err = _finish(toy(finished))
     assert "resuming after step 8" in out
-    assert "checkpoints/12/params is damaged" in err
+    assert "checkpoints/12/params/" in err
     assert (finished / "checkpoints" / "12.damaged").is_dir()
     assert _lines(finished) == _lines(undisturbed)
     assert _trees(finished, 12) == _trees(undisturbed, 12)

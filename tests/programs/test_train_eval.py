@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
-from gpstoken_jax.runtime.run_directory import load_tokenizer
+from gpstoken_jax.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"seconds", "images_per_second", "seconds_per_step", "train_seconds", "eta_seconds"}
@@ -76,7 +76,7 @@ def test_training_says_what_it_does_and_leaves_what_it_promises(trained):
     evaluations = [line for line in _metrics(workdir) if "val_psnr" in line]
     assert [line["step"] for line in evaluations] == [6, 12]
     best = max(evaluations, key=lambda line: line["val_psnr"])["step"]
-    assert load_tokenizer(workdir / "best").step == best
+    assert Tokenizer.from_pretrained(workdir / "best").step == best
     assert {path.name for path in (workdir / "samples").iterdir()} == {"6.png", "12.png"}
     assert "feature_head" in (workdir / "parameters.txt").read_text()
     assert json.loads((workdir / "config.json").read_text())["model"]["image_size"] == 32
@@ -104,7 +104,9 @@ def test_a_killed_run_resumes_to_the_same_bits(trained, folder, cache, tmp_path)
     workdir, _ = trained
     assert _metrics(tmp_path, TIMES)[-8:] == _metrics(workdir, TIMES)[-8:]
     for weights in ("params", "ema_params"):
-        ours, theirs = (load_tokenizer(d, weights=weights).params for d in (tmp_path, workdir))
+        ours, theirs = (
+            Tokenizer.from_pretrained(d, weights=weights).params for d in (tmp_path, workdir)
+        )
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 

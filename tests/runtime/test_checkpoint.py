@@ -1,6 +1,8 @@
 """Checkpoints: what is written comes back; what is damaged is passed over or named."""
 
 import contextlib
+import errno
+import os
 import resource
 import shutil
 
@@ -9,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gpstoken_jax.runtime import checkpoint, storage
 from gpstoken_jax.runtime.checkpoint import (
     CheckpointError,
     Checkpoints,
+    DamagedCheckpointError,
     latest_step,
     load_newest_tree,
     load_tree,
+    read_progress,
 )
 
 
@@ -112,11 +117,16 @@ def test_a_damaged_newest_falls_back_and_can_be_written_again(written, damage, c
 def test_who_only_reads_gets_the_newest_that_is_whole(written, caplog):
     _flip_a_bit(written / "3")
     step, tree = load_newest_tree(written, "params", _trees(0)["params"])
-    assert step == 2 and tree["a"][0, 0] == 2 and "3/params is damaged" in caplog.text
-    with pytest.raises(CheckpointError, match="3/params is damaged: its checksum is another"):
+    assert (
+        step == 2
+        and tree["a"][0, 0] == 2
+        and "/3/params/" in caplog.text
+        and "is damaged" in caplog.text
+    )
+    with pytest.raises(CheckpointError, match=r"3/params/.* is damaged: it does not match"):
         load_newest_tree(written, "params", _trees(0)["params"], 3)
     _flip_a_bit(written / "2")
-    with pytest.raises(CheckpointError, match="3/params is damaged"):
+    with pytest.raises(CheckpointError, match=r"3/params/.* is damaged"):
         load_newest_tree(written, "params", _trees(0)["params"])
     assert sorted(p.name for p in written.iterdir()) == ["2", "3"]
 
@@ -190,3 +200,100 @@ def test_another_shape_or_a_missing_tree_is_named(written):
         load_tree(written, "params", {"a": jnp.zeros((5, 5)), "b": jnp.zeros(4)}, 3)
     with pytest.raises(CheckpointError, match=r"there is no .*ema_params"):
         load_tree(written, "ema_params", _trees(0)["params"], 3)
+
+
+def test_every_flipped_bit_of_every_file_is_noticed(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, {"params": {"a": jnp.arange(3.0)}}, {"best": 21.5, "step": 1})
+    files = [path for path in (tmp_path / "1").rglob("*") if path.is_file()]
+    assert {"progress", "checksums", "params"} <= {path.parent.name for path in files}
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    template = {"params": {"a": jnp.zeros(3)}}
+    for path in files:
+        whole = path.read_bytes()
+        if not whole:
+            continue
+        for bit in np.unique(np.linspace(0, 8 * len(whole) - 1, 12).astype(int)):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            with pytest.raises(CheckpointError, match=r"no checkpoint can be read; the newest: .*"):
+                checkpoints.restore_latest(template)
+        path.unlink(missing_ok=True)
+        if path.name != "manifest.json":
+            with pytest.raises(CheckpointError, match="no checkpoint can be read"):
+                checkpoints.restore_latest(template)
+        path.write_bytes(whole)
+    assert checkpoints.restore_latest(template)[2] == {"best": 21.5, "step": 1}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a[1]", "[", "]", "*", "?", " ", "'\"", "a\nb", "a\\b", "🎈", "é", "x" * 255, "{a}", "%20",
+     "$HOME", "~", "a:b", "-x", "#", ";"],
+)  # fmt: skip
+def test_odd_characters_in_the_path(tmp_path, name):
+    directory = tmp_path / name / "checkpoints"
+    with Checkpoints(directory, keep=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"params": {"a": jnp.full(3, step)}}, {"step": step})
+    template = {"params": {"a": jnp.zeros(3, jnp.int32)}}
+    step, trees, progress = Checkpoints(directory, keep=1).restore_latest(template)
+    assert (step, progress, trees["params"]["a"][0]) == (2, {"step": 2}, 2)
+    assert load_newest_tree(directory, "params", template["params"])[0] == 2
+    assert [path.name for path in directory.iterdir()] == ["2"]
+
+
+def test_keep_0_keeps_all(tmp_path):
+    with Checkpoints(tmp_path, keep=0) as checkpoints:
+        for step in range(1, 6):
+            checkpoints.save(step, {"params": {"a": jnp.zeros(2)}}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3", "4", "5"]
+    with pytest.raises(ValueError, match="must be 0"):
+        Checkpoints(tmp_path, keep=-1)
+
+
+class _FaultyDisk:
+    """Answers with an error instead of files under a directory, for so many calls."""
+
+    def __init__(self, monkeypatch, directory, code, calls):
+        self.left, directory = calls, str(directory)
+
+        def faulty(function):
+            def call(path, *args, **options):
+                if self.left and str(path).startswith(directory):
+                    self.left -= 1
+                    raise OSError(code, os.strerror(code), str(path))
+                return function(path, *args, **options)
+
+            return call
+
+        for name in ("digest_file", "read_json"):
+            monkeypatch.setattr(checkpoint, name, faulty(getattr(checkpoint, name)))
+        monkeypatch.setattr(os, "stat", faulty(os.stat))
+        monkeypatch.setattr(storage, "RETRY_SECONDS", (0, 0, 0))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES])
+def test_a_disk_that_cannot_be_read_is_no_damage(written, monkeypatch, code):
+    """The newest must not be given up, nor renamed, for a mount that is away for a while."""
+    checkpoints = Checkpoints(written, keep=2)
+    disk = _FaultyDisk(monkeypatch, written / "3", code, -1)
+    for read in (
+        lambda: checkpoints.restore_latest(_trees(0)),
+        lambda: load_newest_tree(written, "params", _trees(0)["params"]),
+        lambda: read_progress(written, 3),
+    ):
+        with pytest.raises(storage.StorageError, match=os.strerror(code)):
+            read()
+    disk.left = 0
+    assert sorted(path.name for path in written.iterdir()) == ["2", "3"]
+    disk.left = 2  # it comes back in time
+    assert checkpoints.restore_latest(_trees(0))[0] == 3
+
+
+def test_the_progress_of_a_damaged_checkpoint_is_not_believed(written):
+    for path in (written / "3" / "progress").rglob("*"):
+        path.write_bytes(path.read_bytes().replace(b"3", b"7"))
+    with pytest.raises(DamagedCheckpointError, match=r"3/progress/.* is damaged"):
+        read_progress(written, 3)

@@ -33,6 +33,8 @@ def tokens(tmp_path_factory):
                 "position": positions,
             }
             writer.write(shard, rows, [str(p) for p in positions], {})
+        if process == 0:
+            writer.close()
     writer.finish({})
     return open_tokens(directory)
 

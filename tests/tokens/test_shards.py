@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
+from gpstoken_jax.runtime.outputs import OutputError
 from gpstoken_jax.tokens import TokensError, TokenWriter, open_tokens
 from gpstoken_jax.tokens.statistics import Moments
 
@@ -43,6 +45,8 @@ def _write_all(directory, num_images, shard_size=4, processes=1, **options):
         for shard in writer.unfinished():
             positions = writer.shards[shard]
             writer.write(shard, _rows(positions), _names(positions), {})
+        if process < processes - 1:
+            writer.close()
     return writer.finish({"note": 1})
 
 
@@ -137,7 +141,7 @@ def test_equal_contents_are_equal_bytes(tmp_path):
     for name in "ab":
         _write_all(tmp_path / name, 9)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(files) == 4
+    assert len(files) == 5
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -145,11 +149,14 @@ def test_equal_contents_are_equal_bytes(tmp_path):
 def test_finished_shards_are_not_written_again(tmp_path):
     writer = TokenWriter(tmp_path, SETTINGS, 10, shard_size=4)
     writer.write(1, _rows([4, 5, 6, 7]), _names([4, 5, 6, 7]), {})
-    (tmp_path / "tokens-0000-of-0001-000000.tmp").write_bytes(b"half of one")
+    writer.close()
+    half = tmp_path / f".abc{TEMPORARY_SUFFIX}"
+    half.write_bytes(b"half of one, as a kill leaves it")
     again = TokenWriter(tmp_path, SETTINGS | {"checkpoint": "moved/a"}, 10, shard_size=4)
-    assert again.unfinished() == [0, 2]
+    assert again.unfinished() == [0, 2] and not half.exists()
     with pytest.raises(TokensError, match="misses 2 shard"):
         again.finish({})
+    again.close()
     with pytest.raises(TokensError, match="has not finished"):
         open_tokens(tmp_path)
 
@@ -165,10 +172,11 @@ def test_finished_shards_are_not_written_again(tmp_path):
 )
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_settings_are_refused(settings, options, difference, finished, tmp_path):
-    _write_all(tmp_path, 8)
-    if not finished:
-        (tmp_path / "index.json").unlink()
-    with pytest.raises(TokensError, match=difference):
+    if finished:
+        _write_all(tmp_path, 8)
+    else:
+        TokenWriter(tmp_path, SETTINGS, 8, shard_size=4).close()
+    with pytest.raises(OutputError, match=difference):
         TokenWriter(tmp_path, SETTINGS | settings, 8, **{"shard_size": 4, **options})
 
 

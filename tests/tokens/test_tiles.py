@@ -11,7 +11,7 @@ from gpstoken_jax.configs import common
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.model.layers import merge_tiles
 from gpstoken_jax.tokens.tiles import merge_tokens, split_tokens, tile_grid
-from gpstoken_jax.weights.tokenizer_table import from_torch
+from gpstoken_jax.weights.published import tokenizer_table
 
 TILES = (2, 2)
 
@@ -28,7 +28,7 @@ def tiny(golden_dir):
     config.encoder.update(width=64, depth=2)
     config.decoder.update(channels=32, blocks_per_level=2)
     tensors = load_file(golden_dir / "gpstoken_tiny_weights.safetensors")
-    return GPSToken(config), from_torch(tensors, config)
+    return GPSToken(config), tokenizer_table(config).from_torch(tensors)
 
 
 @pytest.fixture(scope="module")

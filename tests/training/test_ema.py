@@ -30,3 +30,14 @@ def test_cap_and_interval_are_of_the_config():
     config.update_every = 7
     decays = [float(ema_decay(jnp.int32(k), config)) for k in range(1000, 1007)]
     assert sum(decay < 1 for decay in decays) == 1
+
+
+def test_power_0_has_no_warm_up():
+    """As SiT's authors: the first average is of the initial weights and the first update's."""
+    config = common.get_config().ema
+    config.update(power=0, update_every=1, update_after=0)
+    for call in (0, 1, 2, 1_000_000):
+        assert ema_decay(jnp.int32(call), config) == np.float32(0.9999)
+    config.update_every = 10
+    decays = [float(ema_decay(jnp.int32(k), config)) for k in range(10)]
+    assert decays == [np.float32(0.9999), *[1.0] * 9]

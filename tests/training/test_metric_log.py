@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
+from gpstoken_jax.runtime.progress import format_seconds
 from gpstoken_jax.runtime.run_directory import RunDirectory
-from gpstoken_jax.training.chronometer import Chronometer, format_seconds
+from gpstoken_jax.training.chronometer import Chronometer
 from gpstoken_jax.training.metric_log import MetricLog
 
 

@@ -10,19 +10,22 @@ from gpstoken_jax.generation.layouts.tree_sampler import load_tree_sampler
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
 
 
-def open_layouts(path: str | Path, *, num_tokens: int | None = None) -> LayoutSampler:
+def open_layouts(
+    path: str | Path, *, num_tokens: int | None = None, in_turn: bool = False
+) -> LayoutSampler:
     """The sampler that a path stands for.
 
     Args:
       path: a file of layouts, or the directory of a run of task layout_tree or layout_sit.
       num_tokens: L that is needed. The network over the tree can have any; of the others it is
         only checked.
+      in_turn: of a file of layouts, see ``EmpiricalSampler``.
 
     Raises:
       LayoutsError: if it is none of these, or has layouts of another number of tokens.
       CheckpointError: if the run cannot be read.
     """
-    sampler = _open(Path(path), num_tokens)
+    sampler = _open(Path(path), num_tokens, in_turn)
     if num_tokens not in (None, sampler.num_tokens):
         raise LayoutsError(
             f"{path} has layouts of {sampler.num_tokens} tokens, {num_tokens} are needed; "
@@ -31,9 +34,9 @@ def open_layouts(path: str | Path, *, num_tokens: int | None = None) -> LayoutSa
     return sampler
 
 
-def _open(path: Path, num_tokens: int | None) -> LayoutSampler:
+def _open(path: Path, num_tokens: int | None, in_turn: bool) -> LayoutSampler:
     if not path.is_dir() or is_layout_file(path):
-        return EmpiricalSampler(read_layouts(path))
+        return EmpiricalSampler(read_layouts(path), in_turn=in_turn)
     task = task_name(read_config(RunDirectory(path)))
     if task == "layout_tree":
         return load_tree_sampler(path, num_tokens=num_tokens)

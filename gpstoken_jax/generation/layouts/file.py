@@ -5,12 +5,12 @@ A safetensors file. Its tensors, for N images of L tokens:
     geometry  [N, L, 5]  float32   (sigma_x, sigma_y, rho, mu_x, mu_y) of the partition
     label     [N]        int32     index into the label names, -1 for none
 
-Its metadata is one JSON text: the label names, the image's side, the partition's settings, and
-where the layouts come from.
+Its metadata is one JSON text: the checksum of the file, the label names, the image's side, the
+partition's settings, and what the layouts were made from. Version 1 had no checksum; it can still
+be read.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,17 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-VERSION = 1
+from gpstoken_jax.runtime import storage
+from gpstoken_jax.runtime.files import (
+    SEAL_KEY,
+    UNSEALED,
+    check_sealed_file,
+    reading,
+    seal_bytes,
+    write_file,
+)
+
+VERSION = 2
 METADATA = "gpstoken_jax_layouts"
 NO_LABEL = -1
 
@@ -41,6 +51,7 @@ class Layouts:
       image_size: side of the square images that were partitioned, in pixels.
       partition: settings of the partition, as far as they are known: ``min_size``, ``weight``.
       source: in words, where the layouts come from.
+      made_from: all that they depend on: fingerprints of tokens or images, settings.
     """
 
     geometry: Float32[np.ndarray, "n l 5"]
@@ -49,6 +60,7 @@ class Layouts:
     image_size: int
     partition: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    made_from: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.geometry)
@@ -71,23 +83,24 @@ def write_layouts(path: str | Path, layouts: Layouts) -> None:
       LayoutsError: if the layouts are not what they must be; says what is wrong.
       OSError: if the file cannot be written.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     _check(path, layouts)
     tensors = {
         "geometry": np.ascontiguousarray(layouts.geometry, np.float32),
         "label": np.ascontiguousarray(layouts.label, np.int32),
     }
     header = {
+        SEAL_KEY: UNSEALED,
         "version": VERSION,
         "label_names": list(layouts.label_names),
         "image_size": layouts.image_size,
         "partition": dict(layouts.partition),
         "source": layouts.source,
+        "made_from": dict(layouts.made_from),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_bytes(save(tensors, {METADATA: json.dumps(header)}))
-    os.replace(temporary, path)
+    write_file(path, seal_bytes(save(tensors, {METADATA: json.dumps(header)})))
+    read_layouts(path)  # what is called done can be read
 
 
 def read_layouts(path: str | Path) -> Layouts:
@@ -95,29 +108,35 @@ def read_layouts(path: str | Path) -> Layouts:
 
     Raises:
       LayoutsError: if it is missing, damaged, or not a file of layouts; names it and says why.
+      storage.StorageError: if the system cannot read it.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise LayoutsError(
             f"there is no file of layouts {path}: make one with "
             f"`gpstoken prepare_layouts --tokens=DIR --output={path}`"
         )
-    header, tensors = _read(path)
-    if header.get("version") != VERSION:
-        raise LayoutsError(f"{path} is of version {header.get('version')}; this reads {VERSION}")
-    try:
-        layouts = Layouts(
-            geometry=tensors["geometry"],
-            label=tensors["label"],
-            label_names=tuple(header["label_names"]),
-            image_size=header["image_size"],
-            partition=header["partition"],
-            source=header["source"],
-        )
-    except KeyError as error:
-        raise LayoutsError(f"{path} is no file of layouts: it has no {error}") from error
-    _check(path, layouts)
-    return layouts
+    with reading(path, "a file of layouts", LayoutsError):
+        header, tensors = _read(path)
+        version = header["version"]
+        if version not in (1, VERSION):
+            raise LayoutsError(f"{path} is of version {version}; this reads {VERSION}")
+        if version == VERSION:
+            check_sealed_file(path)
+        try:
+            layouts = Layouts(
+                geometry=tensors["geometry"],
+                label=tensors["label"],
+                label_names=tuple(map(str, header["label_names"])),
+                image_size=int(header["image_size"]),
+                partition=dict(header["partition"]),
+                source=str(header["source"]),
+                made_from=dict(header.get("made_from", {})),
+            )
+        except KeyError as error:
+            raise LayoutsError(f"{path} is no file of layouts: it has no {error}") from error
+        _check(path, layouts)
+        return layouts
 
 
 def is_layout_file(path: str | Path) -> bool:
@@ -130,15 +149,13 @@ def is_layout_file(path: str | Path) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if METADATA not in metadata:
-            raise LayoutsError(f"{path} is a safetensors file, but no file of layouts")
-        return json.loads(metadata[METADATA]), tensors
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise LayoutsError(f"{path} cannot be read as layouts: {error}") from error
+    storage.retry(lambda: check_sealed_file(path, required=False), path)
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if METADATA not in metadata:
+        raise LayoutsError(f"{path} is a safetensors file, but no file of layouts")
+    return json.loads(metadata[METADATA]), tensors
 
 
 def _check(path: Path, layouts: Layouts) -> None:

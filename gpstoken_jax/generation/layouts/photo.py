@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float32, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax.data import images, transforms
+from gpstoken_jax.data import images, resize_and_crop, transforms
 from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.runtime.checkpoint import params_checksum
 
 
 class PhotoSampler:
@@ -17,12 +18,20 @@ class PhotoSampler:
 
     label_names: tuple[str, ...] = ()
 
-    def __init__(self, path: str | Path, image_size: int, num_tokens: int, partition: ConfigDict):
+    def __init__(
+        self,
+        path: str | Path,
+        image_size: int,
+        num_tokens: int,
+        partition: ConfigDict,
+        resize: str = "antialias",
+    ):
         """
         Args:
           path: the photo; its short side is resized to ``image_size``, then its centre cut.
           image_size: side of the tokenizer's images.
           num_tokens: L.
+          resize: how, see ``data.resize_and_crop``.
           partition: ``weight`` and ``min_size`` of ``partition_images``.
 
         Raises:
@@ -30,9 +39,7 @@ class PhotoSampler:
           OSError: if it is not there.
         """
         pixels = images.decode(images.read_bytes(path)).pixels
-        pixels = transforms.center_crop(
-            transforms.resize_short_side(pixels, image_size), image_size
-        )
+        pixels = resize_and_crop(pixels, image_size, resize=resize)
         image = transforms.to_unit_range(pixels)[None]
         geometry, _ = jax.jit(
             lambda image: partition_images(
@@ -42,9 +49,13 @@ class PhotoSampler:
         self.num_tokens, self.image_size = num_tokens, image_size
         self.description = f"that of {path}"
         self._geometry = np.asarray(geometry, np.float32)
+        self.fingerprint = f"{params_checksum(self._geometry):08x}"
 
     def sample(
-        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+        self,
+        keys: PRNGKeyArray,
+        labels: Int[np.ndarray, "b"] | Sequence[int],
+        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """The same layout for every key."""
         return self._geometry.repeat(len(labels), axis=0)

@@ -10,29 +10,35 @@ from jaxtyping import Float32, Int, PRNGKeyArray
 class LayoutSampler(Protocol):
     """Draws layouts of a class.
 
-    A layout hangs on its own key and label alone: not on the others of the call, on their number
-    or on their order.
+    A layout hangs on its own key, label and number alone: not on the others of the call, how many
+    there are or their order.
 
     Attributes:
       label_names: names of the classes that labels count.
       num_tokens: L.
       image_size: side of the images whose layouts these are, in pixels.
       description: one line for people.
+      fingerprint: changes with everything that layouts are drawn from.
     """
 
     label_names: tuple[str, ...]
     num_tokens: int
     image_size: int
     description: str
+    fingerprint: str
 
     def sample(
-        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+        self,
+        keys: PRNGKeyArray,
+        labels: Int[np.ndarray, "b"] | Sequence[int],
+        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """One layout a key.
 
         Args:
           keys: [B], one an image.
           labels: [B] classes; -1 for any.
+          numbers: [B], of each image among those of its class; for samplers that go in turn.
 
         Raises:
           ValueError: for a label that is none, or of which no layout can be drawn.

@@ -1,5 +1,6 @@
 """Layouts drawn from a SiT over the sequence of Gaussians: near partitions, rarely exact."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from gpstoken_jax.generation.layouts.sampler import check_labels
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import SiT, init_params
 from gpstoken_jax.generation.transport import Transport
+from gpstoken_jax.runtime.checkpoint import params_checksum
 from gpstoken_jax.runtime.run_directory import load_weights
 
 CHANNELS = 5
@@ -89,6 +91,9 @@ class SitLayoutSampler:
         self.image_size = config.model.image_size
         self.description = description
         self._params, self._null = params, network.num_classes
+        settings = {name: config[name] for name in ("statistics", "transport", "sample")}
+        settings = json.dumps(ConfigDict(settings).to_dict())
+        self.fingerprint = f"{params_checksum(params):08x} {settings}"
         transport = Transport.of(config.transport)
         sampler = Sampler(config.sample.method, config.sample.steps)
         guidance = Guidance(config.sample.guidance_scale)
@@ -96,7 +101,10 @@ class SitLayoutSampler:
         self._draw = partial(_draw, network, transport, sampler, guidance, _frozen(statistics))
 
     def sample(
-        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+        self,
+        keys: PRNGKeyArray,
+        labels: Int[np.ndarray, "b"] | Sequence[int],
+        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """One layout a key, in canonical order or about it; see ``LayoutSampler``."""
         labels = check_labels(labels, self.label_names)

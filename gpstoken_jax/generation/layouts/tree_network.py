@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gpstoken_jax.generation.layouts.split_tree import NUM_PATTERNS, SplitTree, Turn, walk
+from gpstoken_jax.model.transformer import Block
 
 Params = Any
 _ABSENT = NUM_PATTERNS  # in place of the pattern of a square that does not occur
@@ -51,7 +52,8 @@ class TreeNetwork(nn.Module):
         self.before = nn.Embed(NUM_PATTERNS + 1, self.width)
         self.label = nn.Embed(self.num_classes + 1, self.width)
         self.budget = nn.Sequential([nn.Dense(self.width), nn.gelu, nn.Dense(self.width)])
-        self.blocks = [Block(self.num_heads, self.dropout) for _ in range(self.depth)]
+        options = {"causal": True, "dropout": self.dropout, "norm_eps": 1e-6}
+        self.blocks = [Block(self.num_heads, **options) for _ in range(self.depth)]
         self.norm = nn.LayerNorm()
         # At the start, all allowed patterns are equally likely.
         self.head = nn.Dense(NUM_PATTERNS, kernel_init=nn.initializers.zeros)
@@ -110,7 +112,7 @@ class TreeNetwork(nn.Module):
         x = (self._embed(square, before, above, budget) + self.label(labels))[:, None]
         filled = []
         for block, cache in zip(self.blocks, caches, strict=True):
-            x, cache = block(x, cache, square)
+            x, cache = block(x, None, cache, square)
             filled.append(cache)
         return filled, _masked_log_softmax(self.head(self.norm(x[:, 0])), turn.allowed)
 
@@ -120,42 +122,6 @@ class TreeNetwork(nn.Module):
         place, place_before = places[square], places[jnp.maximum(square - 1, 0)]
         here = self.place(place) + self.place_before(place_before)
         return here + self.before(before) + self.above(above) + self.budget(budget)
-
-
-class Block(nn.Module):
-    """Causal self-attention and MLP, all positions at once or one after the other."""
-
-    num_heads: int
-    dropout: float
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b t d"],
-        cache: Float[Array, "2 b q h e"] | None = None,
-        position: Int[Array, ""] | int = 0,
-        *,
-        train: bool = False,
-    ) -> tuple[Float[Array, "b t d"], Float[Array, "2 b q h e"] | None]:
-        """The block's output of all positions, or of the one at ``position``.
-
-        With a ``cache`` x is that one, and the keys and values of those before are in the cache;
-        what comes back beside the output is the cache with this one's.
-        """
-        width = x.shape[-1]
-        drop = nn.Dropout(self.dropout, deterministic=not train)
-        qkv = nn.Dense(3 * width, name="qkv")(nn.LayerNorm(name="norm1")(x))
-        q, k, v = jnp.split(qkv.reshape(*x.shape[:2], 3 * self.num_heads, -1), 3, axis=2)
-        if cache is None:
-            attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-        else:
-            now = jnp.stack([k, v])
-            cache = jax.lax.dynamic_update_slice_in_dim(cache, now, position, axis=2)
-            mask = (jnp.arange(cache.shape[2]) <= position)[None, None, None]
-            attended = jax.nn.dot_product_attention(q, cache[0], cache[1], mask=mask)
-        x = x + drop(nn.Dense(width, name="attention_out")(attended.reshape(x.shape)))
-        hidden = nn.gelu(nn.Dense(4 * width, name="mlp1")(nn.LayerNorm(name="norm2")(x)))
-        return x + drop(nn.Dense(width, name="mlp2")(hidden)), cache
 
 
 def init_params(network: TreeNetwork, key: PRNGKeyArray) -> Params:

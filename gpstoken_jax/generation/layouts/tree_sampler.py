@@ -13,6 +13,7 @@ from gpstoken_jax.generation.layouts.chunks import in_chunks
 from gpstoken_jax.generation.layouts.sampler import check_labels
 from gpstoken_jax.generation.layouts.split_tree import split_tree
 from gpstoken_jax.generation.layouts.tree_network import TreeNetwork, draw, init_params
+from gpstoken_jax.runtime.checkpoint import params_checksum
 from gpstoken_jax.runtime.run_directory import load_weights
 
 _draw = jax.jit(draw, static_argnums=0)
@@ -47,6 +48,7 @@ class TreeSampler:
         self.image_size = network.tree.image_size
         self.description = description
         self._network, self._params, self._temperature = network, params, temperature
+        self.fingerprint = f"{params_checksum(params):08x} {temperature}"
         if not 1 <= num_tokens <= network.tree.max_regions:
             raise ValueError(
                 f"num_tokens must be from 1 to {network.tree.max_regions} for an image of "
@@ -54,7 +56,10 @@ class TreeSampler:
             )
 
     def sample(
-        self, keys: PRNGKeyArray, labels: Int[np.ndarray, "b"] | Sequence[int]
+        self,
+        keys: PRNGKeyArray,
+        labels: Int[np.ndarray, "b"] | Sequence[int],
+        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """One layout a key, in canonical order; see ``LayoutSampler``."""
         labels = check_labels(labels, self.label_names)

@@ -1,0 +1,504 @@
+"""Subjects of an evaluation: a tokenizer, images beside references, or images of a generator.
+
+Each is planned from configs and lists of files, and opened, with its weights, when it is its turn.
+"""
+
+import math
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Bool
+from ml_collections import ConfigDict
+
+from gpstoken_jax import data
+from gpstoken_jax.data.archive import open_archive
+from gpstoken_jax.data.loader import ReadAhead, Unreadable
+from gpstoken_jax.data.pairs import PairBatches, check_batch, find_pairs
+from gpstoken_jax.data.resize import resize_of
+from gpstoken_jax.data.sources import open_folder
+from gpstoken_jax.evaluation.cells import Combination
+from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
+from gpstoken_jax.evaluation.measurement import Evaluator
+from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
+from gpstoken_jax.features.lpips import LPIPSWeights
+from gpstoken_jax.metrics.frechet import Gaussian
+from gpstoken_jax.model.gpstoken import GPSToken
+from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
+from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
+from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
+from gpstoken_jax.runtime.run_directory import (
+    RunDirectory,
+    read_config,
+    task_name,
+)
+from gpstoken_jax.tokenizer import Tokenizer
+from gpstoken_jax.tokens.tiles import tile_grid
+from gpstoken_jax.weights import pretrained
+from gpstoken_jax.weights.errors import WeightsError
+from gpstoken_jax.weights.feature_networks import FeatureNetwork
+from gpstoken_jax.weights.sources import find_source
+
+CROP = "resized to cover the size (bilinear, {}), then centre crop"
+_RESIZES = {"antialias": "antialiased", "published": "not antialiased, as published"}
+GIVEN_BATCH_SIZE = 8
+_SMALLEST_SIDES = {"SSIM": 11, "LPIPS (--nolpips)": 16, "the VGG16 distance (--nofrechet)": 16}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of all cells; None is what a checkpoint's config says.
+
+    Attributes:
+      step, weights: of a checkpoint, see ``Tokenizer.from_pretrained``.
+      resize: of images, see ``data.resize_and_crop``.
+      split: of the data; by default all of a folder that was given, else the held-out split.
+      batch_size, rounding, high_resolution: see ``configs/common.py``, section eval.
+      focus, bias_map: see ``focus.parse_focus`` and ``focus.read_strength_map``.
+      lpips: its weights, or None to leave it out.
+      network: whose features Fréchet distances compare, or None to leave them out.
+      reference, reference_name: statistics to compare reconstructions with instead of the images'
+        own, by feature set, and where they are from.
+      save_statistics: the file for those of the images themselves.
+      baselines: names of those beside the evaluated method.
+      bytes_per_value: storage of a token's value that compressed baselines may spend.
+      verify: tell changed images by their content, not by size and date.
+    """
+
+    step: int | None = None
+    weights: str = "ema_params"
+    resize: str | None = None
+    split: str | None = None
+    batch_size: int | None = None
+    rounding: str | None = None
+    high_resolution: str | None = None
+    focus: tuple[str, ...] = ()
+    bias_map: str | None = None
+    lpips: LPIPSWeights | None = None
+    network: FeatureNetwork | None = None
+    reference: dict[str, Gaussian] | None = None
+    reference_name: str | None = None
+    save_statistics: Path | None = None
+    baselines: tuple[str, ...] = ("bicubic",)
+    bytes_per_value: int = 2
+    verify: bool = False
+
+
+class Batches(Protocol):
+    """Batches of images, and what of them could not be read so far."""
+
+    unreadable: Unreadable
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A cell with its weights loaded.
+
+    Attributes:
+      protocol: everything that its figures depend on.
+      title: a line for the report.
+      label: name of the evaluated method in a table.
+      evaluator: measures batches.
+      batches: of the images at some positions.
+      inside: the focus, to be outlined in drawings.
+    """
+
+    protocol: dict[str, Any]
+    title: str
+    label: str
+    evaluator: Evaluator
+    batches: Callable[[Sequence[int]], Batches]
+    inside: Bool[np.ndarray, "h w"] | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the grid before its turn.
+
+    Attributes:
+      name: also of its directory.
+      open: loads weights; raises what is wrong, also if the cell could not even be planned.
+      num_images: of all processes together.
+      pixels: of all its images, in proportion to which the time left is guessed.
+      description: a line for the screen.
+      inputs: directories that its images are in.
+    """
+
+    name: str
+    open: Callable[[], Subject]
+    num_images: int = 0
+    pixels: int = 0
+    description: str = ""
+    inputs: tuple[Path, ...] = ()
+
+
+def broken_cell(name: str, error: Exception) -> Cell:
+    """A cell that cannot be planned: its turn comes, and fails."""
+
+    def fail() -> Subject:
+        raise error
+
+    return Cell(name, fail)
+
+
+def plan_tokenizer(cell: Combination, settings: Settings) -> Cell:
+    """Looks at config and data of a checkpoint's cell.
+
+    Raises:
+      CheckpointError: if the checkpoint has no readable config, or is no tokenizer's.
+      ValueError, OSError: if the data cannot be opened, or the size has no whole tiles.
+    """
+    root, step = split_checkpoint(cell.checkpoint, settings.step)
+    config = _read_config(root)
+    if (task := task_name(config)) != "tokenizer":
+        raise CheckpointError(f"{cell.checkpoint} is a run of {task}, not of a tokenizer")
+    for name in ("batch_size", "rounding", "high_resolution"):
+        if (value := getattr(settings, name)) is not None:
+            config.eval[name] = value
+    given = dict(cell.dataset.fields)
+    if given:
+        config.data.update({"folder": None, "tfds_name": None, "tfds_dir": None, **given})
+    config.data.resize = settings.resize or resize_of(config.data)
+    split = settings.split or ("all" if "folder" in given else config.data.eval_split)
+    source = data.open_source(config.data, split)
+    config.partition.num_tokens = cell.num_tokens or config.partition.num_tokens
+    size = cell.size or (config.model.image_size,) * 2
+    tiles = tile_grid(*size, config.model.image_size)
+    check_sides(size, settings)
+    count, (height, width) = config.partition.num_tokens, size
+    tokens = f"{count} tokens" if tiles == (1, 1) else f"{math.prod(tiles)} x {count} tokens"
+    folder = config.data.folder or config.data.tfds_dir
+    return Cell(
+        name=cell.name,
+        num_images=len(source),
+        pixels=height * width * len(source),
+        description=f"{cell.checkpoint}; {source.description}; {height} x {width} pixels; {tokens}",
+        open=partial(_open_tokenizer, cell, root, step, config, source, size, tiles, settings),
+        inputs=(Path(folder),) if folder else (),
+    )
+
+
+def split_checkpoint(checkpoint: Path, step: int | None) -> tuple[Path, int | None]:
+    """The directory and the step of RUN, RUN/checkpoints, RUN/checkpoints/STEP, or other weights.
+
+    Raises:
+      CheckpointError: if it is none of these, or another step is asked for as well.
+    """
+    root = pretrained.find(checkpoint)
+    return pretrained.split_step(root, step) if pretrained.is_work_directory(root) else (root, step)
+
+
+def _read_config(root: Path) -> ConfigDict:
+    """The config of a run, or of weights from elsewhere."""
+    if pretrained.is_work_directory(root):
+        return read_config(RunDirectory(root))
+    try:
+        return find_source(root).config
+    except WeightsError:
+        if root.is_dir():
+            read_config(RunDirectory(root))  # says what a run without checkpoints lacks
+        raise
+
+
+@lru_cache(maxsize=1)  # cells of one checkpoint follow each other
+def _load(root: Path, step: int | None, weights: str) -> tuple[GPSToken, Any, int, str]:
+    """The model, its parameters, their step and a checksum of them."""
+    loaded = Tokenizer.from_pretrained(root, step=step, weights=weights)
+    return loaded.model, loaded.params, loaded.step, f"{params_checksum(loaded.params):08x}"
+
+
+def _open_tokenizer(
+    cell: Combination,
+    root: Path,
+    step: int | None,
+    config: ConfigDict,
+    source: data.ImageSource,
+    size: tuple[int, int],
+    tiles: tuple[int, int],
+    settings: Settings,
+) -> Subject:
+    model, params, step, crc32 = _load(root, step, settings.weights)
+    focus, resize = read_focus(size, settings), resize_of(config.data)
+    way = config.eval.get("high_resolution", "merged")
+    num_tokens = math.prod(tiles) * config.partition.num_tokens
+    values = num_tokens * (5 + config.model.feature_channels)
+    baselines, described = _baselines(settings.baselines, values, settings)
+    methods = tokenizer_methods(
+        model,
+        params,
+        config.partition.copy_and_resolve_references(),
+        baselines,
+        tiles=tiles,
+        high_resolution=way,
+        focus=focus,
+    )
+    inside = None if focus is None else focus_mask(focus)
+    focuses = [*settings.focus, *([settings.bias_map] if settings.bias_map else [])]
+    protocol = {
+        "checkpoint": str(cell.checkpoint),
+        "step": step,
+        "weights": settings.weights,
+        "weights_crc32": crc32,
+        "data_name": cell.dataset.name,
+        "data": source.description,
+        "data_fingerprint": source.fingerprint(content=settings.verify),
+        "size": f"{size[0]} x {size[1]}",
+        "crop": CROP.format(_RESIZES[resize]),
+        "resize": resize,
+        "num_tokens": num_tokens,
+        "tiles": f"{tiles[0]} x {tiles[1]}, {way}" if tiles != (1, 1) else "1 x 1",
+        "focus": "; ".join(focuses) or "none",
+        **described,
+        **shared_protocol(settings, config.eval.rounding),
+        "dtype": config.model.dtype,
+    }
+    batch_size = max(1, config.eval.batch_size // math.prod(tiles))
+    return Subject(
+        protocol=protocol,
+        title=f"Reconstructions of {cell.checkpoint}, step {step}",
+        label=f"GPSToken, {num_tokens} tokens",
+        evaluator=Evaluator(
+            methods,
+            lpips_weights=settings.lpips,
+            rounding=config.eval.rounding,
+            inside=inside,
+            network=settings.network,
+        ),
+        batches=lambda some: SourceBatches(source, config.data, size, batch_size, some),
+        inside=inside,
+    )
+
+
+def plan_pairs(
+    images: Path,
+    references: Path,
+    settings: Settings,
+    size: tuple[int, int] | None = None,
+    num_values: int | None = None,
+) -> Cell:
+    """Looks at images that some program wrote and at their references.
+
+    Args:
+      images, references, size: see ``pairs.find_pairs``.
+      settings: of the measurement.
+      num_values: that the method stores of an image, for the baselines; None leaves them out.
+
+    Raises:
+      ValueError, OSError: what ``pairs.find_pairs`` raises.
+    """
+    pairs = sorted(find_pairs(images, references, size), key=lambda pair: pair.size)
+    sizes = sorted({pair.size for pair in pairs})
+    check_sides(tuple(map(min, zip(*sizes, strict=True))), settings)
+    described = ", ".join(f"{height} x {width}" for height, width in sizes[:3])
+    described += f" and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
+    files = [file for pair in pairs for file in (pair.image, pair.reference)]
+
+    def open_pairs() -> Subject:
+        names = settings.baselines if num_values else ()
+        baselines, entries = _baselines(names, num_values, settings)
+        protocol = {
+            "images_folder": str(images),
+            "data_name": references.resolve().name,
+            "data": f"folder {references}: {len(pairs)} images",
+            "data_fingerprint": fingerprint_files(
+                [(file.name, file.path) for file in files], content=settings.verify
+            ),
+            "size": described,
+            "crop": f"references: {CROP.format(_RESIZES['antialias'])}" if size else "none",
+            **entries,
+        }
+        batch_size = settings.batch_size or GIVEN_BATCH_SIZE
+        title = f"{images} beside its references"
+        batches = partial(PairBatches, pairs, batch_size)
+        return _given(images, title, protocol, baselines, batches, settings)
+
+    return Cell(
+        name=images.resolve().name,
+        num_images=len(pairs),
+        pixels=sum(math.prod(pair.size) for pair in pairs),
+        description=f"{images} beside {references}: {len(pairs)} images, {described} pixels",
+        open=open_pairs,
+        inputs=(images, references),
+    )
+
+
+def plan_samples(images: Path, settings: Settings) -> Cell:
+    """Looks at a generator's images, which have no originals and are taken as they are.
+
+    Args:
+      images: a folder, or an ``.npz`` file, see ``data.archive``. Of a folder that
+        ``gpstoken generate`` wrote, its overview ``grid.png`` is no sample.
+      settings: of the measurement.
+
+    Raises:
+      ValueError, OSError: if there are none, the first cannot be read, or the generator has not
+        finished.
+    """
+    source = open_archive(images) if images.is_file() else open_folder(images)
+    if (images / "generation.json").is_file():
+        if (images / MANIFEST).is_file():
+            read_manifest(images, "generated images")
+        samples = tuple(file for file in source.files if file.name != "grid.png")
+        source = replace(source, files=samples, description=f"{len(samples)} samples in {images}")
+    height, width = source[0].size
+
+    def open_samples() -> Subject:
+        protocol = {
+            "images_folder": str(images),
+            "data_name": images.resolve().name,
+            "data": source.description,
+            "data_fingerprint": source.fingerprint(content=settings.verify),
+            "size": f"{height} x {width}",
+            "crop": "none",
+        }
+        title = f"{images} beside the statistics of {settings.reference_name}"
+        batch_size = settings.batch_size or GIVEN_BATCH_SIZE
+        batches = partial(SampleBatches, source, ReadAhead(), (height, width), batch_size)
+        return _given(images, title, protocol, {}, batches, settings, compared=False)
+
+    return Cell(
+        name=images.resolve().name,
+        num_images=len(source),
+        pixels=height * width * len(source),
+        description=f"{source.description}; {height} x {width} pixels",
+        open=open_samples,
+        inputs=(images,),
+    )
+
+
+def _given(
+    images: Path,
+    title: str,
+    protocol: dict[str, Any],
+    baselines: Mapping[str, Any],
+    batches: Callable[[Sequence[int]], Batches],
+    settings: Settings,
+    compared: bool = True,
+) -> Subject:
+    return Subject(
+        protocol=protocol | shared_protocol(settings, "as the files have it"),
+        title=title,
+        label=images.resolve().name,
+        evaluator=Evaluator(
+            given_images(baselines),
+            lpips_weights=settings.lpips if compared else None,
+            rounding="round",
+            network=settings.network,
+            compared=compared,
+        ),
+        batches=batches,
+    )
+
+
+def _baselines(
+    names: Sequence[str], values: int | None, settings: Settings
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The baselines for tokens of so many values, and what the protocol says of them."""
+    num_bytes = (values or 0) * settings.bytes_per_value
+    protocol = {"values_per_image": values, "bytes_per_value": settings.bytes_per_value}
+    if values:
+        protocol |= describe_baselines(names, values, num_bytes)
+    return make_baselines(names, values or 0, num_bytes), protocol
+
+
+class SourceBatches:
+    """Batches of some images of a source; a batch's ``position`` is that in the source."""
+
+    def __init__(
+        self,
+        source: data.ImageSource,
+        reading: Any,
+        size: tuple[int, int],
+        batch_size: int,
+        positions: Sequence[int],
+    ):
+        self._positions, self._size = positions, size
+        self._batches = data.eval_batches(data.Subset(source, positions), reading, size, batch_size)
+
+    @property
+    def unreadable(self) -> Unreadable:
+        """Images that could not be read so far."""
+        return self._batches.unreadable
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self._batches:
+            places = [self._positions[i] if i >= 0 else -1 for i in batch["position"].tolist()]
+            yield batch | {"position": np.array(places, np.int64)}
+
+
+class SampleBatches(SourceBatches):
+    """The same of images that have one size and stand for themselves, as ``given``.
+
+    Iterating raises ValueError at one of another size, or that cannot be read: it would be missing.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in super().__iter__():
+            check_batch(batch, self.unreadable, self._size, "the first: generated images have one")
+            yield batch | {"given": batch["image"]}
+
+
+def check_sides(size: tuple[int, int], settings: Settings) -> None:
+    """Refuses images that are too small for what is to be measured.
+
+    Raises:
+      ValueError: naming it and its flag.
+    """
+    of_vgg = settings.network is not None and "frechet_vgg16" in settings.network.sets
+    wanted = dict(zip(_SMALLEST_SIDES, (True, settings.lpips is not None, of_vgg), strict=True))
+    small = [name for name, side in _SMALLEST_SIDES.items() if wanted[name] and min(size) < side]
+    if small:
+        needed = ", ".join(f"{name} at least {_SMALLEST_SIDES[name]}" for name in small)
+        raise ValueError(f"images of {size[0]} x {size[1]} pixels are too small: {needed} a side")
+
+
+def read_focus(size: tuple[int, int], settings: Settings) -> np.ndarray | None:
+    """The strength at every pixel that boxes and the map ask for together; None for none."""
+    if not settings.focus and settings.bias_map is None:
+        return None
+    strength = box_strength(size, *parse_focuses(settings.focus))
+    if settings.bias_map is not None:
+        strength = strength + read_strength_map(settings.bias_map, size)
+    return strength
+
+
+def shared_protocol(settings: Settings, rounding: str) -> dict[str, object]:
+    """Entries of every protocol: how metrics were taken, by what program, on what machine."""
+    lpips, reference = settings.lpips, "the originals of the same images"
+    if settings.reference is not None:
+        crc = 0
+        for gaussian in settings.reference.values():
+            arrays = (gaussian.mean, gaussian.covariance)
+            crc = zlib.crc32(b"".join(array.tobytes() for array in arrays), crc)
+        reference = f"{settings.reference_name} (CRC-32 {crc:08x})"
+    return {
+        "colour_range": "[0, 1] RGB",
+        "rounding": rounding,
+        "lpips": f"{lpips.network}, version 0.1" if lpips else "not measured",
+        "frechet": settings.network.description if settings.network else "not measured",
+        "frechet_reference": reference,
+        "commit": commit(),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def commit() -> str | None:
+    """The project's commit, None outside a git checkout; "+" marks uncommitted changes."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        head, changes = (
+            subprocess.run([*command, *rest], capture_output=True, text=True, check=True).stdout
+            for rest in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + ("+" if changes.strip() else "")

@@ -1,0 +1,57 @@
+"""Faults of the disk or the network under it: tried again, then an error that ends the run.
+
+They are not to be taken for damaged images, which are skipped: a mount that vanishes for a minute
+would silently cost half of a data set.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+RETRY_SECONDS = (0.1, 0.5, 2.0)  # between one attempt and the next
+Result = TypeVar("Result")
+
+
+class StorageError(OSError):
+    """A file that should be there cannot be read, also not after several attempts."""
+
+
+def retry(function: Callable[[], Result], path: str | Path) -> Result:
+    """Returns what ``function`` returns; calls it again when the system reports an error.
+
+    Args:
+      function: reads something; has no other effect.
+      path: what it reads, for the message.
+
+    Raises:
+      StorageError: if the last attempt fails too.
+    """
+    for seconds in (*RETRY_SECONDS, None):
+        try:
+            return function()
+        except OSError as error:
+            if error.errno is None:  # raised by a library for what it read, not by the system
+                raise
+            if seconds is None:
+                raise StorageError(_explain(path, error)) from error
+            time.sleep(seconds)
+    raise AssertionError("unreachable")
+
+
+def _explain(path: str | Path, error: OSError) -> str:
+    return (
+        f"cannot read {str(path)!r}: {error.strerror} (tried {len(RETRY_SECONDS) + 1} times). "
+        "Bring the storage back, then run the same command again: it goes on"
+    )
+
+
+def read_through(path: str | Path) -> None:
+    """Reads a file to its end, to learn whether the system can.
+
+    Raises:
+      OSError: if it cannot.
+    """
+    with open(path, "rb", buffering=0) as file:
+        while file.read(2**20):
+            pass

@@ -1,0 +1,55 @@
+"""Escapes for text that comes from files and may hold anything: names, classes, metadata, errors.
+
+HTML needs none of these: pages are Jinja2 templates that escape by themselves.
+"""
+
+import re
+
+# Control characters, line and paragraph separators, marks that turn the direction of what follows,
+# characters without width, and halves of characters (bytes of a name that are not valid UTF-8).
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~#$])")
+_BLOCK_START = re.compile(r"^(\s*)([-+=>:]|\d+(?=[.)](?:\s|$)))")
+_FORMULA_START = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+
+
+def terminal_text(text: object) -> str:
+    r"""One line that a terminal shows as it is: what would move or colour it becomes ``\x1b``."""
+    return _UNPRINTABLE.sub(_escape, str(text))
+
+
+def markdown_text(text: object) -> str:
+    """One line that Markdown (CommonMark, and tables of GitHub's) shows as it is, without markup.
+
+    Unprintable characters become escapes as in ``terminal_text``.
+    """
+    text = _MARKDOWN.sub(r"\\\1", terminal_text(text))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _BLOCK_START.sub(_mark_start, text)
+
+
+def csv_text(text: object) -> str:
+    """Text for a cell of a CSV file that no spreadsheet takes for a formula.
+
+    A cell that would begin with ``= + - @`` gets an apostrophe before it; tabs and line ends become
+    escapes as in ``terminal_text``. For text only: numbers are written as they are. Quotes and
+    commas are the writer's to escape.
+    """
+    text = terminal_text(text)
+    return f"'{text}" if _FORMULA_START.match(text) else text
+
+
+def _escape(match: re.Match) -> str:
+    code = ord(match[0])
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
+
+
+def _mark_start(match: re.Match) -> str:
+    """Escapes what begins a list, a heading or a quotation."""
+    space, mark = match.groups()
+    return f"{space}&#{ord(mark[0])};{mark[1:]}"

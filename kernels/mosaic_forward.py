@@ -1,0 +1,139 @@
+"""The forward GPU kernel: the whole map in one launch, and the backward's plan beside it."""
+
+from jax import Array
+
+from gpstoken_jax.kernels.mosaic_lists import region_of
+from gpstoken_jax.kernels.mosaic_plan import plan_image
+from gpstoken_jax.kernels.mosaic_tiles import (
+    COLUMN_STRIDE,
+    ROW_STRIDE,
+    STEP,
+    TILE,
+    Problem,
+    Room,
+    Tile,
+    Vectors,
+    choose,
+    for_each_share,
+    load_features,
+    read_token,
+    stage_geometry,
+    store_channels,
+    store_vectors,
+    tabulate,
+)
+from gpstoken_jax.kernels.mosaic_words import (
+    Global,
+    barrier,
+    block,
+    fma,
+    from_lane,
+    kernel,
+    loop,
+    matmul,
+    power_of_two,
+    shape,
+    split,
+    thread,
+    warp_barrier,
+    when,
+    zeros,
+)
+
+
+def draw(problem: Problem, geometry: Array, features: Array, lists=(), planned: bool = False):
+    """The map [B, H, W, C]; planned, (map, plan [B, L, 4]), see `mosaic_plan`."""
+    image = shape((problem.batch, problem.height, problem.width, problem.channels), features.dtype)
+    plan = shape((problem.batch, problem.tokens, 4), "int32")
+    planners = problem.batch if planned else 0  # the first blocks
+
+    def body(shared, *arrays):
+        if not planned:
+            return draw_tile(problem, shared, block(), *arrays)
+        *arrays, plan = arrays
+        plan_it = lambda: plan_image(problem, shared, block(), arrays[0], plan)  # noqa: E731
+        when(block() < planners, plan_it)
+        tile = block() - planners
+        return when(tile >= 0, lambda: draw_tile(problem, shared, tile, *arrays))
+
+    words = Room.words(problem, cotangent=False)
+    outputs = [image, plan] if planned else image
+    run = kernel("splat_forward", body, outputs, words, problem.grid + planners)
+    return run(geometry, features, *problem.coordinates(), *lists)
+
+
+def draw_tile(problem, shared, number, geometry, features, xs: Global, ys: Global, *rest) -> None:
+    """Sum the tokens of each warp's tile and write its rows of the map."""
+    *lists, image = rest
+    tile = Tile.of(problem, number)
+    room = Room(problem, shared, cotangent=False)
+    groups = problem.chunk // 16
+    bounds = tile.bounds(xs, ys)
+    x, y = tile.my_centres(xs, ys)
+
+    def share(row_of, count, sums):
+        tabulate(problem, room, geometry, row_of, count)
+        barrier()
+        total = tile.exists.where(choose(room, count, bounds), 0)
+
+        def step(first, sums):
+            token = read_token(room, first, total)
+            vectors = load_features(problem, features, token, tile.chunk)
+            stage_geometry(problem, room, token, x, y)
+            store_vectors(problem, room.features, STEP, range(STEP), vectors)
+            warp_barrier()
+            sums = add_tokens(problem, room, token.rho, sums)
+            warp_barrier()
+            return sums
+
+        sums = loop(0, total, STEP, sums, step)
+        if lists or problem.tokens > problem.capacity:
+            barrier()
+        return sums
+
+    listed = (*lists, region_of(problem, tile)) if lists else None
+    sums = for_each_share(problem, listed, tile, zeros(4 * 8 * groups), share)
+
+    lane_x, quad = tile.x * TILE + (tile.lane >> 2), (tile.lane & 3) * 4
+    for n in range(TILE):
+        lane_y = tile.y * TILE + n
+
+        def store(n=n, lane_y=lane_y):
+            start = (
+                (tile.image * problem.height + lane_y) * problem.width + lane_x
+            ) * problem.channels
+            for group in range(groups):
+                at = 4 * (2 * groups * (n // 2) + 2 * group) + 2 * (n % 2)
+                values = [*sums[at : at + 2], *sums[at + 4 : at + 6]]
+                channel = quad + tile.chunk * problem.chunk + 16 * group
+                store_channels(problem, image, start, channel, values)
+
+        when((lane_y < problem.height) & (lane_x < problem.width), store)
+
+
+def add_tokens(problem: Problem, room: Room, rho, sums):
+    """sums + weights @ features of the staged step: for two rows of pixels and eight channels at a
+    time, a fragment of [16 pixels, 8 channels]."""
+    lane = thread() & 31
+    column, tokens = lane >> 2, [(lane & 3) * 2 + n for n in (0, 1, 8, 9)]
+    groups = range(problem.chunk // 16)
+    vectors = Vectors(problem, room.features, STEP)
+    fragments = [vectors.fragments(0, group, transposed=True) for group in groups]
+    right = [[part[n : n + 2] for part in f] for f in fragments for n in (0, 2)]
+    u = [room.columns.load(t * COLUMN_STRIDE + column)[0] for t in tokens]
+    rho = [from_lane(rho, t) for t in tokens]
+    each = 4 * len(right)  # sums of two rows
+    out = []
+    for row in range(0, TILE, 2):
+        local = [room.rows.load(t * ROW_STRIDE + row * 2, 4) for t in tokens]  # v, -o v^2, twice
+        a = [[fma(-rho[n], v[k], u[n]) for n, v in enumerate(local)] for k in (0, 2)]
+        weights = [
+            [power_of_two(fma(-a[k][n], a[k][n], v[2 * k + 1])) for n, v in enumerate(local)]
+            for k in (0, 1)
+        ]
+        pairs = [split(*weights[k][n : n + 2], problem.parts) for n in (0, 2) for k in (0, 1)]
+        left = list(zip(*pairs, strict=True))
+        mine = sums[row // 2 * each :][:each]
+        totals = [mine[n : n + 4] for n in range(0, each, 4)]
+        out += [s for t in matmul(totals, [left] * len(right), right) for s in t]
+    return out

@@ -1,0 +1,173 @@
+"""What programs write is of what they were given, whatever lies in --output and whatever its name.
+
+One chain of runs in a directory of the oddest name: images, tokens, layouts, images again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpstoken_jax.generation.layouts import read_layouts
+from gpstoken_jax.runtime.outputs import read_manifest
+from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
+from gpstoken_jax.tokens import TokenWriter, open_tokens
+
+ROOT = Path(__file__).parents[2]
+ODD = "odd [a-b] *?{x} 'q' \"d\" $HOME `w` \\ %s #;& \n\t 😀 é" + "x" * 100
+NAMES = (
+    "cat/1.jpg", "cat./1.jpg", "Cat/1.jpg", "cat/1.png", "a.png/1.jpg", "a.jpg", " /con.jpg",
+    "e\u0301/1.jpg", "é/1.jpg", "new\nline/[1].jpg", "x" * 251 + ".jpg",
+)  # fmt: skip
+ALWAYS_EIO = Path("/proc/self/mem")
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def program(env):
+    def run(name, *arguments, fails=None):
+        command = [sys.executable, "-m", "gpstoken_jax", name, *map(str, arguments)]
+        result = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+        )
+        assert "Traceback" not in result.stderr, result.stderr
+        assert result.returncode == (1 if fails else 0), result.stderr
+        if fails:
+            assert fails in result.stderr
+        return result.stdout
+
+    return run
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*.png")}
+
+
+def test_a_chain_of_programs_under_odd_names(program, random_run, tmp_path):
+    root = tmp_path / ODD
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        path = root / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((40, 40)).save(path)
+    checkpoint, tokens = f"--checkpoint={random_run}", root / "tokens"
+    encode = ["encode", checkpoint, f"--data.folder={root / 'photos'}", f"--output={tokens}"]
+    encode += ["--batch_size=4", "--shard_size=4"]
+    layouts, images = root / "layouts.safetensors", root / "again"
+    prepare = ["prepare_layouts", f"--tokens={tokens}", f"--output={layouts}"]
+    decode = ["decode", checkpoint, f"--tokens={tokens}", f"--output={images}"]
+    decode += ["--batch_size=4"]
+
+    # Everything, once: no image is lost, none is written twice; the same commands do nothing.
+    for command in (encode, prepare, decode):
+        program(*command)
+    assert len(open_tokens(tokens)) == len(NAMES) == len(read_layouts(layouts))
+    first = _files(images)
+    assert len(set(first.values())) == len(first) == len(NAMES)
+    assert read_manifest(images, "decoded images").facts == {"images": len(NAMES)}
+    assert sorted(open_tokens(tokens).header["label_names"]) == sorted(
+        {name.split("/")[0] for name in NAMES if "/" in name}
+    )
+    assert "3 of 3 shards are there already" in program(*encode)
+    assert "3 of 3 batches are there already" in program(*decode)
+    assert "Nothing has changed" in program(*prepare)
+
+    # Another picture under the same name: noticed by each, one after the other.
+    pixels = rng.integers(0, 256, (6, 6, 3), np.uint8)
+    Image.fromarray(pixels).resize((40, 40)).save(root / "photos" / "cat" / "1.jpg")
+    program(*encode, fails="made from something else: images was")
+    program(*encode, "--overwrite")
+    program(*prepare, fails="made from something else: tokens was")
+    program(*decode, fails="made from something else: tokens was")
+    (images / "mine.txt").write_text("mine")
+    program(*decode, "--overwrite")
+    second = _files(images)
+    assert (images / "mine.txt").read_text() == "mine"
+    assert first.keys() == second.keys()
+    assert sum(first[name] != second[name] for name in first) == 1
+    program(*prepare, "--overwrite")
+    program(*decode, "--rounding=truncate", fails="rounding was 'round' and is now 'truncate'")
+
+    # Where the output is the input, or one is in the other.
+    for output in (root / "photos", root / "photos" / "cat", root, tokens):
+        for command in (encode, decode):
+            program(*command[:-1], f"--output={output}", fails="error:")
+    program(*prepare, f"--output={tokens / 'x.safetensors'}", "--overwrite", fails="input")
+    program(*prepare, f"--output={root / 'photos' / 'a.jpg'}", "--overwrite", fails="no file of")
+    assert len(list((root / "photos").rglob("*.*g"))) >= len(NAMES)
+
+
+HOSTILE = (
+    "//elsewhere/x.jpg", "/abs/x.jpg", "../../x.jpg", "a/../../../x.jpg", "..", ".", "", "/",
+    "..\\..\\x",
+    "C:\\x.jpg", "C:x.jpg", "\\\\host\\share\\x", "~/x.jpg", "a\0b.jpg", "manifest.json/x.jpg",
+    "journal-00000.txt/x", "x" * 5000, "/".join("y" * 600), "\ud800.jpg",
+)  # fmt: skip
+
+
+def test_decode_stays_in_its_directory(program, random_run, tmp_path):
+    """Whatever names a directory of tokens has, and wherever links in the output lead."""
+    config = read_config(RunDirectory(random_run))
+    count = config.partition.num_tokens
+    settings = {
+        "model": config.model.to_dict(), "step": 7, "weights_crc32": 0, "checkpoint": "x",
+        "weights": "ema_params",
+    }  # fmt: skip
+    names = [*HOSTILE, "link/x.jpg"]
+    for these in (HOSTILE, names):
+        tokens = tmp_path / f"tokens{len(these)}"
+        writer = TokenWriter(tokens, settings, len(these))
+        geometry = np.full((len(these), count, 5), 0.2, np.float32)
+        rows = {
+            "geometry": geometry,
+            "initial_geometry": geometry,
+            "features": np.zeros((len(these), count, config.model.feature_channels), np.float32),
+            "label": np.zeros(len(these)),
+            "size": np.ones((len(these), 2)),
+            "position": np.arange(len(these)),
+        }
+        writer.write(0, rows, list(these), {})
+        writer.finish({})
+    work, elsewhere = tmp_path / "work" / "deep" / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    decode = ["decode", f"--checkpoint={random_run}", "--batch_size=4", f"--output={work}"]
+    program(*decode, f"--tokens={tmp_path / f'tokens{len(HOSTILE)}'}")
+    assert len(_files(work)) == len(HOSTILE) == len(_files(tmp_path))
+    (work / "link").symlink_to(elsewhere)
+    program(*decode, f"--tokens={tmp_path / f'tokens{len(names)}'}", "--overwrite", fails="link")
+    assert not list(elsewhere.iterdir())
+
+
+def test_an_index_cannot_lead_elsewhere(tmp_path):
+    """Names of shards in an index are names of files beside it."""
+    for name in ("../secret", "/etc/passwd", "a/../../b", "C:x"):
+        index = {"header": {"version": 1}, "shards": {name: 1}, "unreadable": {}}
+        (tmp_path / "index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=r"index\.json"):
+            open_tokens(tmp_path)
+
+
+@pytest.mark.skipif(not ALWAYS_EIO.exists(), reason="no file here that gives an I/O error")
+def test_a_faulty_disk_ends_every_program(program, random_run, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (40, 40)).save(photos / "1.png")
+    (photos / "2.png").symlink_to(ALWAYS_EIO)
+    fault = "2.png': Input/output error (tried 4 times)"
+    data = f"--data.folder={photos}"
+    program("encode", f"--checkpoint={random_run}", data, f"--output={tmp_path / 't'}", fails=fault)
+    assert not (tmp_path / "t" / "index.json").exists()
+    program("prepare_data", f"--folder={photos}", f"--output={tmp_path / 'd'}", fails=fault)
+    config, output = "--config=configs/tiny.py:smoke", f"--output={tmp_path / 'l.safetensors'}"
+    program("prepare_layouts", config, data, output, "--split=all", fails=fault)
+    assert not (tmp_path / "l.safetensors").exists()

@@ -1,0 +1,136 @@
+"""Processes that meet before JAX joins them, as threads: who is missing is said by number."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from gpstoken_jax.runtime import rendezvous
+from gpstoken_jax.runtime.rendezvous import RendezvousError, meet
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _start(port, count, numbers, says=None):
+    """What each process ends with: None, or its error."""
+    results = {}
+
+    def one(number):
+        try:
+            meet(f"127.0.0.1:{port}", (says or {}).get(number, count), number)
+            results[number] = None
+        except Exception as error:
+            results[number] = str(error)
+
+    threads = [threading.Thread(target=one, args=(n,), daemon=True) for n in numbers]
+    for thread in threads:
+        thread.start()
+    return results, threads
+
+
+def _finish(threads):
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_all_go_on_once_all_are_there(port, order):
+    results, threads = {}, []
+    for number in order:
+        more, started = _start(port, 3, [number])
+        threads += started
+        results[number] = more
+        time.sleep(0.05)
+    _finish(threads)
+    assert [results[n][n] for n in range(3)] == [None] * 3
+    with socket.create_server(("", port)):
+        pass  # the port is free for JAX
+
+
+def test_alone_there_is_nobody_to_wait_for(port):
+    meet(f"127.0.0.1:{port}", 1, 0)
+
+
+def test_who_is_missing_is_said_while_waiting_and_at_the_end(port, monkeypatch, capfd):
+    monkeypatch.setattr(rendezvous, "REMIND_SECONDS", 0.2)
+    monkeypatch.setattr(rendezvous, "GIVE_UP_SECONDS", 1.5)
+    results, threads = _start(port, 5, [0, 2, 3])
+    _finish(threads)
+    assert "process 1, 4 did not come in" in results[0]
+    assert "still waiting for process 1, 4" in capfd.readouterr().err
+    assert results[2] and results[3]
+
+
+def test_process_0_is_missing(port, monkeypatch, capfd):
+    monkeypatch.setattr(rendezvous, "REMIND_SECONDS", 0.2)
+    monkeypatch.setattr(rendezvous, "GIVE_UP_SECONDS", 1.0)
+    results, threads = _start(port, 2, [1])
+    _finish(threads)
+    assert f"process 0 at 127.0.0.1:{port} did not come" in results[1]
+    assert f"still waiting for process 0 at 127.0.0.1:{port}" in capfd.readouterr().err
+
+
+def test_a_taken_port_is_named(port):
+    with socket.create_server(("", port)), pytest.raises(RendezvousError, match=f"port {port}"):
+        meet(f"127.0.0.1:{port}", 2, 0)
+
+
+def test_processes_that_count_otherwise_are_named(port):
+    results, threads = _start(port, 2, [0, 1], says={1: 4})
+    _finish(threads)
+    for number in (0, 1):
+        assert "process 1 of 4 came to a run of 2 processes" in results[number]
+
+
+def test_strangers_are_not_counted(port):
+    results, threads = _start(port, 2, [0])
+    for said in (b"GET / HTTP/1.1\n", b"[]\n", b'{"process": "x"}\n', b"", b"{" * 5000):
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", port)) as stranger:
+                    stranger.sendall(said)
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    more, started = _start(port, 2, [1])
+    _finish([*threads, *started])
+    assert results[0] is None and more[1] is None
+
+
+def test_a_process_that_is_started_again_is_counted_once(port):
+    results, threads = _start(port, 3, [0])
+    first, started = _start(port, 3, [1])
+    time.sleep(0.5)
+    again, restarted = _start(port, 3, [1])
+    _finish(restarted)
+    assert "process 1 is here already" in again[1] and not results and not first
+    last, others = _start(port, 3, [2])
+    _finish([*threads, *started, *others])
+    assert results[0] is None and first[1] is None and last[2] is None
+
+
+def test_one_that_was_killed_may_come_again(port):
+    results, threads = _start(port, 3, [0])
+    time.sleep(0.3)
+    with socket.create_connection(("127.0.0.1", port)) as killed:
+        killed.sendall(b'{"process": 1, "of": 3}\n')
+    again, restarted = _start(port, 3, [1, 2])
+    _finish([*threads, *restarted])
+    assert results[0] is None and set(again.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost", "localhost:", ":1234", "localhost:http", "a:70000"]
+)
+def test_what_is_no_address_is_named(address):
+    with pytest.raises(ValueError, match="is not HOST:PORT"):
+        meet(address, 2, 0)

@@ -1,0 +1,259 @@
+"""Weights are found in every form that published ones have, and fitted to a config."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from gpstoken_jax import Generator, Tokenizer
+from gpstoken_jax.configs import gpstoken_m128, sit_tiny, tiny
+from gpstoken_jax.runtime.files import DamagedFileError
+from gpstoken_jax.weights.errors import WeightsError
+from gpstoken_jax.weights.files import write_tensors
+from gpstoken_jax.weights.published import infer_config, sit_table, tokenizer_table
+from gpstoken_jax.weights.sources import find_source
+
+COUNTERS = {"initted": np.ones((), bool), "step": np.array(7)}
+
+
+@pytest.fixture(scope="module")
+def table():
+    return tokenizer_table(tiny.get_config("smoke").model)
+
+
+def _random(table, seed):
+    rng = np.random.default_rng(seed)
+    shapes = table.used | table.unused
+    return {key: rng.normal(0, 0.2, shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    return _random(table, 1)
+
+
+@pytest.fixture(scope="module")
+def averaged(table):
+    return _random(table, 2)
+
+
+def _prefixed(tensors, prefix):
+    return {prefix + key: tensor for key, tensor in tensors.items()}
+
+
+def _assert_has(found, model, averaged=None):
+    for name, tensors in (("params", model), ("ema_params", averaged or model)):
+        expected = found.table.from_torch(tensors)
+        jax.tree.map(np.testing.assert_array_equal, found.load(name), expected)
+
+
+def save_torch(tensors, path, prefix=()):
+    """Writes what ``torch.save`` makes of a state dict, inside dictionaries of these names."""
+
+    def text(value):
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    def numbers(values):
+        return b"(" + b"".join(b"J" + v.to_bytes(4, "little") for v in values) + b"t"
+
+    items, storages = b"", {}
+    for number, (key, tensor) in enumerate(tensors.items()):
+        storages[str(number)] = np.ascontiguousarray(tensor).tobytes()
+        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(str(number))
+        storage += text("cpu") + numbers([tensor.size])[1:-1] + b"tQ"
+        strides = [stride // 4 for stride in np.ascontiguousarray(tensor).strides]
+        parts = storage + b"K\x00" + numbers(tensor.shape) + numbers(strides) + b"\x89N"
+        items += text(key) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + parts + b"tR"
+    value = b"}(" + items + b"u"
+    for name in reversed(prefix):
+        value = b"}" + text(name) + value + b"s" + text("epoch") + b"K\x03s"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02" + value + b".")
+        for name, raw in storages.items():
+            archive.writestr(f"w/data/{name}", raw)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin", ".ckpt"])
+@pytest.mark.parametrize("wrapper", [(), ("state_dict",), ("outer", "model")])
+def test_single_files(suffix, wrapper, model, tmp_path):
+    path = tmp_path / f"gpstoken{suffix}"
+    if suffix == ".safetensors":
+        save_file(_prefixed(model, "".join(f"{name}." for name in wrapper)), path)
+    else:
+        save_torch(model, path, wrapper)
+    found = find_source(path)
+    _assert_has(found, model)
+    assert found.config.to_dict() == infer_config({k: t.shape for k, t in model.items()}).to_dict()
+    _assert_has(find_source(tmp_path), model)
+
+
+def test_a_file_is_known_by_its_content(model, tmp_path):
+    save_file(model, tmp_path / "w.bin")
+    _assert_has(find_source(tmp_path / "w.bin"), model)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", ml_dtypes.bfloat16])
+def test_any_float_type(dtype, model, table, tmp_path):
+    stored = {key: tensor.astype(dtype) for key, tensor in model.items()}
+    save_file(stored, tmp_path / "w.safetensors")
+    _assert_has(find_source(tmp_path / "w.safetensors"), stored)
+
+
+def test_a_folder_as_on_the_hub(model, averaged, tmp_path):
+    for name, tensors in (("S64", model), ("M128", averaged)):
+        (tmp_path / f"GPSToken-{name}").mkdir()
+        file = tmp_path / f"GPSToken-{name}" / f"gpstoken_{name.lower()}.safetensors"
+        save_file(tensors, file)
+    (tmp_path / "README.md").write_text("# GPSToken")
+    for chosen in (
+        find_source(tmp_path / "GPSToken-S64"),
+        find_source(tmp_path, subfolder="GPSToken-S64"),
+        find_source(str(tmp_path), subfolder="s64"),
+    ):
+        _assert_has(chosen, model)
+        assert chosen.config.partition.num_tokens == 64
+    assert find_source(tmp_path, subfolder="M128").config.partition.num_tokens == 128
+    with pytest.raises(WeightsError, match=r"several variants.*: GPSToken-M128, GPSToken-S64"):
+        find_source(tmp_path)
+    with pytest.raises(WeightsError, match=r"no sub-folder 'L256'; there are: GPSToken-M128, G"):
+        find_source(tmp_path, subfolder="L256")
+    shutil.rmtree(tmp_path / "GPSToken-M128")
+    _assert_has(find_source(tmp_path), model)
+
+
+@pytest.mark.parametrize("save, ending", [(save_file, ".safetensors"), (save_torch, ".bin")])
+def test_a_folder_that_accelerate_wrote(save, ending, model, averaged, tmp_path):
+    """The network, its average, the discriminator, a loss network, and what training needs."""
+    name = "model" if ending == ".safetensors" else "pytorch_model"
+    for step, change in ((20, 1), (100, 0)):
+        folder = tmp_path / f"checkpionts.{step:08d}"
+        folder.mkdir()
+        save({k: t + change for k, t in model.items()}, folder / f"{name}{ending}")
+        stale = _prefixed({k: t + 1 for k, t in model.items()}, "online_model.")
+        kept = _prefixed(averaged, "ema_model.") | stale
+        save(kept | {"step": np.ones(1, np.float32)}, folder / f"{name}_1{ending}")
+        save({"discriminator.main.0.bias": np.zeros(3, "f4")}, folder / f"{name}_2{ending}")
+        save({"lin0.model.1.weight": np.zeros(3, "f4")}, folder / f"{name}_3{ending}")
+        for other in ("optimizer.bin", "optimizer_1.bin", "scheduler.bin", "random_states_0.pkl"):
+            (folder / other).write_bytes(b"\x80\x02cos\nsystem\n.")
+    for path in (folder, tmp_path):
+        found = find_source(path)
+        assert found.step == 100
+        _assert_has(found, model, averaged)
+        assert [file.name for file in found.other_files] == [
+            f"{name}_2{ending}",
+            f"{name}_3{ending}",
+        ]
+        assert found.ignored["step"] == "a counter of the moving average"
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod."])
+def test_averaged_and_last_weights_in_one_file(wrapper, model, averaged, tmp_path):
+    both = _prefixed(averaged, "ema_model.") | _prefixed(model, "online_model.") | COUNTERS
+    save_file(_prefixed(both, wrapper), tmp_path / "w.safetensors")
+    _assert_has(find_source(tmp_path / "w.safetensors"), model, averaged)
+    save_file(_prefixed(averaged, "ema.") | _prefixed(model, "model."), tmp_path / "x.safetensors")
+    _assert_has(find_source(tmp_path / "x.safetensors"), model, averaged)
+
+
+def test_keys_that_the_model_does_not_have_are_listed(model, tmp_path):
+    extra = {"loss.logvar": np.zeros(()), "decoder.extra": np.zeros(3), "quantize.w": np.zeros(1)}
+    save_file(model | extra, tmp_path / "w.safetensors")
+    found = find_source(tmp_path / "w.safetensors")
+    assert {k for k, v in found.ignored.items() if v == "not a part of this network"} == set(extra)
+    _assert_has(found, model)
+
+
+def test_the_generator(tmp_path):
+    config = sit_tiny.get_config("smoke")
+    config.model.update(num_tokens=8, channels=21, num_classes=3, width=64)
+    tensors = _random(sit_table(config.model), 3)
+    save_file(_prefixed(tensors, "ema."), tmp_path / "w.safetensors")
+    found = find_source(tmp_path / "w.safetensors", "sit")
+    _assert_has(found, tensors)
+    generator = Generator.from_pretrained(tmp_path / "w.safetensors")
+    assert generator.model.num_classes == 3 and len(generator.config.statistics.mean) == 21
+    with pytest.raises(WeightsError, match="has no tensors of a tokenizer"):
+        find_source(tmp_path / "w.safetensors")
+
+
+def test_the_tokenizer_object_takes_them(model, tmp_path):
+    save_torch(model, tmp_path / "w.pth")
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "w.pth")
+    config = tokenizer.config
+    assert config.model.encoder.width == 32 and config.model.feature_channels == 16
+    given = Tokenizer.from_pretrained(tmp_path / "w.pth", config=tiny.get_config("smoke"))
+    assert given.config.model.encoder.num_heads == 4
+
+
+def test_the_config_beside_them_comes_first(model, tmp_path):
+    save_file(model, tmp_path / "w.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["x"], "model": "y"}))
+    assert find_source(tmp_path).config.model.encoder.num_heads == 8  # of another program
+    (tmp_path / "config.json").write_text(tiny.get_config("smoke").to_json())
+    for path in (tmp_path, tmp_path / "w.safetensors"):
+        assert find_source(path).config.model.encoder.num_heads == 4
+    with pytest.raises(WeightsError, match="a config of a sit, not of a tokenizer"):
+        find_source(tmp_path, config=sit_tiny.get_config())
+
+
+def _errors(model, tmp_path):
+    wrong = gpstoken_m128.get_config()
+    shallow = tiny.get_config("smoke")
+    shallow.model.encoder.depth = 1
+    file, odd = tmp_path / "w.safetensors", tmp_path / "odd.safetensors"
+    save_file(model, file)
+    save_file(model | {"to_gps.0.bias": np.zeros(7, np.float32)}, odd)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "notes.txt").write_text("hello")
+    (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:-5])
+    (tmp_path / "bad.pth").write_bytes(b"\x80\x02cos\nsystem\n.")
+    return {
+        "another config": (file, {"config": wrong}, r"w\.safetensors .*missing.*another model"),
+        "a shallower config": (file, {"config": shallow}, r"14 tensors more.*attnblocks\.1.*"),
+        "another shape": (odd, {}, r"odd\.safetensors.*to_gps\.0\.bias is 7, not 5"),
+        "cut short": (tmp_path / "cut.safetensors", {}, r"cut\.safetensors is damaged"),
+        "a program": (tmp_path / "bad.pth", {}, r"bad\.pth was not read: it .*"),
+        "nothing": (tmp_path / "empty", {}, "empty has no weights .*only nothing"),
+        "no weights": (tmp_path / "text", {}, r"has no weights \(\.safetensors.*only \.txt"),
+        "no such file": (tmp_path / "gone", {}, "there is no file or folder"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "another config", "a shallower config", "another shape", "cut short", "a program",
+        "nothing", "no weights", "no such file",
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_one_line(name, model, tmp_path):
+    path, options, match = _errors(model, tmp_path)[name]
+    with pytest.raises(WeightsError, match=match) as raised:
+        find_source(path, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_damage_to_our_own_files_is_noticed(model, tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, model, step=3)
+    assert find_source(path).step == 3
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(DamagedFileError, match=r"w\.safetensors is damaged"):
+        find_source(path).load()
+
+
+def test_paths_of_the_user(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(model, tmp_path / "w [1].safetensors")
+    _assert_has(find_source("~/w [1].safetensors"), model)
+    assert isinstance(find_source(Path("~/w [1].safetensors")).path, Path)
