@@ -1,6 +1,6 @@
 """The small weights for photos: 64 x 64 pixels, 32 tokens of 21 values.
 
-    python train.py --config=configs/photos_small.py --workdir=runs/photos_small --data.folder=DIR
+python train.py --config=configs/photos_small.py --workdir=runs/photos_small --data.folder=DIR
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update(crop_scale=(0.08, 1.0), permute_colours=False, num_threads=1)
     # LPIPS of one image costs as much as the rest of a step: it comes in a later phase.
     config.loss.lpips_weight = 0.0
-    config.optimizer.update(learning_rate=2e-3, decay="constant")
+    config.optimizer.update(name="muon", learning_rate=2e-3, decay="constant")
     config.ema.update(decay=0.999, update_every=1)
     config.train.update(batch_size=8, steps=100_000)
     config.checkpoint.update(every_steps=100, keep=2)
