@@ -36,7 +36,7 @@ def create_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransforma
     """Adam (no weight decay, as published) or Muon; clips the global gradient norm first if asked.
 
     Muon (https://kellerjordan.github.io/posts/muon) orthogonalises the steps of matrices and of
-    convolutions; all other parameters have Adam, at the same learning rate.
+    convolutions; other parameters have Adam with Nesterov's momentum, at the same learning rate.
 
     Raises:
       ValueError: for an unknown ``config.name``.
