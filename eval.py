@@ -267,9 +267,7 @@ def find_output() -> Path:
         return path(OUTPUT.value)
     root, _ = evaluation.split_checkpoint(path(CHECKPOINT.value), STEP.value)
     if not root.is_dir():
-        raise ValueError(
-            f"{CHECKPOINT.value} is no directory: say where the results go, --output=DIR"
-        )
+        raise ValueError(f"{CHECKPOINT.value} is no directory: say --output=DIR")
     return root / "eval"
 
 

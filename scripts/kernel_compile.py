@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.ptx_emulator import targets
 
 # A multiprocessor has 65536 registers and a block 128 threads, so up to 255, where the compiler
-# begins to spill, two blocks fit. The largest kernel takes 204; this leaves a little room.
-REGISTER_CEILING = 216
+# begins to spill, two blocks fit. The largest kernel takes 247, on sm_120a.
+REGISTER_CEILING = 250
 ALL_CHANNELS = ("sm_80", "sm_90a")  # C = 16 and 32; the others C = 32
 # Launches of (forward, forward and backward), without and with lists of very many tokens.
 LAUNCHES = {256: (1, 3), 2048: (2, 4)}

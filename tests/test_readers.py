@@ -189,7 +189,9 @@ READERS = {
     "safetensors": Reader(_write_safetensors, _read_all, WEIGHTS, damage_safetensors),
     "npz": Reader(_write_npz, read_npz, WEIGHTS),
     "statistics": Reader(
-        _write_statistics, lambda p: load_statistics(p, "frechet_vgg16"), (StatisticsError,)
+        _write_statistics,
+        lambda p: load_statistics(p, "frechet_vgg16"),
+        (StatisticsError, DamagedFileError),
     ),
     "pth": Reader(_write_torch, read_torch_file, WEIGHTS),
     "tensors": Reader(_write_torch, _read_all, WEIGHTS),

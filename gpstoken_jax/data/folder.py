@@ -8,6 +8,7 @@ Split folders may be called train, training, val, valid, validation or test; wha
 is left out. Hidden files and the folders that desktop and NAS systems scatter are no classes.
 """
 
+import bisect
 import collections
 import dataclasses
 import errno
@@ -16,6 +17,7 @@ import itertools
 import os
 import pathlib
 import re
+import typing
 
 from gpstoken_jax.data import images
 from gpstoken_jax.runtime import storage
@@ -39,8 +41,7 @@ SYSTEM_FOLDERS = frozenset(
 _NEEDS_ESCAPES = re.compile(r"[\n\r\\\ud800-\udfff]")
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFile:
+class ImageFile(typing.NamedTuple):
     """One image to read: where it is, its name in the data set, its class and its split."""
 
     path: pathlib.Path
@@ -230,7 +231,7 @@ def _why_no_image(entry: os.DirEntry, kind: str) -> str | None:
         return "hidden file"
     if kind != "file":
         return kind  # reading a pipe would wait forever
-    extension = os.path.splitext(entry.name)[1].lower()
+    extension = "." + entry.name.rpartition(".")[2].lower()
     if extension in images.EXTENSIONS:
         return None
     if extension in images.NEED_A_PLUGIN:
@@ -253,8 +254,7 @@ def _split_folders(paths: list[str]) -> dict[str, str]:
     return found if "train" in splits and (len(splits) > 1 or len(found) == len(top)) else {}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Placed:
+class _Placed(typing.NamedTuple):
     """An image whose place in the data set is known."""
 
     path: str
@@ -283,9 +283,9 @@ def _hold_out(placed: list[_Placed], fraction: float) -> set[str]:
     """Chooses about `fraction` of the files for the split "val"; neither split is left empty."""
     if fraction == 0 or len(placed) < 2:
         return set()
-    by_draw = sorted((image.name for image in placed), key=_draw)
-    below = sum(_draw(name) < fraction for name in by_draw)
-    return set(by_draw[: min(max(below, 1), len(placed) - 1)])
+    draws = sorted((_draw(image.name), image.name) for image in placed)
+    below = bisect.bisect_left(draws, (fraction,))
+    return {name for _, name in draws[: min(max(below, 1), len(placed) - 1)]}
 
 
 def _draw(name: str) -> float:

@@ -7,8 +7,10 @@ of P takes positions p, p + P, p + 2 P, ...; the state of an iterator is one pos
 """
 
 import dataclasses
+import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +24,7 @@ from gpstoken_jax.data.resize import as_size, resize_and_crop, resize_of
 from gpstoken_jax.data.sources import Example, ImageSource
 
 MAX_REDRAWS = 50  # unreadable images in a row before a run is stopped
+_WATCH_SECONDS = 1.0  # between two looks of a worker at its parent
 _NAMES_KEPT = 100  # unreadable images named in a state; further ones are only counted
 
 
@@ -300,8 +303,20 @@ class _Reading:
             options = grain.multiprocessing.MultiprocessingOptions(
                 num_workers=self.num_workers, per_worker_buffer_size=self.prefetch
             )
-            dataset = dataset.mp_prefetch(options).map(_own_copy)
+            dataset = dataset.mp_prefetch(options, _end_with_parent).map(_own_copy)
         return iter(dataset)
+
+
+def _end_with_parent(*_: int) -> None:
+    """Lets a worker process end when its parent is gone, also after SIGKILL."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        while parent is None or os.getppid() == parent.pid:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _own_copy(batch: dict[str, Any]) -> dict[str, Any]:

@@ -301,9 +301,11 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
 
 def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
     """Returns the builder of a data set that is prepared on disk."""
+    if data_dir:
+        data_dir = pathlib.Path(data_dir).expanduser()
     if name:
         if data_dir:
-            _check_files(pathlib.Path(data_dir).expanduser())
+            _check_files(data_dir)
         try:
             builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
         except tfds.core.DatasetNotFoundError as error:
@@ -314,7 +316,7 @@ def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
                 f"`tfds build {name} --file_format=array_record` once, with --data_dir if needed"
             )
         return builder
-    found = _find_prepared(pathlib.Path(data_dir).expanduser())
+    found = _find_prepared(data_dir)
     if len(found.parents) > 1:
         _check_files(found.parents[1])
     return tfds.builder_from_directory(str(found))

@@ -43,7 +43,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 
 def main() -> None:
     tokens = open_tokens(TOKENS.value)
-    run = RunDirectory(Path(CHECKPOINT.value))
+    run = RunDirectory(Path(CHECKPOINT.value).expanduser())
     check_model(tokens, read_config(run))
     step = choose_step(tokens, run)
     tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value, step=step, weights=WEIGHTS.value)

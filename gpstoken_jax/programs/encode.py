@@ -13,6 +13,7 @@ from absl import flags
 
 from gpstoken_jax import data
 from gpstoken_jax.data.crops import RandomCrops
+from gpstoken_jax.data.resize import resize_of
 from gpstoken_jax.metrics.image import image_metrics
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime import processes
@@ -139,7 +140,8 @@ def open_source(tokenizer: Tokenizer) -> data.ImageSource:
 def describe(tokenizer: Tokenizer, source: data.ImageSource, num_tokens: int) -> dict:
     """The header: what the tokens depend on."""
     config = tokenizer.config
-    crop = "short side resized (bilinear, antialiased), then centre crop"
+    resize = {"antialias": "bilinear, antialiased"}.get(resize_of(config.data), "as published")
+    crop = f"short side resized ({resize}), then centre crop"
     passes = {"passes": PASSES.value} if PASSES.value else {}
     return {
         "checkpoint": CHECKPOINT.value,

@@ -296,7 +296,7 @@ def grid(names: ImageNames, labels: list[int]) -> np.ndarray:
     return visualize.image_grid(
         [
             [
-                np.asarray(Image.open(Path(OUTPUT.value) / names.of_class(label, i)))
+                np.asarray(Image.open(Path(OUTPUT.value).expanduser() / names.of_class(label, i)))
                 for i in range(count)
             ]
             for label in labels[:_GRID_ROWS]

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from gpstoken_jax import data
 from gpstoken_jax.configs import common
+from gpstoken_jax.data.resize import resize_of
 from gpstoken_jax.generation.layouts.collect import layouts_of_images, layouts_of_tokens
 from gpstoken_jax.generation.layouts.file import (
     Layouts,
@@ -112,6 +113,7 @@ def describe(source: data.ImageSource, config: ConfigDict) -> dict[str, Any]:
     made_from = {
         "images": source.fingerprint(content=VERIFY.value),
         "split": SPLIT.value,
+        "resize": resize_of(config.data),
         "image_size": config.model.image_size,
         "num_tokens": NUM_TOKENS.value or config.partition.num_tokens,
         "partition": {name: config.partition[name] for name in ("weight", "min_size")},

@@ -215,6 +215,10 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
+# Fields that runs of earlier versions lack, with the value that means the same.
+_AS_BEFORE = (("condition", "roi"), ("refine", True), ("isotropic", False))
+
+
 def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> None:
     differences = itertools.chain(
         _differences(task_name(old), task_name(new), "task"),
@@ -229,11 +233,11 @@ def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> No
 
 
 def _network(model: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a model that its weights depend on, not how it is computed."""
+    """The fields of a model that its weights depend on, not how it is computed or was begun."""
     return {
         key: _network(value) if isinstance(value, dict) else value
         for key, value in model.items()
-        if key not in ("dtype", "remat")
+        if key not in ("dtype", "remat", "init") and (key, value) not in _AS_BEFORE
     }
 
 

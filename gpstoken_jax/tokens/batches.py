@@ -1,21 +1,17 @@
 """Endless batches of tokens for training, with a place that can be saved."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from gpstoken_jax.data.loader import Unreadable
+from gpstoken_jax.data.shuffled import ShuffledBatches
 from gpstoken_jax.tokens.dataset import TokenDataset
 
 ROWS = ("geometry", "initial_geometry", "features", "label")
 
 
-class TokenBatches:
+class TokenBatches(ShuffledBatches):
     """Shuffled epochs of some images of a directory of tokens.
-
-    The order is decided by the seed and the place alone, not by the number of processes: process p
-    of P takes places p, p + P, ... of an endless sequence of epochs.
 
     Args:
       tokens: the directory.
@@ -37,44 +33,15 @@ class TokenBatches:
         process_count: int = 1,
         cache_mb: float = 1024,
     ):
-        self.unreadable = Unreadable()
+        super().__init__(len(indices), batch_size, seed, process_index, process_count)
         self._tokens, self._indices = tokens, np.asarray(indices)
-        self._share = slice(process_index, None, process_count)
-        self._global_batch = batch_size * process_count
-        self._seed = seed
-        self._position = 0
-        self._epoch: tuple[int, np.ndarray] | None = None
         self._kept = read_rows(tokens, self._indices) if _size_mb(tokens) <= cache_mb else None
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return self
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        places = range(self._position, self._position + self._global_batch)[self._share]
-        self._position += self._global_batch
-        numbers = np.array([self._at(place) for place in places])
+    def read(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows of the images of these numbers among ``indices``."""
         if self._kept is not None:
             return {name: rows[numbers] for name, rows in self._kept.items()}
         return read_rows(self._tokens, self._indices[numbers])
-
-    def _at(self, place: int) -> int:
-        """Which of the images comes at a place of the endless sequence."""
-        epoch, place = divmod(place, len(self._indices))
-        if self._epoch is None or self._epoch[0] != epoch:
-            rng = np.random.default_rng([self._seed, epoch])
-            self._epoch = epoch, rng.permutation(len(self._indices))
-        return self._epoch[1][place]
-
-    def get_state(self) -> dict[str, Any]:
-        """The place of the next batch, as JSON values."""
-        return {"position": self._position}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on where ``get_state`` was called."""
-        self._position = state["position"]
-
-    def close(self) -> None:
-        """There is nothing to let go of."""
 
 
 def read_rows(tokens: TokenDataset, indices: Sequence[int]) -> dict[str, np.ndarray]:

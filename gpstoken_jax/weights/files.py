@@ -28,7 +28,14 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _METADATA = "gpstoken_jax"  # key of what our own safetensors files say of themselves
 _ZIP_MAGIC = b"PK\x03\x04"
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = {
+    **{
+        f"{kind}{bits}": f"{name}{bits}"
+        for kind, name in (("I", "int"), ("U", "uint"))
+        for bits in (8, 16, 32, 64)
+    },
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
+}
 _ZIP_EXPANSION, _ZIP_ALWAYS_ALLOWED = 64, 1 << 24  # zeros in a .npz file shrink a thousandfold
 
 

@@ -1,7 +1,11 @@
 """Order, resuming, sharding, padding and unreadable images of the batches."""
 
 import json
+import subprocess
+import sys
+import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +171,52 @@ def test_worker_processes_give_the_same_batches(tmp_path, closing):
     state = batches.get_state()
     batches.set_state(state)
     assert_same(take(batches, 2), expected[3:])
+
+
+LOADING = """
+import sys, time, types
+from gpstoken_jax import data
+from gpstoken_jax.data import sources
+if __name__ == "__main__":
+    settings = dict(crop="center", crop_scale=(0.5, 1.0), flip=False, permute_colours=False)
+    settings |= dict(cache_mb=0, num_threads=1, num_workers=2, prefetch=1)
+    batches = data.train_batches(
+        sources.open_folder(sys.argv[1]), types.SimpleNamespace(**settings), 8, 2, seed=0
+    )
+    next(batches)
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc to see processes")
+def test_worker_processes_end_when_their_parent_is_killed(tmp_path):
+    for index in range(4):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{index}.png")
+    (tmp_path / "load.py").write_text(LOADING)
+    command = [sys.executable, str(tmp_path / "load.py"), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        workers = [pid for pid in _descendants(parent.pid) if "spawn_main" in _command(pid)]
+        parent.kill()
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 60
+    while any("spawn_main" in _command(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in workers if "spawn_main" in _command(pid)]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _descendants(pid: int) -> list[int]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")  # of every thread
+    children = [child for path in lists for child in path.read_text().split()]
+    return [each for child in map(int, children) for each in (child, *_descendants(child))]
 
 
 def test_batch_larger_than_the_data_set(closing):

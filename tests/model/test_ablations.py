@@ -20,7 +20,11 @@ def encoded(images=IMAGES, boxes=None, **switches):
     config = gpstoken_s64.get_config("smoke").model
     config.encoder.update(switches)
     model = GPSToken(config)
-    params = init_params(model, jax.random.key(0))
+    # As a training does it: without optimisation it compiles in seconds.
+    options = {"xla_backend_optimization_level": "0"}
+    params = jax.jit(lambda key: init_params(model, key), compiler_options=options)(
+        jax.random.key(0)
+    )
     if "geometry_head" in params["params"]["encoder"]:
         head = params["params"]["encoder"]["geometry_head"]
         head["kernel"] = 0.3 * jax.random.normal(jax.random.key(1), head["kernel"].shape)

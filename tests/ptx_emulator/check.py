@@ -9,7 +9,6 @@ target needs a process of its own. Run it through `make kernel-check`.
 """
 
 import argparse
-import functools
 import sys
 import time
 from unittest import mock
@@ -29,12 +28,11 @@ def run(case: Case, emulator) -> tuple[dict[str, float], list[str], list]:
     from gpstoken_jax.kernels import pallas
 
     geometry, features, cotangent = arguments(case)
-    draw = functools.partial(pallas.splat)
     slots = pallas.slot_count if case.slots is None else lambda tokens, size: case.slots
     emulator.runs.clear()
     with emulator.in_place(), mock.patch.object(pallas, "slot_count", slots):
         arrays = map(jnp.asarray, (geometry, features))
-        image, pullback = jax.vjp(lambda g, f: draw(g, f, case.size, 3.0), *arrays)
+        image, pullback = jax.vjp(lambda g, f: pallas.splat(g, f, case.size, 3.0), *arrays)
         results = [np.asarray(a) for a in (image, *pullback(jnp.asarray(cotangent)))]
     found = errors(results, expected(geometry, features, cotangent))
     faults = [f"{name} over {case.limit:g}" for name, e in found.items() if not e <= case.limit]

@@ -168,6 +168,17 @@ class Compiler:
 
         return run
 
+    def _bfe(self, i):
+        if i.parts[-1] != "u32":
+            raise Unsupported(i.text)
+        one = np.uint64(1)
+
+        def extract(a, first, count):
+            a, first, count = (np.asarray(x).astype(np.uint64) for x in (a, first, count))
+            return ((a >> first) & ((one << count) - one)).astype(np.uint32)
+
+        return self._function(i, "u32", extract)
+
     def _setp(self, i):
         test, kind = i.parts[1], i.parts[-1]
         join = _JOIN.get(i.parts[2])

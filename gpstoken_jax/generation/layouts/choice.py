@@ -25,7 +25,7 @@ def open_layouts(
       LayoutsError: if it is none of these, or has layouts of another number of tokens.
       CheckpointError: if the run cannot be read.
     """
-    sampler = _open(Path(path), num_tokens, in_turn)
+    sampler = _open(Path(path).expanduser(), num_tokens, in_turn)
     if num_tokens not in (None, sampler.num_tokens):
         raise LayoutsError(
             f"{path} has layouts of {sampler.num_tokens} tokens, {num_tokens} are needed; "

@@ -38,7 +38,7 @@ class PhotoSampler:
           ValueError: if it cannot be read as an image, or has no room for so many tokens.
           OSError: if it is not there.
         """
-        pixels = images.decode(images.read_bytes(path)).pixels
+        pixels = images.decode(images.read_bytes(Path(path).expanduser())).pixels
         pixels = resize_and_crop(pixels, image_size, resize=resize)
         image = transforms.to_unit_range(pixels)[None]
         geometry, _ = jax.jit(
