@@ -1,6 +1,10 @@
 """The small weights for photos: 64 x 64 pixels, 32 tokens of 21 values.
 
-python train.py --config=configs/photos_small.py --workdir=runs/photos_small --data.folder=DIR
+    python train.py --config=configs/photos_small.py --workdir=runs/photos_small --data.folder=DIR
+
+Made to be stretched: constant learning rate, no LPIPS yet. Cost: about one second a step on one
+busy core of a CPU. Result so far, on 318 photos: 23.8 dB held out after 500 steps, 9 minutes, where
+bicubic with as many values has 23.3 (docs/pretrained.md has what was tried).
 """
 
 from ml_collections import ConfigDict
