@@ -29,6 +29,7 @@ _CHOICES = {
     "data.crop": ("center", "random", "random_resized"),
     "loss.inception_scaling": ("release", "correct"),
     "loss.convnext_normalisation": ("release", "correct"),
+    "optimizer.name": ("adam", "muon"),
     "optimizer.decay": ("constant", "cosine"),
     "gan.loss": ("hinge", "vanilla"),
     "gan.discriminator.norm": ("batch", "group"),

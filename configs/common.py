@@ -84,6 +84,7 @@ def optimizer() -> ConfigDict:
     """Adam as published."""
     return ConfigDict(
         {
+            "name": "adam",  # or "muon": orthogonal steps for matrices and convolutions
             "learning_rate": 5e-5,
             "b1": 0.5,
             "b2": 0.9,

@@ -77,7 +77,8 @@ _FIELDS = {
     "loss.convnext_normalisation": "Normalisation of its input: release, or correct.",
     "loss.vgg_weight": "Weight of the distance of VGG16 features.",
     # ---- Optimisation
-    "optimizer.learning_rate": "Peak learning rate of Adam.",
+    "optimizer.name": "adam, or muon: orthogonal steps for matrices and convolutions.",
+    "optimizer.learning_rate": "Peak learning rate.",
     "optimizer.b1": "Decay of the first moment.",
     "optimizer.b2": "Decay of the second moment.",
     "optimizer.warmup_steps": "Steps of linear warm-up.",

@@ -1,7 +1,16 @@
-"""The optimizer: Adam, with an optional warm-up, cosine decay and gradient clipping."""
+"""The optimizer: Adam or Muon, with optional warm-up, cosine decay and gradient clipping."""
 
+import math
+from typing import Any
+
+import jax
 import optax
 from ml_collections import ConfigDict
+from optax.contrib import MuonDimensionNumbers, muon
+
+NAMES = ("adam", "muon")
+_UPDATE_RMS = 0.2  # of a Muon step over the learning rate: about that of Adam (arXiv 2502.16982)
+_SMALLEST_SIDE = 16  # of a matrix for Muon: to orthogonalise three colours is no gain
 
 
 def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
@@ -22,8 +31,49 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def create_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """Adam (no weight decay, as published); clips the global gradient norm first if asked."""
-    adam = optax.adam(learning_rate(config, steps), b1=config.b1, b2=config.b2)
+    """Adam (no weight decay, as published) or Muon; clips the global gradient norm first if asked.
+
+    Muon (https://kellerjordan.github.io/posts/muon) orthogonalises the steps of matrices and of
+    convolutions; other parameters have Adam with Nesterov's momentum, at the same learning rate.
+
+    Raises:
+      ValueError: for an unknown ``config.name``.
+    """
+    name, rate = config.get("name", "adam"), learning_rate(config, steps)
+    if name not in NAMES:
+        raise ValueError(f"optimizer.name must be 'adam' or 'muon', not {name!r}")
+    if name == "adam":
+        optimizer = optax.adam(rate, b1=config.b1, b2=config.b2)
+    else:
+        optimizer = muon(
+            rate,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            muon_weight_dimension_numbers=matrix_axes,
+            consistent_rms=_UPDATE_RMS,
+        )
     if not config.clip_norm:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def matrix_axes(params: Any) -> Any:
+    """Axes along which each kernel is a matrix; None for what is none, or a small one.
+
+    Three axes are the stacked matrices of a scan, four the kernel of a convolution [h, w, in, out].
+    """
+    axes = {
+        2: MuonDimensionNumbers((0,), (1,)),
+        3: MuonDimensionNumbers((1,), (2,)),
+        4: MuonDimensionNumbers((0, 1, 2), (3,)),
+    }
+
+    def of(path: tuple, value: Array) -> MuonDimensionNumbers | None:
+        found = axes.get(value.ndim) if path[-1].key.endswith("kernel") else None
+        if found is None:
+            return None
+        rows = math.prod(value.shape[axis] for axis in found.reduction_axis)
+        columns = math.prod(value.shape[axis] for axis in found.output_axis)
+        return found if min(rows, columns) >= _SMALLEST_SIDE else None
+
+    return jax.tree_util.tree_map_with_path(of, params)

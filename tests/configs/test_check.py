@@ -12,7 +12,8 @@ SHIPPED = [
     for name, arguments in {
         "gpstoken_s64": ("", "published", "smoke"), "gpstoken_m128": ("", "published", "smoke"),
         "gpstoken_l256": ("", "published", "smoke"),
-        "tiny": ("", "smoke"), "tiny_gan": ("", "smoke"), "sit_s": ("", "smoke"),
+        "tiny": ("", "smoke"), "tiny_gan": ("", "smoke"),
+        "photos_small": ("", "smoke"), "sit_s": ("", "smoke"),
         "sit_tiny": ("", "smoke"), "sit_xl": ("", "published", "smoke"),
         "layout_sit": ("", "tiny", "smoke"),
         "layout_tree": ("", "tiny", "smoke"),

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from gpstoken_jax.configs import common
-from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
+from gpstoken_jax.training.optimizer import create_optimizer, learning_rate, matrix_axes
 
 
 @pytest.fixture
@@ -47,3 +47,43 @@ def test_unknown_decay_is_named(config):
     config.decay = "linear"
     with pytest.raises(ValueError, match="'linear'"):
         learning_rate(config, 10)
+
+
+def test_unknown_optimizer_is_named(config):
+    config.name = "sgd"
+    with pytest.raises(ValueError, match="'sgd'"):
+        create_optimizer(config, 10)
+
+
+def test_a_config_of_before_there_was_a_choice_has_adam(config):
+    del config.name
+    state = create_optimizer(config, 10).init({"kernel": jnp.zeros((32, 32))})
+    assert optax.tree_utils.tree_get(state, "nu")["kernel"].shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "shape, matrices",
+    [((32, 48), (1, 32, 48)), ((3, 32, 48), (3, 32, 48)), ((3, 3, 16, 24), (1, 144, 24))],
+)
+def test_muon_gives_matrices_steps_with_all_singular_values_alike(config, shape, matrices):
+    config.update(name="muon", learning_rate=1.0)
+    params = {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[-1])}
+    rng, fade = np.random.default_rng(0), np.linspace(0.1, 1.0, shape[-1])
+    grads = {
+        name: jnp.array(fade * rng.normal(size=p.shape), p.dtype) for name, p in params.items()
+    }
+    optimizer = create_optimizer(config, 10)
+    update, _ = optimizer.update(grads, optimizer.init(params), params)
+    values = np.linalg.svd(np.asarray(update["kernel"]).reshape(matrices), compute_uv=False)
+    before = np.linalg.svd(np.asarray(grads["kernel"]).reshape(matrices), compute_uv=False)
+    assert before.max() / before.min() > 4
+    assert values.max() / values.min() < 2  # Newton-Schulz leaves them between 0.7 and 1.2
+    assert np.sqrt(np.square(update["kernel"]).mean()) == pytest.approx(0.2, rel=0.3)
+    sizes = np.abs(update["bias"])  # Adam's first step is as long for any gradient
+    np.testing.assert_allclose(sizes, sizes[0], rtol=1e-3)
+
+
+def test_small_and_other_parameters_have_adam():
+    shapes = {"kernel": (3, 3, 64, 3), "position_kernel": (64, 8), "bias": (64,), "scale": (4, 64)}
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    assert matrix_axes(params) == dict.fromkeys(shapes)
