@@ -48,8 +48,11 @@ def test_values_of_the_published_package(golden, weights, shape):
 def test_gradients_of_the_published_package(golden, weights):
     x, y = _images(golden, "square_a"), _images(golden, "square_b")
     expected = golden[f"grad_{weights.network}"]
-    difference = np.linalg.norm(_gradient(weights, x, y) - expected)
-    assert difference < 1e-4 * np.linalg.norm(expected)
+    gradient = _gradient(weights, x, y)
+    # Max pools and ReLUs choose between values that agree to rounding, which differs by processor:
+    # a few of 10^5 choices fall otherwise.
+    assert np.linalg.norm(gradient - expected) < 5e-3 * np.linalg.norm(expected)
+    assert np.median(np.abs(gradient - expected)) < 1e-5 * np.abs(expected).max()
 
 
 def _recipe(key: str, shape: tuple[int, ...]) -> np.ndarray:

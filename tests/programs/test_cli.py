@@ -13,7 +13,9 @@ from gpstoken_jax.programs.cli import flatten
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
-    path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "fields")
+    path
+    for path in (ROOT / "configs").glob("*.py")
+    if path.stem not in ("__init__", "check", "fields")
 )
 
 

@@ -106,7 +106,9 @@ def test_every_readable_image_is_there_with_what_is_known_of_it(encoded, folder)
 
 
 def test_stored_tokens_are_the_models_to_the_bit(encoded, run_dir, folder):
-    """With the same batches, float32 storage changes nothing: neither tokens nor images."""
+    """With the same batches, float32 storage changes nothing. Images are decoded in other places of
+    a batch, as a broken one is left out, which changes their last bits on some processors.
+    """
     output, _ = encoded
     tokens, tokenizer = open_tokens(output), Tokenizer.from_pretrained(run_dir)
     config = tokenizer.config
@@ -128,7 +130,7 @@ def test_stored_tokens_are_the_models_to_the_bit(encoded, run_dir, folder):
         rows, _ = tokens.read(start, start + BATCH)
         batch = np.concatenate([rows["geometry"], rows["features"]], axis=-1)
         again += list(np.asarray(decode(tokenizer.params, batch)))
-    np.testing.assert_array_equal(again, images)
+    np.testing.assert_allclose(again, images, atol=2e-6)
 
 
 def test_a_killed_run_goes_on_where_it_was(encoded, run_dir, folder, env, tmp_path):
