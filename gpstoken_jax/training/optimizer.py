@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import Array
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, muon
 
