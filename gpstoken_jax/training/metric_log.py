@@ -106,7 +106,7 @@ def _there(part):
 
 
 class _Lines:
-    """A file of JSON objects, one a line; a line that was cut short is ended before the next."""
+    """A file of JSON objects, one a line, each whole or not there."""
 
     def __init__(self, path: Path, step: int):
         with contextlib.suppress(FileNotFoundError):
@@ -114,18 +114,16 @@ class _Lines:
             kept = [line for line in lines if _step_of(line) <= step]
             if kept != lines:
                 write_file(path, "".join(line + "\n" for line in kept))
-        self._path, self._torn = path, False
+        self._path = path
         path.open("ab").close()
 
     def append(self, values: Mapping[str, float | None]) -> None:
         line = json.dumps(dict(values)).encode() + b"\n"
-        data = b"\n" * self._torn + line
         with self._path.open("ab", buffering=0) as file:
-            written = file.write(data)
-            if written != len(data):
-                self._torn = True
+            start = os.fstat(file.fileno()).st_size
+            if file.write(line) != len(line):
+                file.truncate(start)  # half a line is worse than none
                 raise OSError("the disk is full")
-        self._torn = False
 
 
 class _Events:
