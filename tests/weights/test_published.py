@@ -51,7 +51,7 @@ def test_both_directions_are_inverse(tensors, table):
 
 @pytest.mark.parametrize(
     "config",
-    [tiny.get_config("smoke"), tiny.get_config(), gpstoken_m128.get_config()],
+    [tiny.get_config("smoke"), tiny.get_config(), gpstoken_m128.get_config("published")],
     ids=["smoke", "tiny", "M128"],
 )
 def test_the_table_has_every_parameter_of_the_tokenizer(config):
@@ -73,8 +73,8 @@ def test_the_table_has_every_parameter_of_the_generator(module, cond_channels):
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        ("M128", gpstoken_m128.get_config()),
-        ("L256", gpstoken_l256.get_config()),
+        ("M128", gpstoken_m128.get_config("published")),
+        ("L256", gpstoken_l256.get_config("published")),
         ("SiT-XL", sit_xl.get_config("published")),
     ],
 )
@@ -88,7 +88,7 @@ def test_published_shapes_and_the_config_that_they_tell(name, config, golden_dir
 
 @pytest.mark.parametrize("name", ["GPSToken-S64/x.pth", "hub/gpstoken_s64.safetensors"])
 def test_a_name_tells_s64_from_m128(name):
-    config = gpstoken_s64.get_config()
+    config = gpstoken_s64.get_config("published")
     assert infer_config(published_table(config).used, name).to_dict() == config.to_dict()
     assert infer_config(published_table(config).used, "s64/runs/a/b").partition.num_tokens == 128
 
@@ -105,7 +105,7 @@ WIDTHS = {
 
 @pytest.mark.parametrize("changes", WIDTHS.values(), ids=WIDTHS)
 def test_any_widths_are_told_by_shapes(changes):
-    config = gpstoken_m128.get_config()
+    config = gpstoken_m128.get_config("published")
     config.model.update_from_flattened_dict(changes)
     config.model.encoder.norm_groups = np.gcd(config.model.encoder.channels, 32).item()
     assert infer_config(published_table(config).used).model.to_dict() == config.model.to_dict()
