@@ -26,7 +26,7 @@ def markdown_text(text: object) -> str:
 
     Unprintable characters become escapes as in ``terminal_text``.
     """
-    text = _MARKDOWN.sub(r"\\\1", terminal_text(text))
+    text = _MARKDOWN.sub(r"\\\1", terminal_text(text).strip())  # four spaces would be code
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _BLOCK_START.sub(_mark_start, text)
 

@@ -44,6 +44,7 @@ def test_what_becomes_of_an_escape_sequence():
 @MANY
 @given(TEXTS)
 @example("a|b")
+@example("    a")
 @example("1. a")
 @example("- [ ] a")
 def test_markdown_shows_the_text_and_nothing_else(text):
