@@ -33,11 +33,11 @@ class Guidance:
 
     @property
     def active(self) -> bool:
-        """Whether there is anything to do at any time."""
+        """True if there is guidance at any time."""
         return self.scale != 1.0 and self.low <= self.high
 
     def applies(self, t: Num[Array, "..."] | np.ndarray) -> Array | np.ndarray:
-        """Whether there is guidance at a float32 time; both ends belong to the interval."""
+        """True if there is guidance at a float32 time; both ends belong to the interval."""
         return (t >= np.float32(self.low)) & (t <= np.float32(self.high))
 
     def rows(self, times: np.ndarray) -> int:
@@ -53,7 +53,7 @@ class Guidance:
         *,
         times_differ: bool = False,
     ) -> Predict:
-        """What samplers evaluate: the guided prediction for these labels.
+        """Makes the guided prediction for these labels, a function for samplers.
 
         Args:
           network: see above.
