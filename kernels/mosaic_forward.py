@@ -24,6 +24,7 @@ from gpstoken_jax.kernels.mosaic_tiles import (
 )
 from gpstoken_jax.kernels.mosaic_words import (
     Global,
+    Number,
     barrier,
     block,
     fma,

@@ -17,6 +17,7 @@ from gpstoken_jax.kernels.mosaic_tiles import (
 from gpstoken_jax.kernels.mosaic_words import (
     THREADS,
     WARPS,
+    Number,
     ballot,
     barrier,
     block,

@@ -259,7 +259,7 @@ def load_newest_tree(
             return saved, load_tree(directory, name, template, saved)
         except DamagedCheckpointError as error:
             logging.warning("%s; trying the one before", error)
-            if step == latest:
+            if saved == latest:
                 newest = error
     raise newest
 
