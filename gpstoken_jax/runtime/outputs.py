@@ -258,20 +258,25 @@ def open_output(
     directory = Path(directory).expanduser()
     check_apart(directory, inputs)
     made_from = json.loads(json.dumps(dict(made_from)))
-    old = _read_own(directory, kind)
-    if old is not None and (difference := first_difference(old.made_from, made_from)):
-        if not overwrite:
-            raise OutputError(
-                f"{directory} was made from something else: {difference}. Give another --output, "
-                "or --overwrite to make it again"
-            )
-        _delete(old)
-        old = None
+    if directory.exists() and not directory.is_dir():
+        raise OutputError(f"{directory} is a file, not a directory: give another --output")
     directory.mkdir(parents=True, exist_ok=True)
-    if old is None:
-        old = Manifest(directory, kind, made_from, {}, False, {})
-        _write_manifest(old)
-    journal = _open_journal(directory, process)
+    with _locked(directory):  # others that start now wait for their turn
+        old = _read_own(directory, kind)
+        if old is not None and (difference := first_difference(old.made_from, made_from)):
+            if not overwrite:
+                raise OutputError(
+                    f"{directory} was made from something else: {difference}. Give another "
+                    "--output, or --overwrite to make it again"
+                )
+            for path in _journals(directory):
+                _lock_journal(path).close()
+            _delete(old)
+            old = None
+        if old is None:
+            old = Manifest(directory, kind, made_from, {}, False, {})
+            _write_manifest(old)
+        journal = _lock_journal(directory / _JOURNAL.format(process))
     return Output(directory, old.complete, (kind, made_from), dict(old.files), journal)
 
 
@@ -355,11 +360,7 @@ def first_difference(old: Any, new: Any, name: str = "") -> str | None:
 
 
 def _read_own(directory: Path, kind: str) -> Manifest | None:
-    """The manifest of a directory that may be written to; None if it is new or empty."""
-    if not directory.exists():
-        return None
-    if not directory.is_dir():
-        raise OutputError(f"{directory} is a file, not a directory: give another --output")
+    """The manifest of a directory that may be written to; None if it is empty."""
     remove_temporary_files(directory)  # a kill may have left the manifest's own
     manifest = _read(directory)
     if manifest is None:
@@ -417,15 +418,27 @@ def _journals(directory: Path) -> Sequence[Path]:
     )
 
 
-def _open_journal(directory: Path, process: int) -> IO[bytes]:
-    path = directory / _JOURNAL.format(process)
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds a lock on a directory, where the file system has such."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock_journal(path: Path) -> IO[bytes]:
+    """Opens a journal that no other process has open; closing it lets go of it."""
     journal = path.open("ab")
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         journal.close()
         raise OutputError(
-            f"another process is writing to {directory}: wait for it, or give another --output"
+            f"another process is writing to {path.parent}: wait for it, or give another --output"
         ) from error
     except OSError:  # a file system without locks
         pass
