@@ -126,6 +126,7 @@ _BYTES_A_ROW = 100  # of an image, or more
 
 
 def main() -> int:
+    """Evaluates what the flags name; returns the exit code."""
     # ---- The grid: every checkpoint on every data set in every size with every number of tokens --
     check_flags()
     settings = read_settings()

@@ -1,6 +1,6 @@
-"""Kills a program again and again, and compares it with a call that nobody disturbed.
+r"""Kills a program again and again, and compares it with a call that nobody disturbed.
 
-    python scripts/kill_and_resume.py train.py --config=configs/tiny.py:smoke --data.folder=DIR \\
+    python scripts/kill_and_resume.py train.py --config=configs/tiny.py:smoke --data.folder=DIR \
         --workdir=runs/kills --kills=20
     python scripts/kill_and_resume.py generate --workdir=DIR --images=2000,8000 --kills=10
     python scripts/kill_and_resume.py eval --workdir=DIR --images=2000,8000 --kills=10
@@ -24,10 +24,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,128 +50,118 @@ from gpstoken_jax.training.metric_log import MEASURED, read_metrics  # noqa: E40
 MOMENTS = {"starting": 1, "working": 2, "saving": 2}  # and how often of five
 
 
-class Program(Protocol):
-    """A program that is killed, and what it leaves in its directory."""
+@dataclass(frozen=True)
+class Program:
+    """A program that is killed, and how to look at what it leaves in its directory.
 
-    def command(self, directory: Path) -> list[str]:
-        """The command, after Python's name."""
+    Attributes:
+      arguments: of the command, after Python's name.
+      progress: a number that grows while it works.
+      outcome: all that has to be the same, by name.
+      describe: how far it has come, in words.
+      unfinished: the pattern of what is there only while it is written.
+    """
 
-    def progress(self, directory: Path) -> int:
-        """A number that grows while it works."""
+    arguments: Callable[[Path], list[str]]
+    progress: Callable[[Path], int]
+    outcome: Callable[[Path], dict[str, Any]]
+    describe: Callable[[Path], str]
+    unfinished: str = f"**/.*{TEMPORARY_SUFFIX}"
 
     def is_saving(self, directory: Path) -> bool:
-        """Whether it is writing right now."""
-
-    def outcome(self, directory: Path) -> dict[str, Any]:
-        """All that has to be the same, by name."""
-
-    def describe(self, directory: Path) -> str:
-        """How far it has come, in words."""
+        """Tells whether it is writing right now."""
+        return any(directory.glob(self.unfinished))
 
 
-class Training:
-    """``train.py`` or a program with its flags."""
+def training(program: str, flags: list[str]) -> Program:
+    """``train.py``, or a program with its flags."""
 
-    def __init__(self, program: str, arguments: list[str]):
-        self._command = [str(ROOT / program), *arguments]
-
-    def command(self, directory):
-        return [*self._command, f"--workdir={directory}"]
-
-    def progress(self, directory):
-        return _size(RunDirectory(directory).metrics)
-
-    def is_saving(self, directory):
-        return any("tmp" in name for name in _names(RunDirectory(directory).checkpoints))
-
-    def outcome(self, directory):
+    def outcome(directory: Path) -> dict[str, Any]:
         run = RunDirectory(directory)
         step = checkpoint.latest_step(run.checkpoints)
         trees = checkpoint.load_trees(run.checkpoints, step)
-        arrays = jax.tree_util.tree_flatten_with_path(trees)[0]
-        return {"step": step, "log": list(map(_reproducible, read_metrics(run.metrics)))} | {
-            jax.tree_util.keystr(path): (x.shape, x.dtype, x.tobytes()) for path, x in arrays
+        lines = [
+            {key: value for key, value in line.items() if key not in MEASURED}
+            for line in read_metrics(run.metrics)
+        ]
+        return {"step": step, "log": lines} | {
+            jax.tree_util.keystr(path): (x.shape, x.dtype, x.tobytes())
+            for path, x in jax.tree_util.tree_flatten_with_path(trees)[0]
         }
 
-    def describe(self, directory):
-        return f"checkpoint {max(checkpoint.steps(RunDirectory(directory).checkpoints), default=0)}"
+    def describe(directory: Path) -> str:
+        steps = checkpoint.steps(RunDirectory(directory).checkpoints)
+        return f"checkpoint {max(steps, default=0)}"
+
+    return Program(
+        lambda directory: [str(ROOT / program), *flags, f"--workdir={directory}"],
+        lambda directory: _size(RunDirectory(directory).metrics),
+        outcome,
+        describe,
+        "checkpoints/*tmp*",
+    )
 
 
-class Evaluation:
+def evaluation(inputs: Path, count: int) -> Program:
     """``eval.py`` on so many random images."""
+    if not (images := inputs / str(count)).exists():
+        write_images(images, count)
+    flags = [f"--checkpoint={inputs / 'tokenizer'}", f"--data.folder={images}"]
+    flags += ["--eval.batch_size=16", "--report_images=8"]
+    flags += ["--nolpips", "--nofrechet", "--baselines=bicubic"]
 
-    def __init__(self, inputs: Path, count: int):
-        self._run, self._images = inputs / "tokenizer", inputs / str(count)
-        if not self._images.exists():
-            write_images(self._images, count)
+    def progress(directory: Path) -> int:
+        return sum(map(_size, directory.glob(".gpstoken-progress/rows-*.jsonl")))
 
-    def command(self, directory):
-        options = "--nolpips", "--nofrechet", "--baselines=bicubic", "--report_images=8"
-        return [
-            str(ROOT / "eval.py"), f"--checkpoint={self._run}", f"--data.folder={self._images}",
-            f"--output={directory}", "--eval.batch_size=16", *options,
-        ]  # fmt: skip
-
-    def progress(self, directory):
-        return sum(_size(path) for path in directory.rglob("rows-*.jsonl"))
-
-    def is_saving(self, directory):
-        return any(directory.rglob(f".*{TEMPORARY_SUFFIX}"))
-
-    def outcome(self, directory):
+    def outcome(directory: Path) -> dict[str, Any]:
         found = json.loads((directory / "metrics.json").read_text())
         return {name: found[name] for name in ("images", "metrics", "protocol")}
 
-    def describe(self, directory):
-        return f"{self.progress(directory)} bytes of numbers"
+    return Program(
+        lambda directory: [str(ROOT / "eval.py"), *flags, f"--output={directory}"],
+        progress,
+        outcome,
+        lambda directory: f"{progress(directory)} bytes of numbers",
+    )
 
 
-class Generation:
+def generation(inputs: Path, count: int) -> Program:
     """``gpstoken generate``, so many images of two classes."""
+    flags = [f"--generator={inputs / 'generator'}", f"--tokenizer={inputs / 'tokenizer'}"]
+    flags += [f"--layouts={inputs / 'layouts.safetensors'}", f"--count={count // 2}"]
+    flags += ["--steps=2", "--method=ode_euler", "--guidance_scale=1", "--batch_size=16"]
 
-    def __init__(self, inputs: Path, count: int):
-        self._inputs, self._count = inputs, count
-
-    def command(self, directory):
-        inputs = self._inputs
-        return [
-            "-m", "gpstoken_jax", "generate", f"--generator={inputs / 'generator'}",
-            f"--tokenizer={inputs / 'tokenizer'}", f"--layouts={inputs / 'layouts.safetensors'}",
-            f"--output={directory}", f"--count={self._count // 2}", "--steps=2",
-            "--method=ode_euler", "--guidance_scale=1", "--batch_size=16",
-        ]  # fmt: skip
-
-    def progress(self, directory):
-        return _size(directory / "journal-00000.txt")
-
-    def is_saving(self, directory):
-        return any(directory.rglob(f".*{TEMPORARY_SUFFIX}"))
-
-    def outcome(self, directory):
+    def outcome(directory: Path) -> dict[str, Any]:
         # How fast it was is in generation.json, and so the checksum of that in the manifest.
         skipped = {directory / "generation.json", directory / "manifest.json"}
         files = {path for path in directory.rglob("*") if path.is_file()} - skipped
         return {str(p.relative_to(directory)): sha256(p.read_bytes()).digest() for p in files}
 
-    def describe(self, directory):
-        return f"{sum(1 for _ in directory.glob('*/*.png'))} images"
+    return Program(
+        lambda directory: ["-m", "gpstoken_jax", "generate", *flags, f"--output={directory}"],
+        lambda directory: _size(directory / "journal-00000.txt"),
+        outcome,
+        lambda directory: f"{sum(1 for _ in directory.glob('*/*.png'))} images",
+    )
 
 
 def main() -> int:
+    """Runs undisturbed, kills, compares; returns the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the run, too
     arguments, others = _parse()
     workdir = arguments.workdir
     shutil.rmtree(workdir, ignore_errors=True)
     workdir.mkdir(parents=True)
-    kinds = {"eval": Evaluation, "generate": Generation}
+    kinds = {"eval": evaluation, "generate": generation}
     if (kind := kinds.get(arguments.program)) is None:
-        program, label = Training(arguments.program, others), ""
+        program, label = training(arguments.program, others), ""
     else:
         if others:
             raise SystemExit(f"error: {others[0]} is no flag of {arguments.program} here")
         write_inputs(workdir)
         program, *larger = (kind(workdir, int(n)) for n in arguments.images.split(","))
-        run_whole(kind(workdir, 16), workdir / "of_16")  # compiles, which takes memory of its own
+        if larger:  # compiling takes memory of its own
+            run_whole(kind(workdir, 16), workdir / "of_16")
         for more, count in zip(larger, arguments.images.split(",")[1:], strict=True):
             _, memory = run_whole(more, workdir / f"of_{count}")
             print(f"{count} images: peak memory {memory:.0f} MB", flush=True)
@@ -226,7 +217,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
 
 def start(program: Program, directory: Path) -> subprocess.Popen:
     """Starts (or resumes) a call; what it prints goes into a file beside its directory."""
-    command = [sys.executable, *program.command(directory)]
+    command = [sys.executable, *program.arguments(directory)]
     with directory.with_suffix(".txt").open("a") as output:
         return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
 
@@ -359,14 +350,6 @@ def write_images(directory: Path, count: int) -> None:
     for i in range(count):
         pixels = rng.integers(0, 256, (4, 4, 3), np.uint8)
         Image.fromarray(pixels).resize((32, 32)).save(directory / f"{i:06d}.png")
-
-
-def _reproducible(line: dict) -> dict:
-    return {key: value for key, value in line.items() if key not in MEASURED}
-
-
-def _names(directory: Path) -> list[str]:
-    return os.listdir(directory) if directory.is_dir() else []
 
 
 def _size(path: Path) -> int:
