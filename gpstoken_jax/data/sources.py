@@ -176,7 +176,7 @@ def fingerprint(
 
 
 def likeness(source: FolderSource | TfdsSource) -> dict[str, Any]:
-    """What copies of a data set have in common, whatever their dates: names, classes, contents.
+    """Describes what copies of a data set share, whatever their dates: names, classes, contents.
 
     Of a thousand files, the sizes and how they begin.
 

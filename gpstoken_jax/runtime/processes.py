@@ -79,7 +79,7 @@ def _address(coordinator: str, num_processes: int | None, process_id: int | None
 
 
 def _find_cluster() -> dict[str, Any]:
-    """What JAX finds out by itself, before it joins, so that who is missing can be named."""
+    """Asks JAX for what it finds out by itself, so that the missing are named before it joins."""
     from jax._src.clusters import ClusterEnv  # there is no public way to ask
 
     found = ClusterEnv.auto_detect_unset_distributed_params(
