@@ -23,6 +23,11 @@ _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 
 
+def asks_for_help() -> bool:
+    """Tells whether the command line has ``--help``, which is answered without any of the work."""
+    return any(argument.split("=")[0] in HELP_FLAGS for argument in sys.argv[1:])
+
+
 def define_data_flags() -> flags.FlagHolder:
     """Defines ``--data.folder``, ``--data.tfds_name`` and ``--data.tfds_dir``."""
     return config_flags.DEFINE_config_dict(
@@ -87,7 +92,7 @@ def run(main: Callable[[], int | None]) -> None:
     Its result is the exit code; a user's mistake becomes one line and exit code 1, one in the
     flags one line and exit code 2. ``--help`` prints all flags and the fields of the config.
     """
-    if any(argument.split("=")[0] in HELP_FLAGS for argument in sys.argv[1:]):
+    if asks_for_help():
         print(describe_program(sys.argv))
         sys.exit(0)
     app.run(lambda arguments: _guarded(main, arguments), flags_parser=_parse_flags)
