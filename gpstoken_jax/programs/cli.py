@@ -7,6 +7,7 @@ do the same: they import what takes a second inside ``main``, or with ``etils.ep
 import difflib
 import importlib.util
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 FLAGS = flags.FLAGS
+_HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 
 
@@ -96,9 +98,35 @@ def run(main: Callable[[], int | None]) -> None:
     app.run(lambda arguments: _guarded(main, arguments), flags_parser=_parse_flags)
 
 
+def expand_home(argument: str) -> str:
+    """Puts the home directory in place of ``~/`` in a flag's value, as shells do not after ``=``.
+
+    Args:
+      argument: ``--NAME=VALUE``, or anything else. The value may be a list of paths, or of
+        NAME=PATH.
+
+    Raises:
+      ValueError: if there is no home directory.
+    """
+    name, equals, value = argument.partition("=")
+    if not name.startswith("-"):
+        return argument
+
+    def expand(match: re.Match) -> str:
+        try:
+            return str(Path(match[0]).expanduser()) + "/"
+        except RuntimeError as error:
+            raise ValueError(
+                f"{argument}: the system knows no home directory for {match[0]}: give the whole "
+                "path, or set HOME"
+            ) from error
+
+    return name + equals + _HOME.sub(expand, value)
+
+
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
-        rest = FLAGS(arguments)
+        rest = FLAGS([arguments[0], *map(expand_home, arguments[1:])])
         for name in ("config", "data"):
             if name in FLAGS and FLAGS[name].value is not None:
                 FLAGS[name].value.keys()  # a config file that could not be read says so only now

@@ -12,6 +12,7 @@ import pytest
 from gpstoken_jax.__main__ import PROGRAMS
 from gpstoken_jax.configs import fields
 from gpstoken_jax.generation import samplers
+from gpstoken_jax.programs import cli
 from gpstoken_jax.programs.cli import flatten
 from gpstoken_jax.tokens import STORAGE
 
@@ -119,3 +120,26 @@ def test_no_home(tmp_path):
     result = _run("-c", code, env=env)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "None"
+
+
+@pytest.mark.parametrize(
+    ("argument", "expanded"),
+    [
+        ("--workdir=~/a/b", "--workdir=/home/me/a/b"),
+        ("--config.data.folder=~/a ~/b", "--config.data.folder=/home/me/a ~/b"),
+        ("--datasets=a=~/a,b=~/b,~/c", "--datasets=a=/home/me/a,b=/home/me/b,/home/me/c"),
+        ("-config=~/c.py:smoke", "-config=/home/me/c.py:smoke"),
+        ("--classes=~,a~/b", "--classes=~,a~/b"),
+        ("~/rest", "~/rest"),
+    ],
+)
+def test_the_home_directory_in_any_flag(argument, expanded, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cli.expand_home(argument) == expanded
+
+
+def test_without_a_home_directory_it_is_asked_for(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(ValueError, match=r"--workdir=~/a: the system knows no home directory"):
+        cli.expand_home("--workdir=~/a")
