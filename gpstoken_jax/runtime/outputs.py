@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from gpstoken_jax.runtime.files import (
+    TEMPORARY_SUFFIX,
     DamagedFileError,
     digest_file,
     open_new,
@@ -364,7 +365,8 @@ def _read_own(directory: Path, kind: str) -> Manifest | None:
     remove_temporary_files(directory)  # a kill may have left the manifest's own
     manifest = _read(directory)
     if manifest is None:
-        foreign = next(iter(sorted(path.name for path in directory.iterdir())), None)
+        names = sorted(path.name for path in directory.iterdir())
+        foreign = next((name for name in names if not name.endswith(TEMPORARY_SUFFIX)), None)
         if foreign is not None:
             raise OutputError(
                 f"{directory} holds {foreign!r}, which this program did not write: give an empty "
