@@ -178,7 +178,8 @@ class Output:
           DamagedFileError: if a file is not what was written.
         """
         mine = self._journal.name
-        self._files |= _read_journals(p for p in _journals(self.directory) if str(p) != mine)
+        others = [path for path in _journals(self.directory) if str(path) != mine]
+        self._files |= _read_journals(self.directory, others, {})
         manifest = Manifest(
             self.directory,
             *self._header,
@@ -392,7 +393,9 @@ def _read(directory: Path) -> Manifest | None:
         raise DamagedFileError(f"{path} is not a manifest of this program: {error!r}") from error
     if manifest.complete:
         return manifest
-    return Manifest(**{**vars(manifest), "files": files | _read_journals(_journals(directory))})
+    files = _read_journals(directory, _journals(directory), files)
+    files = {name: record for name, record in files.items() if (directory / name).exists()}
+    return Manifest(**{**vars(manifest), "files": files})
 
 
 def _write_manifest(manifest: Manifest) -> None:
@@ -449,15 +452,30 @@ def _lock_journal(path: Path) -> IO[bytes]:
     return journal
 
 
-def _read_journals(paths: Iterable[Path]) -> dict[str, FileRecord]:
-    files: dict[str, FileRecord] = {}
+def _read_journals(
+    directory: Path, paths: Iterable[Path], files: Mapping[str, FileRecord]
+) -> dict[str, FileRecord]:
+    """Reads what became of ``files`` and of others, as journals tell.
+
+    Of a file that was written again, the record is that of what lies there: a process may have been
+    killed between the line of the journal and the file.
+    """
+    records = {name: (record,) for name, record in files.items()}
     for path in paths:
         for entry in _read_journal(path):
+            name = entry["name"]
             if "sha256" in entry:
-                files[entry["name"]] = FileRecord(entry["bytes"], entry["sha256"])
+                record = FileRecord(entry["bytes"], entry["sha256"])
+                records[name] = (*records.get(name, ()), record)
             else:
-                files.pop(entry["name"], None)
-    return files
+                records.pop(name, None)
+    return {name: _fitting(directory / name, of) for name, of in records.items()}
+
+
+def _fitting(path: Path, records: Sequence[FileRecord]) -> FileRecord:
+    if len(records) > 1 and path.is_file() and (found := _describe(path)) in records:
+        return found
+    return records[-1]
 
 
 def _read_journal(path: Path) -> list[dict[str, Any]]:

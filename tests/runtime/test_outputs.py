@@ -33,6 +33,50 @@ def test_a_finished_output_says_what_it_is(tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "deep", "manifest.json"]
 
 
+class Kill(BaseException):
+    """As SIGKILL: nothing handles it."""
+
+
+@pytest.mark.parametrize("where", ["replace", "unlink"])
+def test_killed_between_the_journal_and_any_file_it_goes_on(where, tmp_path, monkeypatch):
+    """Files that are new, written again, and removed; the second time with another content."""
+    real, left = getattr(os, where), [0]
+
+    def call(path, *rest):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Kill
+        return real(path, *rest)
+
+    def command(content):
+        with open_output(tmp_path / "out", "things", FROM) as output:
+            for name in ("a", "b", "c"):
+                if not output.has(name):
+                    output.write(name, name)
+            if output.has("b"):
+                output.remove("b")
+            output.write("a", content)
+            return output.finish()
+
+    monkeypatch.setattr(os, where, call)
+    monkeypatch.setattr("pathlib.os", os)
+    for number in range(1, 12):
+        left[0] = number
+        try:
+            command(f"killed {number}")
+        except Kill:
+            pass
+        left[0] = 0
+        manifest = command("at last")
+        assert list(manifest.files) == ["a", "c"]
+        assert {name: manifest.check(name).read_text() for name in "ac"} == {
+            "a": "at last",
+            "c": "c",
+        }
+        for name in ("a", "c", "manifest.json"):
+            (tmp_path / "out" / name).unlink()
+
+
 RACE = """
 import os, sys, time
 from pathlib import Path
