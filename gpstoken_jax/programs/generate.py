@@ -144,7 +144,7 @@ def main() -> None:
     processes.wait_for_all("images written")
     if processes.is_first():
         writer.finish({})
-        if progress.total:
+        if progress.total or not images.has("generation.json"):
             report(images, settings, progress.total, evaluations, seconds)
         if progress.total or not images.complete:
             images.write("grid.png", encode_png(grid(names, labels)))
@@ -287,15 +287,16 @@ def report(images: Output, settings: dict, made: int, evaluations: int, seconds:
     """Writes generation.json: the settings, and how this run fared."""
     fared = {
         "images_made": made,
-        "evaluations_per_image": evaluations / made,
-        "images_per_second": made / seconds,  # with compilation
+        "evaluations_per_image": evaluations / made if made else None,
+        "images_per_second": made / seconds if made else None,  # with compilation
         "device": jax.devices()[0].device_kind,
     }
     images.write("generation.json", sealed_json({**settings, "last_run": fared}))
-    print(
-        f"{fared['evaluations_per_image']:.0f} evaluations of the network an image, "
-        f"{fared['images_per_second']:.2f} images/s"
-    )
+    if made:
+        print(
+            f"{fared['evaluations_per_image']:.0f} evaluations of the network an image, "
+            f"{fared['images_per_second']:.2f} images/s"
+        )
 
 
 def grid(names: ImageNames, labels: list[int]) -> np.ndarray:
