@@ -84,7 +84,7 @@ def prepare() -> None:
 
 
 def lower(target: str, function, shapes):
-    """What JAX makes of `function` for one such GPU, ready to be compiled."""
+    """Lowers `function` for one such GPU, ready to be compiled."""
     import jax
     from jax._src import xla_bridge
     from jax.experimental import topologies
@@ -111,7 +111,7 @@ def lower(target: str, function, shapes):
 
 
 def launches(program: str) -> list[str]:
-    """What a compiled program's text launches: kernels, fusions, copies, sorts."""
+    """Lists launches in a compiled program's text: kernels, fusions, copies, sorts."""
     free = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
     entry = program.split("\nENTRY")[1]
     found = re.findall(r"^\s*(?:ROOT )?%(\S+) = .*? ([a-z][\w-]*)\(", entry, flags=re.M)
