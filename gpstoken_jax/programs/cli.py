@@ -10,6 +10,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +80,22 @@ def user_errors() -> tuple[type[Exception], ...]:
     )  # fmt: skip
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> None:
     """Parses flags, joins the other processes if there are any, runs ``main`` and exits.
 
-    Its result is the exit code; a user's mistake becomes one line and exit code 1, one in the
+    Arguments that are no flags are given to it as a list, if it takes them. Its result is the exit code; a user's mistake becomes one line and exit code 1, one in the
     flags one line and exit code 2. ``--help`` prints all flags and the fields of the config.
     """
     if any(argument.split("=")[0] in HELP_FLAGS for argument in sys.argv[1:]):
         print(describe_program(sys.argv))
         sys.exit(0)
-    app.run(lambda arguments: _guarded(main, arguments), flags_parser=_parse_flags)
+    app.run(
+        lambda arguments: _guarded(partial(main, arguments[1:]) if takes_arguments else main),
+        flags_parser=partial(_parse_flags, takes_arguments=takes_arguments),
+    )
 
 
-def _parse_flags(arguments: list[str]) -> list[str]:
+def _parse_flags(arguments: list[str], *, takes_arguments: bool) -> list[str]:
     try:
         rest = FLAGS(arguments)
         for name in ("config", "data"):
@@ -102,7 +106,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
             raise
         print(f"error: {_flag_mistake(error)}", file=sys.stderr)
         sys.exit(2)
-    if len(rest) > 1:
+    if len(rest) > 1 and not takes_arguments:
         print(f"error: unexpected argument {rest[1]!r}; flags start with --", file=sys.stderr)
         sys.exit(2)
     return rest
@@ -119,7 +123,7 @@ def _flag_mistake(error: Exception) -> str:
     return f"{message}  (--help lists all flags)"
 
 
-def _guarded(main: Callable[[], int | None], arguments: list[str]) -> int | None:
+def _guarded(main: Callable[[], int | None]) -> int | None:
     import jax
 
     from gpstoken_jax.runtime import processes
