@@ -42,6 +42,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 
 
 def main() -> None:
+    """Decodes every image of a token data set."""
     tokens = open_tokens(TOKENS.value)
     run = RunDirectory(Path(CHECKPOINT.value).expanduser())
     check_model(tokens, read_config(run))
