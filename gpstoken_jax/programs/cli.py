@@ -83,8 +83,9 @@ def user_errors() -> tuple[type[Exception], ...]:
 def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> None:
     """Parses flags, joins the other processes if there are any, runs ``main`` and exits.
 
-    Arguments that are no flags are given to it as a list, if it takes them. Its result is the exit code; a user's mistake becomes one line and exit code 1, one in the
-    flags one line and exit code 2. ``--help`` prints all flags and the fields of the config.
+    Arguments that are no flags are given to ``main`` as a list, if it takes them. Its result is the
+    exit code; a user's mistake becomes one line and exit code 1, one in the flags one line and exit
+    code 2. ``--help`` prints all flags and the fields of the config.
     """
     if any(argument.split("=")[0] in HELP_FLAGS for argument in sys.argv[1:]):
         print(describe_program(sys.argv))

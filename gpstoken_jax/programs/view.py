@@ -7,7 +7,6 @@ Runs a small server on this machine and opens its page; Ctrl+C ends it. See docs
 
 import secrets
 import socket
-import sys
 import threading
 import webbrowser
 from pathlib import Path
@@ -35,6 +34,7 @@ NUM_TOKENS = flags.DEFINE_integer("num_tokens", None, "At first; 256 by default.
 
 
 def main(images: list[str]) -> int:
+    """Serves the page until it is interrupted."""
     import uvicorn
 
     from gpstoken_jax.generator import Generator
@@ -87,7 +87,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def page_address(listener: socket.socket, access: "Access") -> str:  # noqa: F821
+def page_address(listener: socket.socket, access: "Access") -> str:
     """The address to open."""
     host, port = listener.getsockname()[:2]
     name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)

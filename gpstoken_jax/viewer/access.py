@@ -77,6 +77,7 @@ class Guard:
         self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers what is refused, hands on the rest."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

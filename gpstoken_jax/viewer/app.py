@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from importlib import resources
 
 import numpy as np
@@ -33,16 +34,23 @@ from starlette.routing import Route
 from gpstoken_jax.viewer.access import Access, Guard
 from gpstoken_jax.viewer.engine import MOST_DECODED, Encoded, Engine
 from gpstoken_jax.viewer.photos import MAX_BYTES, Photo, read_photo
+from gpstoken_jax.viewer.requests import (
+    check_layout,
+    check_tokens,
+    read_arrays,
+    read_body,
+    read_focus,
+    read_grid,
+    read_guidance,
+    read_number,
+)
 from gpstoken_jax.viewer.shelf import Item
 from gpstoken_jax.viewer.sizes import MAX_TOKENS
 from gpstoken_jax.viewer.token_file import token_file
-from gpstoken_jax.viewer.wire import MEDIA_TYPE, pack, unpack
+from gpstoken_jax.viewer.wire import MEDIA_TYPE, pack
 from gpstoken_jax.viewer.work import Busy, Gone, Line
 
 _PHOTO_BYTES = 64 << 20  # of pictures kept
-_MESSAGE_BYTES = 8 << 20
-_BODY_SECONDS = 60  # to send a body
-_MAX_SIDE_OF_FOCUS = 512
 _TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -94,6 +102,7 @@ class Viewer:
     # ---- What there is --------------------------------------------------------------------------
 
     async def model(self, request: Request) -> Response:
+        """Tells what the page must know of the model."""
         config = self._engine.tokenizer.config
         return JSONResponse(
             {
@@ -121,10 +130,12 @@ class Viewer:
         }
 
     async def warmth(self, request: Request) -> Response:
+        """Tells how many shapes are compiled."""
         ready, of = self._engine.warmth.progress()
         return JSONResponse({"ready": ready, "of": of})
 
     async def thumbnail(self, request: Request) -> Response:
+        """Shows a photo of the shelf in small."""
         number = self._shelf_number(request)
         if number not in self._thumbnails:
             item = self._shelf[number]
@@ -140,12 +151,16 @@ class Viewer:
     # ---- Photos ---------------------------------------------------------------------------------
 
     async def shelf_photo(self, request: Request) -> Response:
+        """Takes a photo of the shelf."""
         item = self._shelf[self._shelf_number(request)]
         return await self._take(request, item.path.read_bytes)
 
     async def photo(self, request: Request) -> Response:
-        async with self._uploads:  # so that memory is bounded, however many send
-            data = await _body(request, MAX_BYTES)
+        """Takes an image file."""
+        if self._uploads.locked():  # so that memory is bounded, however many send
+            raise Busy
+        async with self._uploads:
+            data = await read_body(request, MAX_BYTES)
             return await self._take(request, lambda: data)
 
     async def _take(self, request: Request, read: Callable[[], bytes]) -> Response:
@@ -166,8 +181,9 @@ class Viewer:
     # ---- Tokens ---------------------------------------------------------------------------------
 
     async def encode(self, request: Request) -> Response:
-        photo, wanted = self._photo(request), _number(request, "tokens", 1, MAX_TOKENS)
-        focus = _focus(await _body(request, _MESSAGE_BYTES))
+        """Encodes a photo that is kept."""
+        photo, wanted = self._photo(request), read_number(request, "tokens", 1, MAX_TOKENS)
+        focus = await read_focus(request)
 
         return await self._line.run(
             request, lambda: self._picture(self._engine.encode(photo, wanted, focus))
@@ -183,30 +199,30 @@ class Viewer:
         return _answer(arrays, {"rows": str(made.grid[0]), "cols": str(made.grid[1])})
 
     async def decode(self, request: Request) -> Response:
-        grid, arrays = self._grid(request), unpack(await _body(request, _MESSAGE_BYTES))
-        tokens, tile = self._tokens(arrays, grid)
+        """Decodes tokens."""
+        tokens, tile, grid, _ = await self._read_tokens(request)
         return await self._line.run(
             request, lambda: _answer({"picture": self._engine.decode(tokens, tile, grid)})
         )
 
     async def tokens(self, request: Request) -> Response:
-        grid, arrays = self._grid(request), unpack(await _body(request, _MESSAGE_BYTES))
-        tokens, tile = self._tokens(arrays, grid)
-        layout = arrays.get("layout")
-        if layout is None or layout.shape != (len(tokens), 5) or layout.dtype != np.float32:
-            raise ValueError("layout must be [L, 5] in float32")
+        """Makes a file of tokens."""
+        tokens, tile, grid, layout = await self._read_tokens(request)
+        if layout is None or len(layout) != len(tokens):
+            raise ValueError("a layout of as many Gaussians as tokens is needed")
         name = request.query_params.get("name", "image")[:200]
-        return await self._line.run(
-            request,
-            lambda: Response(
-                token_file(self._engine, self._name, name, tokens, layout, tile, grid),
-                media_type=MEDIA_TYPE,
-            ),
-        )
+        file = partial(token_file, self._engine, self._name, name, tokens, layout, tile, grid)
+        return await self._line.run(request, lambda: Response(file(), media_type=MEDIA_TYPE))
+
+    async def _read_tokens(self, request: Request) -> tuple:
+        grid, arrays = read_grid(request, self._engine.sizes), await read_arrays(request)
+        width = 5 + self._engine.tokenizer.config.model.feature_channels
+        return (*check_tokens(arrays, grid, width), grid, check_layout(arrays))
 
     # ---- New pictures ---------------------------------------------------------------------------
 
     async def layout(self, request: Request) -> Response:
+        """Tells where the generator's tokens would start in a photo."""
         photo = self._photo(request)
         self._check_generator()
         return await self._line.run(
@@ -214,44 +230,18 @@ class Viewer:
         )
 
     async def generate(self, request: Request) -> Response:
+        """Draws a new picture."""
         self._check_generator()
-        label, seed = _number(request, "class", 0, 99_999), _number(request, "seed", 0, 999_999)
-        guidance = _guidance(request.query_params.get("guidance", "1"))
-        body = await _body(request, _MESSAGE_BYTES)
-        layout = unpack(body).get("layout") if body else None
-        if layout is not None and (
-            layout.dtype != np.float32 or layout.ndim != 2 or not np.isfinite(layout).all()
-        ):
-            raise ValueError("layout must be [L, 5] in float32, finite")
+        label = read_number(request, "class", 0, 99_999)
+        seed, guidance = read_number(request, "seed", 0, 999_999), read_guidance(request)
+        layout = check_layout(await read_arrays(request))
         return await self._line.run(
-            request,
-            lambda: self._picture(self._engine.generate(label, seed, guidance, layout)),
+            request, lambda: self._picture(self._engine.generate(label, seed, guidance, layout))
         )
 
     def _check_generator(self) -> None:
         if self._engine.generator is None:
             raise HTTPException(404, "there is no generator here: start with --generator=RUN")
-
-    # ---- What a request says --------------------------------------------------------------------
-
-    def _grid(self, request: Request) -> tuple[int, int]:
-        grid = tuple(_number(request, name, 1, 64) for name in ("rows", "cols"))
-        if not self._engine.sizes.has(grid):
-            raise ValueError(f"there are no pictures of {grid[0]} x {grid[1]} tiles here")
-        return grid
-
-    def _tokens(self, arrays: dict, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        tokens, tile = arrays.get("tokens"), arrays.get("tile")
-        width = 5 + self._engine.tokenizer.config.model.feature_channels
-        if tokens is None or tile is None or tokens.dtype != np.float32 or tokens.ndim != 2:
-            raise ValueError("a message of tokens has tokens in float32 and their tiles")
-        if tokens.shape[1] != width or tile.shape != tokens.shape[:1] or tile.dtype != np.uint16:
-            raise ValueError(f"tokens are [L, {width}], tiles [L] in uint16")
-        if len(tile) and tile.max() >= grid[0] * grid[1]:
-            raise ValueError(f"there is no tile {tile.max()}")
-        if not np.isfinite(tokens).all():
-            raise ValueError("there are tokens with values that are not finite")
-        return tokens, tile
 
     # ---- Compiling ------------------------------------------------------------------------------
 
@@ -309,51 +299,6 @@ def create_app(
             Exception: _failure,
         },
     )
-
-
-# ---- Requests and answers -----------------------------------------------------------------------
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    """What a request carries, if it is not too much and does not take too long."""
-    too_much = HTTPException(413, f"at most {limit / 2**20:.0f} MB can be sent")
-    length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > limit:
-        raise too_much
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > limit:
-                    raise too_much
-                parts.append(part)
-    except TimeoutError:
-        raise HTTPException(408, f"nothing whole came in {_BODY_SECONDS} seconds") from None
-    return b"".join(parts)
-
-
-def _number(request: Request, name: str, low: int, high: int) -> int:
-    text = request.query_params.get(name, "")
-    if not (text.isdecimal() and len(text) < 6 and low <= int(text) <= high):
-        raise ValueError(f"{name} must be a number from {low} to {high}, not {text[:20]!r}")
-    return int(text)
-
-
-def _guidance(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 1 <= (value := float(text)) <= 20:
-            return value
-    raise ValueError(f"guidance must be a number from 1 to 20, not {text[:20]!r}")
-
-
-def _focus(data: bytes) -> np.ndarray | None:
-    focus = unpack(data).get("focus") if data else None
-    if focus is None:
-        return None
-    if focus.dtype != np.int8 or focus.ndim != 2 or not 0 < max(focus.shape) <= _MAX_SIDE_OF_FOCUS:
-        raise ValueError(f"focus is a map of int8, at most {_MAX_SIDE_OF_FOCUS} a side")
-    return focus
 
 
 def _answer(arrays: dict[str, np.ndarray], words: dict[str, str] | None = None) -> Response:

@@ -16,10 +16,10 @@ from gpstoken_jax.data.resize import resize_and_crop
 from gpstoken_jax.data.transforms import to_unit_range
 from gpstoken_jax.generator import Generator
 from gpstoken_jax.model.layers import split_tiles
+from gpstoken_jax.model.tiles import merge_tokens
 from gpstoken_jax.partition.complexity import region_complexity
 from gpstoken_jax.partition.images import to_grey
 from gpstoken_jax.tokenizer import DEFAULT_FOCUS_STRENGTH, Tokenizer
-from gpstoken_jax.tokens.tiles import merge_tokens
 from gpstoken_jax.viewer.allotment import allot
 from gpstoken_jax.viewer.photos import Photo
 from gpstoken_jax.viewer.sizes import Grid, Sizes
