@@ -52,16 +52,22 @@ class Engine:
     Args:
       tokenizer: whose weights are used.
       generator: for new pictures, if there is one.
+      sizes: of pictures; what fits the tokenizer if None.
 
     Raises:
       CheckpointError: if generator and tokenizer do not fit together.
     """
 
-    def __init__(self, tokenizer: Tokenizer, generator: Generator | None = None):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        generator: Generator | None = None,
+        sizes: Sizes | None = None,
+    ):
         if generator is not None:
             generator.check_tokenizer(tokenizer)
         self.tokenizer, self.generator = tokenizer, generator
-        self.sizes = Sizes.of(tokenizer.config)
+        self.sizes = sizes or Sizes.of(tokenizer.config)
         self.warmth = Warmth(self._tasks())
         self._kept: LRUCache = LRUCache(_KEPT_BYTES, getsizeof=lambda pair: pair[0].nbytes)
         self._guard = threading.Lock()
