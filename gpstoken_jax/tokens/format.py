@@ -146,7 +146,7 @@ def read_index(directory: Path) -> dict[str, Any] | None:
 
 
 def index_of_shard(path: Path) -> dict[str, Any]:
-    """What index.json would say of a shard by itself.
+    """Describes a shard by itself as index.json would.
 
     Raises:
       TokensError: if it is damaged, no shard, or of another version of this format.

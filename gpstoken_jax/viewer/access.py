@@ -1,4 +1,4 @@
-"""Who may talk to the server: hosts, origins, and a token where others can reach it."""
+"""Admission to the server: hosts, origins, and a token if other machines can reach it."""
 
 import hmac
 import ipaddress
@@ -40,7 +40,7 @@ class Access:
     token: str | None = None
 
     def refusal(self, scope: Scope) -> str | None:
-        """Why a request is refused; None if it is not.
+        """Says why a request is refused; None if it is not.
 
         A page of another site can send requests here, but with its own Origin; a name of another
         site can be made to lead here, but then it is the Host. Both are looked at.

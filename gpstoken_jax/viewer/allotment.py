@@ -1,4 +1,4 @@
-"""How many tokens each tile of a picture gets."""
+"""Sharing tokens out to the tiles of a picture."""
 
 import bisect
 import heapq

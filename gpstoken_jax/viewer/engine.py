@@ -208,7 +208,7 @@ class Engine:
     # ---- Compiling ------------------------------------------------------------------------------
 
     def _tasks(self) -> list[tuple]:
-        """What is compiled at the start: a square photo's sizes; others when a photo has them."""
+        """Lists what is compiled at the start: a square photo's sizes; others when one has them."""
         stops = self.sizes.stops
         middle = len(stops) // 2
         order = sorted(stops, key=lambda stop: abs(stops.index(stop) - middle))

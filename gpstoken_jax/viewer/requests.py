@@ -1,4 +1,4 @@
-"""What requests say: checked word by word, before anything is computed."""
+"""The words of requests, each checked before anything is computed."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ _MAX_FOCUS_SIDE = 512
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """What a request carries.
+    """Reads the body of a request.
 
     Raises:
       HTTPException: if it is more than ``limit`` bytes, or does not come in a minute.
@@ -39,7 +39,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def read_number(request: Request, name: str, low: int, high: int) -> int:
-    """A whole number of the address."""
+    """Reads a whole number of the address."""
     text = request.query_params.get(name, "")
     if not (text.isdecimal() and len(text) < 6 and low <= int(text) <= high):
         raise ValueError(f"{name} must be a number from {low} to {high}, not {text[:20]!r}")
@@ -47,7 +47,7 @@ def read_number(request: Request, name: str, low: int, high: int) -> int:
 
 
 def read_guidance(request: Request) -> float:
-    """The scale of guidance, of the address."""
+    """Reads the scale of guidance of the address."""
     text = request.query_params.get("guidance", "1")
     with contextlib.suppress(ValueError):
         if 1 <= (value := float(text)) <= 20:
@@ -56,7 +56,7 @@ def read_guidance(request: Request) -> float:
 
 
 async def read_focus(request: Request) -> np.ndarray | None:
-    """A painted map, int8 [g, v]; None if there is none."""
+    """Reads a painted map, int8 [g, v]; None if there is none."""
     focus = (await read_arrays(request)).get("focus")
     if focus is None:
         return None
@@ -68,13 +68,13 @@ async def read_focus(request: Request) -> np.ndarray | None:
 
 
 async def read_arrays(request: Request) -> dict[str, np.ndarray]:
-    """The arrays that a request carries; nothing if it is empty."""
+    """Reads the arrays of a body; nothing if it is empty."""
     data = await read_body(request, MESSAGE_BYTES)
     return unpack(data) if data else {}
 
 
 def read_grid(request: Request, sizes: Sizes) -> Grid:
-    """The grid of a request's tokens, one that some photo has."""
+    """Reads the grid of a request's tokens, one that some photo has."""
     grid = read_number(request, "rows", 1, 64), read_number(request, "cols", 1, 64)
     if not sizes.has(grid):
         raise ValueError(f"there are no pictures of {grid[0]} x {grid[1]} tiles here")
@@ -84,7 +84,7 @@ def read_grid(request: Request, sizes: Sizes) -> Grid:
 def check_tokens(
     arrays: dict[str, np.ndarray], grid: Grid, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens [L, width] and the number of each one's tile [L]."""
+    """Finds tokens [L, width] and the number of each one's tile [L]."""
     tokens, tile = arrays.get("tokens"), arrays.get("tile")
     if tokens is None or tile is None or tokens.dtype != np.float32 or tile.dtype != np.uint16:
         raise ValueError("tokens are sent in float32, with their tiles in uint16")
@@ -98,7 +98,7 @@ def check_tokens(
 
 
 def check_layout(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Initial Gaussians [L, 5]; None if there are none."""
+    """Finds initial Gaussians [L, 5]; None if there are none."""
     layout = arrays.get("layout")
     if layout is None:
         return None

@@ -1,4 +1,4 @@
-"""Which pictures a model makes of a photo: grids of its tiles, and how many tokens they hold.
+"""Sizes of the pictures that a model makes of a photo, and how many tokens they hold.
 
 A photo of any shape is cut to the nearest of a few shapes and seen through grids of tiles from
 coarse to fine, all of that shape: few tokens make a small picture, many a large one. The numbers of
@@ -25,7 +25,7 @@ _STOPS = tuple(sorted(n << k for n in (2, 3) for k in range(1, 10)))  # 4, 6, 8,
 
 @dataclass(frozen=True)
 class Sizes:
-    """What fits one model.
+    """The sizes that fit one model.
 
     Attributes:
       tile: side in pixels of the images that the model was trained on.
@@ -80,5 +80,5 @@ class Sizes:
         return least, min(MAX_TOKENS, math.prod(ladder[-1]) * self.stops[-1])
 
     def has(self, grid: Grid) -> bool:
-        """Whether some photo has pictures of a grid."""
+        """Tells whether some photo has pictures of a grid."""
         return any(grid in self.ladder(*shape) for shape in self.shapes)

@@ -1,4 +1,4 @@
-"""Which shapes are compiled already."""
+"""A record of the shapes that are compiled already."""
 
 import contextlib
 import threading
@@ -37,11 +37,7 @@ class Warmth:
         with self._guard:
             return [shape for shape, ready in self._ready.items() if not ready]
 
-    def is_ready(self, shape: Hashable) -> bool:
-        """Whether a shape is compiled."""
-        return self._ready.get(shape, False)
-
     def progress(self) -> tuple[int, int]:
-        """How many shapes are compiled, and of how many."""
+        """Tells how many shapes are compiled, and of how many."""
         with self._guard:
             return sum(self._ready.values()), len(self._ready)

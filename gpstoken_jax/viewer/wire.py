@@ -1,4 +1,4 @@
-"""What travels between page and server: safetensors, arrays with a few words beside them."""
+"""Messages between page and server: safetensors, arrays with a few words beside them."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,13 @@ MEDIA_TYPE = "application/octet-stream"
 
 
 def pack(arrays: Mapping[str, np.ndarray], words: Mapping[str, str] | None = None) -> bytes:
-    """One message."""
+    """Makes a message."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return safetensors.numpy.save(whole, dict(words or {}))
 
 
 def unpack(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a message.
+    """Reads the arrays of a message.
 
     Raises:
       ValueError: if it is none.

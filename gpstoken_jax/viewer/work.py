@@ -19,7 +19,7 @@ class Gone(Exception):
 
 
 class Line:
-    """Where requests wait for the processor.
+    """The requests that wait for the processor.
 
     Args:
       places: how many may wait, with the one that is served.

@@ -1,7 +1,5 @@
 """The viewer in a real browser: open, move, paint, slide, undo, save, open again."""
 
-import io
-import json
 import shutil
 
 import numpy as np
@@ -9,9 +7,9 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
-from gpstoken_jax.tokens import open_tokens
-
-playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="no Playwright: pip install playwright"
+)
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium: the viewer is not opened (apt-get install chromium)"
@@ -58,7 +56,9 @@ class Page:
         """Waits until nothing is asked of the server any more and all is drawn."""
         for _ in range(1200):
             self.page.wait_for_timeout(50)
-            if self.page.evaluate("Boolean(window.gpstoken?.studio.current?.rebuilt) && !gpstoken.studio.working"):
+            if self.page.evaluate(
+                "Boolean(window.gpstoken?.studio.current?.rebuilt) && !gpstoken.studio.working"
+            ):
                 return
         raise AssertionError("the page does not come to rest")
 
@@ -120,7 +120,7 @@ def centre(tokens, i):
 
 
 def test_a_moved_gaussian_changes_the_right_pixels(view, engine):
-    before, (tokens, grid) = view.picture(), view.step()
+    before, (tokens, _) = view.picture(), view.step()
     inner = np.abs(tokens[:, 3:5]).max(axis=1) < 0.7
     i = int(np.flatnonzero(inner)[0])
     x, y = centre(tokens, i)
