@@ -5,6 +5,8 @@
 Runs a small server on this machine and opens its page; Ctrl+C ends it. See docs/viewer.md.
 """
 
+from __future__ import annotations
+
 import secrets
 import socket
 import threading
@@ -14,6 +16,14 @@ from pathlib import Path
 from absl import flags
 
 from gpstoken_jax.programs import cli
+
+if not cli.asks_for_help():  # which needs no JAX
+    import uvicorn
+
+    from gpstoken_jax.generator import Generator
+    from gpstoken_jax.tokenizer import Tokenizer
+    from gpstoken_jax.viewer import Access, Engine, create_app
+    from gpstoken_jax.viewer.shelf import fill_shelf
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "photos-small", "A run's directory, a folder of weights, or weights that ship."
@@ -35,13 +45,6 @@ NUM_TOKENS = flags.DEFINE_integer("num_tokens", None, "At first; 256 by default.
 
 def main(images: list[str]) -> int:
     """Serves the page until it is interrupted."""
-    import uvicorn
-
-    from gpstoken_jax.generator import Generator
-    from gpstoken_jax.tokenizer import Tokenizer
-    from gpstoken_jax.viewer import Access, Engine, create_app
-    from gpstoken_jax.viewer.shelf import fill_shelf
-
     listener = listen(HOST.value or "127.0.0.1", PORT.value)
     shelf = fill_shelf([Path(image).expanduser() for image in images])
     tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value)
@@ -87,7 +90,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def page_address(listener: socket.socket, access: "Access") -> str:
+def page_address(listener: socket.socket, access: Access) -> str:
     """The address to open."""
     host, port = listener.getsockname()[:2]
     name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
