@@ -19,7 +19,6 @@ MIN_TOKENS, MAX_TOKENS = 8, 1024
 # Of a picture; so large a one is decoded in about a tenth of a second on two cores.
 MAX_PIXELS = 384 * 256
 _SHAPES: tuple[Grid, ...] = ((1, 1), (2, 3), (3, 2), (1, 2), (2, 1))
-_FINER = (1, 2, 4)
 _STOPS = tuple(sorted(n << k for n in (2, 3) for k in range(1, 10)))  # 4, 6, 8, 12, 16, 24, ...
 
 
@@ -32,12 +31,14 @@ class Sizes:
       stops: how many tokens a tile can have, in ascending order.
       trained: how many it had in training.
       shapes: grids of the coarsest pictures.
+      finer: how many times finer, along a side, the others are.
     """
 
     tile: int
     stops: tuple[int, ...]
     trained: int
     shapes: tuple[Grid, ...]
+    finer: tuple[int, ...] = (1, 2, 4)
 
     @classmethod
     def of(cls, config: ConfigDict) -> Self:
@@ -53,7 +54,7 @@ class Sizes:
         rows, cols = min(
             self.shapes, key=lambda shape: abs(math.log(shape[1] * height / (shape[0] * width)))
         )
-        grids = ((rows * k, cols * k) for k in _FINER)
+        grids = ((rows * k, cols * k) for k in self.finer)
         fits = [grid for grid in grids if math.prod(grid) * self.tile**2 <= MAX_PIXELS]
         return tuple(fits) or ((rows, cols),)
 

@@ -16,9 +16,11 @@ from gpstoken_jax.viewer.sizes import Sizes
 
 @pytest.fixture(scope="session")
 def engine(random_run):
-    """Few sizes, as each is compiled: square photos of 1, 2 x 2 and 4 x 4 tiles."""
+    """Few sizes, as each is compiled: square photos of 1 and 2 x 2 tiles."""
     tokenizer = Tokenizer.from_pretrained(random_run)
-    sizes = dataclasses.replace(Sizes.of(tokenizer.config), stops=(4, 8, 16), shapes=((1, 1),))
+    sizes = dataclasses.replace(
+        Sizes.of(tokenizer.config), stops=(4, 8, 16), shapes=((1, 1),), finer=(1, 2)
+    )
     return Engine(tokenizer, sizes=sizes)
 
 
