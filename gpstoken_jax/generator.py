@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,18 +15,16 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation.guidance import Guidance
-from gpstoken_jax.generation.layouts import EmpiricalSampler, LayoutSampler, open_layouts
+from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
 from gpstoken_jax.generation.normalisation import Normalisation
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import BatchSampler
 from gpstoken_jax.generation.sit import SiT, create_sit, init_params
 from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.run_directory import load_weights
 from gpstoken_jax.tokenizer import Tokenizer, Tokens
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.published import sit_table
-from gpstoken_jax.weights.sources import find_source
 
 NO_CLASS = -1
 _NO_LAYOUTS = -2
@@ -83,21 +81,12 @@ class Generator:
           WeightsError: if a file holds other tensors than the model has; names them.
           LayoutsError: if the layouts cannot be read or have another number of tokens.
         """
-        root = pretrained.find(source)
-        if pretrained.is_work_directory(root):
-            root, step = pretrained.split_step(root, step)
-            config, model, params, step = load_weights(
-                root, "sit", create_sit, init_params, step=step, weights=weights
-            )
-        else:
-            found = find_source(root, "sit", config=config, subfolder=subfolder, revision=revision)
-            config, params, step = found.config, found.load(weights), found.step or 0
-            model = create_sit(config.model)
+        where = {"config": config, "subfolder": subfolder, "revision": revision}
+        made = cls(*pretrained.load(source, "sit", create_sit, init_params, step, weights, **where))
         if isinstance(layouts, str | Path):
-            layouts = open_layouts(
-                layouts, num_tokens=model.num_tokens, in_turn=takes_layouts_in_turn(config)
-            )
-        return cls(model, params, config, step, layouts)
+            in_turn = takes_layouts_in_turn(made.config)
+            layouts = open_layouts(layouts, num_tokens=made.model.num_tokens, in_turn=in_turn)
+        return dataclasses.replace(made, layouts=layouts)
 
     @functools.cached_property
     def transport(self) -> Transport:
@@ -110,9 +99,17 @@ class Generator:
         return Normalisation.of(self.config.statistics)
 
     @property
+    def trained_labels(self) -> tuple[int, ...]:
+        """Classes that there was an image of in the training, of runs that say so; else all."""
+        if not self.config.label_names and self.model.num_classes == 1:
+            return ()
+        untrained = self.config.get("untrained_labels", ())
+        return tuple(i for i in range(self.model.num_classes) if i not in untrained)
+
+    @property
     def has_classes(self) -> bool:
-        """Whether it was trained on images with classes."""
-        return bool(self.config.label_names) or self.model.num_classes > 1
+        """True if it was trained on images with classes."""
+        return bool(self.trained_labels)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -129,15 +126,15 @@ class Generator:
         """Converts classes to labels.
 
         Args:
-          classes: names or numbers; ``"all"`` is every class, and the only choice for a generator
-            that was trained without classes.
+          classes: names or numbers; ``"all"`` is every class that there was an image of in the
+            training, and the only choice for a generator that was trained without classes.
 
         Raises:
-          ValueError: for one that is none.
+          ValueError: for one that is none, or that the training had no image of.
         """
         classes = [classes] if isinstance(classes, str | int) else list(classes)
         if classes == ["all"]:
-            return list(range(len(self.label_names))) or [NO_CLASS]
+            return list(self.trained_labels) or [NO_CLASS]
         if not self.has_classes:
             raise ValueError(
                 f"this generator was trained on images without classes: it cannot make "
@@ -146,12 +143,18 @@ class Generator:
         return [self._label(str(name)) for name in classes]
 
     def _label(self, name: str) -> int:
-        names = self.label_names
-        if name in names:
-            return names.index(name)
-        if name.isdecimal() and int(name) < len(names):
-            return int(name)
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        names, trained = self.label_names, self.trained_labels
+        label = (
+            names.index(name) if name in names else int(name) if name.isdecimal() else len(names)
+        )
+        if label in trained:
+            return label
+        shown = ", ".join(names[i] for i in trained[:8]) + (", ..." if len(trained) > 8 else "")
+        if label < len(names):
+            raise ValueError(
+                f"there was no image of class {names[label]!r} in the training of this generator: "
+                f"it can make {shown}"
+            )
         raise ValueError(f"{name!r} is no class of this generator: it has {shown}")
 
     def sampler(
@@ -167,18 +170,25 @@ class Generator:
         """Makes the guidance; what is None is as the config says.
 
         Raises:
-          ValueError: if guidance is asked for that was trained without classes.
+          ValueError: if guidance is asked for that was trained without classes, or with nothing
+            else: it goes from images of no class to those of one.
         """
         defaults = self.config.sample
         low, high = interval or defaults.guidance_interval
+        lacks = None
         if not self.has_classes:
+            lacks = "without classes", "there is nothing to guide it to"
+        elif NO_CLASS in self.config.get("untrained_labels", ()):
+            lacks = "with classes only (train.label_dropout=0)", "there is nothing to guide it from"
+        if lacks:
+            trained, problem = lacks
             if scale not in (None, 1.0):
                 raise ValueError(
-                    "this generator was trained on images without classes: there is nothing to "
-                    "guide it to, leave the guidance scale at 1"
+                    f"this generator was trained on images {trained}: {problem}, leave the "
+                    "guidance scale at 1"
                 )
             if defaults.guidance_scale != 1:
-                logging.warning("trained without classes: there is no guidance")
+                logging.warning("trained %s: there is no guidance", trained)
             return Guidance(1.0, low, high)
         return Guidance(defaults.guidance_scale if scale is None else scale, low, high)
 
@@ -219,24 +229,34 @@ class Generator:
         for label in labels.tolist():
             numbers.append(seen[label])
             seen[label] += 1
+        source = self.layouts if layouts is None else np.asarray(layouts, np.float32)
+        if source is None:
+            raise ValueError(
+                "there are no layouts: give from_pretrained(..., layouts=RUN_OR_FILE), or "
+                "sample(..., layouts=GEOMETRY)"
+            )
+        how = self.sampler(method, steps), self.guidance(guidance_scale, guidance_interval)
+        return Tokens.of(self._draw(labels, numbers, source, seed, *how)[1])
+
+    def _draw(
+        self,
+        labels: Int[np.ndarray, " b"],
+        numbers: Sequence[int],
+        layouts: LayoutSampler | Float[np.ndarray, "..."],
+        seed: int,
+        sampler: Sampler,
+        guidance: Guidance,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Layouts [B, L, 5], tokens [B, L, 5 + C] and evaluations [B] of the network."""
         layout_keys, token_keys = class_keys(seed, labels, numbers)
-        if layouts is None:
-            if self.layouts is None:
-                raise ValueError(
-                    "there are no layouts: give from_pretrained(..., layouts=RUN_OR_FILE), or "
-                    "sample(..., layouts=GEOMETRY)"
-                )
-            layout_labels = self.layout_labels(self.layouts)[labels]
-            layouts = self.layouts.sample(layout_keys, layout_labels, numbers)
-        layouts = np.asarray(layouts, np.float32)
+        if not isinstance(layouts, np.ndarray):
+            layout_labels = self.layout_labels(layouts)[labels]
+            layouts = np.asarray(layouts.sample(layout_keys, layout_labels, numbers), np.float32)
         if layouts.shape[-1:] != (5,) or layouts.ndim not in (2, 3):
             raise ValueError(f"layouts must be [B, L, 5] or [L, 5]; got {layouts.shape}")
         layouts = np.broadcast_to(layouts, (len(labels), *layouts.shape[-2:]))
-        sample = self._batch_sampler(
-            self.sampler(method, steps), self.guidance(guidance_scale, guidance_interval)
-        )
-        x, _ = sample(token_keys, labels, layouts)
-        return Tokens.of(self.normalisation.denormalise(x, layouts))
+        x, evaluations = self._batch_sampler(sampler, guidance)(token_keys, labels, layouts)
+        return layouts, self.normalisation.denormalise(x, layouts), evaluations
 
     def layout_labels(self, layouts: LayoutSampler) -> Int[np.ndarray, " k+1"]:
         """Maps each label to the layouts' label of that name; the last entry is for no class.
@@ -263,8 +283,7 @@ class Generator:
                 raise ValueError(
                     f"there are no layouts of class {self.label_name(label)!r}, only of {there}"
                 )
-            if isinstance(layouts, EmpiricalSampler):
-                layouts.check_number(int(found), count - 1)
+            layouts.check(int(found), count - 1)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Checks that a tokenizer can decode what is made here.
@@ -286,17 +305,11 @@ class Generator:
         )
 
     @functools.cached_property
-    def _batch_samplers(self) -> dict[tuple[Sampler, Guidance], BatchSampler]:
-        return {}
-
-    def _batch_sampler(self, sampler: Sampler, guidance: Guidance) -> BatchSampler:
-        """Compiled once for every sampler and guidance."""
-        key = (sampler, guidance)
-        if key not in self._batch_samplers:
-            self._batch_samplers[key] = BatchSampler(
-                self.model, self.params, self.transport, sampler, guidance
-            )
-        return self._batch_samplers[key]
+    def _batch_sampler(self) -> Callable[[Sampler, Guidance], BatchSampler]:
+        """Compiles once for every sampler and guidance."""
+        return functools.cache(
+            functools.partial(BatchSampler, self.model, self.params, self.transport)
+        )
 
 
 class Pipeline:
@@ -329,12 +342,8 @@ class Pipeline:
         batch_size: int,
     ):
         generator.check_tokenizer(tokenizer)
-        self._generator, self._tokenizer, self._layouts = generator, tokenizer, layouts
-        self._batch_size, self._seed = batch_size, seed
-        self._layout_labels = generator.layout_labels(layouts)
-        self._sample = BatchSampler(
-            generator.model, generator.params, generator.transport, sampler, guidance
-        )
+        self._generator, self._tokenizer, self._batch_size = generator, tokenizer, batch_size
+        self._how = layouts, seed, sampler, guidance
 
     def __call__(
         self, labels: Int[np.ndarray, " b"], numbers: Int[np.ndarray, " b"]
@@ -356,10 +365,7 @@ class Pipeline:
         count = len(labels)
         fill = (0, self._batch_size - count)
         labels, numbers = (np.pad(array, fill, mode="edge") for array in (labels, numbers))
-        layout_keys, token_keys = class_keys(self._seed, labels, numbers)
-        layout = self._layouts.sample(layout_keys, self._layout_labels[labels], numbers)
-        x, evaluations = self._sample(token_keys, labels, layout)
-        tokens = self._generator.normalisation.denormalise(x, layout)
+        layout, tokens, evaluations = self._generator._draw(labels, numbers, *self._how)
         made = {
             "geometry": tokens[..., :5],
             "initial_geometry": layout,

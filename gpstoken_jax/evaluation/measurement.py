@@ -67,7 +67,8 @@ class Outcome(NamedTuple):
 class Methods(Protocol):
     """Reconstructs a batch in several ways; the first is the one that is evaluated."""
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Reconstruction]: ...
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Reconstruction]:
+        """Reconstructs a batch by each method."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ def _measure_on_devices(rounding: Rounding, apply: ApplyNetwork | None, compared
         by_set = {name: {method: one[name] for method, one in features.items()} for name in sets}
         return metrics, by_set
 
-    return map_over_devices(measure, (0, 0, None, None, None), devices=jax.local_devices())
+    axes = (0, 0, None, None, None)
+    return map_over_devices(measure, axes, devices=jax.local_devices(), name="the metrics")
 
 
 class Share:

@@ -52,7 +52,9 @@ def tokenizer_methods(
         }
         return decoded.images, shown, {"floored_std": decoded.floored_std}
 
-    mapped = map_over_devices(reconstruct, (None, 0, None), devices=jax.local_devices())
+    mapped = map_over_devices(
+        reconstruct, (None, 0, None), devices=jax.local_devices(), name="the tokenizer"
+    )
 
     def methods(batch: Batch) -> dict[str, Reconstruction]:
         images = batch["image"]

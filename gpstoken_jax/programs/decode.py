@@ -3,6 +3,8 @@
 gpstoken decode --checkpoint=runs/m128 --tokens=tokens/m128 --output=images
 """
 
+from __future__ import annotations
+
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,17 +13,19 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from gpstoken_jax.data.images import EXTENSIONS, encode_png
-from gpstoken_jax.data.transforms import to_uint8
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime import checkpoint
-from gpstoken_jax.runtime.checkpoint import params_checksum
-from gpstoken_jax.runtime.file_names import file_names
-from gpstoken_jax.runtime.outputs import first_difference, open_output
-from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
-from gpstoken_jax.tokenizer import Tokenizer
-from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
+
+if not cli.asks_for_help():  # which needs no JAX
+    from gpstoken_jax.data.images import EXTENSIONS, encode_png
+    from gpstoken_jax.data.transforms import to_uint8
+    from gpstoken_jax.runtime import checkpoint
+    from gpstoken_jax.runtime.checkpoint import params_checksum
+    from gpstoken_jax.runtime.file_names import file_names
+    from gpstoken_jax.runtime.outputs import first_difference, open_output
+    from gpstoken_jax.runtime.progress import Progress
+    from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
+    from gpstoken_jax.tokenizer import Tokenizer
+    from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
@@ -42,6 +46,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 
 
 def main() -> None:
+    """Decodes every image of a token data set."""
     tokens = open_tokens(TOKENS.value)
     run = RunDirectory(Path(CHECKPOINT.value).expanduser())
     check_model(tokens, read_config(run))

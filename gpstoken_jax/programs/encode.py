@@ -5,22 +5,27 @@
 The same command again goes on where it was interrupted. What it writes: see docs/tokens.md.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 from absl import flags
 
-from gpstoken_jax import data
-from gpstoken_jax.data.crops import RandomCrops
-from gpstoken_jax.data.resize import resize_of
-from gpstoken_jax.metrics.image import image_metrics
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime import processes
-from gpstoken_jax.runtime.checkpoint import params_checksum
-from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.tokenizer import Tokenizer
-from gpstoken_jax.tokens import STORAGE, TokenWriter
+
+if not cli.asks_for_help():  # which needs no JAX
+    import jax
+
+    from gpstoken_jax import data
+    from gpstoken_jax.data.crops import RandomCrops
+    from gpstoken_jax.data.resize import resize_of
+    from gpstoken_jax.metrics.image import image_metrics
+    from gpstoken_jax.runtime import processes
+    from gpstoken_jax.runtime.checkpoint import params_checksum
+    from gpstoken_jax.runtime.progress import Progress
+    from gpstoken_jax.tokenizer import Tokenizer
+    from gpstoken_jax.tokens import STORAGE, TokenWriter
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
@@ -36,7 +41,9 @@ OUTPUT = flags.DEFINE_string("output", None, "Where the tokens go.", required=Tr
 NUM_TOKENS = flags.DEFINE_integer(
     "num_tokens", None, "Tokens an image; the config's by default.", lower_bound=1
 )
-STORAGE_FLAG = flags.DEFINE_enum("storage", "float32", list(STORAGE), "Features on disk.")
+STORAGE_FLAG = flags.DEFINE_enum(
+    "storage", "float32", ["float32", "float16", "bfloat16"], "Features on disk."
+)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images at a time; the config's by default.", lower_bound=1
 )
@@ -62,6 +69,7 @@ SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images a file.", lower_bo
 
 
 def main() -> None:
+    """Encodes every image of a data set."""
     tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value, step=STEP.value, weights=WEIGHTS.value)
     config = tokenizer.config
     num_tokens = NUM_TOKENS.value or config.partition.num_tokens
@@ -194,7 +202,7 @@ def join(parts: list[dict], positions: range) -> tuple[dict[str, np.ndarray], li
 
 
 def measure_storage(tokenizer: Tokenizer, images: np.ndarray, batch: dict) -> dict:
-    """What storing fewer bits costs, on one batch."""
+    """Measures the cost of storing fewer bits, on one batch."""
     mask, storage = batch["mask"], STORAGE_FLAG.value
     rows = {key: batch[key][mask] for key in ("geometry", "features")}
 

