@@ -21,6 +21,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -157,7 +158,7 @@ def build(program: str, config_name: str, batch: int, dtype: str, remat: tuple[s
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32)
     if program.startswith("train"):
         task = create_task(config)
-        state = jax.eval_shape(task.create_state, jax.random.key(0))
+        state = state_shapes(task)
         frozen = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, task.load_frozen()))
         return on_one_device(task.step_at(2)), (state, {"image": images}, frozen), (0,)
     from gpstoken_jax.model.gpstoken import GPSToken, init_params
@@ -212,7 +213,7 @@ def build_sit(program: str, batch: int, dtype: str, remat: tuple[str, ...]):
             self._normalisation = Normalisation.of(config.statistics)
 
     task = Textures()
-    state = jax.eval_shape(task.create_state, jax.random.key(0))
+    state = state_shapes(task)
     rows = {
         "geometry": of((batch, tokens, 5), jnp.float32),
         "initial_geometry": of((batch, tokens, 5), jnp.float32),
@@ -222,19 +223,24 @@ def build_sit(program: str, batch: int, dtype: str, remat: tuple[str, ...]):
     return on_one_device(task.step_at(2)), (state, rows, {}), (0,)
 
 
+def state_shapes(task):
+    """Returns the shapes of a task's state; nothing is compiled for them."""
+    import jax
+
+    jit = jax.jit  # the state's own options are for the outermost function only
+    with mock.patch.object(jax, "jit", lambda f, compiler_options=None, **more: jit(f, **more)):
+        return jax.eval_shape(task.create_state, jax.random.key(0))
+
+
 def on_one_device(step):
     """Returns the step as the only device of a run has it."""
     import jax
 
-    from gpstoken_jax.training.step import AXIS
-
     @functools.wraps(step)
     def run(state, batch, frozen):
-        none, shared = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+        none = jax.sharding.PartitionSpec()  # one device: nothing is split
         mesh = jax.sharding.get_abstract_mesh()
-        mapped = jax.shard_map(
-            step, mesh=mesh, in_specs=(none, shared, none), out_specs=none, check_vma=False
-        )
+        mapped = jax.shard_map(step, mesh=mesh, in_specs=none, out_specs=none, check_vma=False)
         return mapped(state, batch, frozen)
 
     return run
