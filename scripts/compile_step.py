@@ -20,7 +20,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -35,9 +37,11 @@ REMAT = {
     "both": ("encoder", "decoder"),
 }
 GIB = 2**30
+Program = tuple[Callable, tuple, tuple[int, ...]]
 
 
 def main() -> int:
+    """Runs the program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", nargs="+", choices=PROGRAMS, default=["train"])
     parser.add_argument("--config", default="gpstoken_m128", help="of the tokenizer, in configs/")
@@ -139,7 +143,9 @@ def flops_of(function, arguments) -> int:
         return count_flops(function, *arguments)
 
 
-def build(program: str, config_name: str, batch: int, dtype: str, remat: tuple[str, ...]):
+def build(
+    program: str, config_name: str, batch: int, dtype: str, remat: tuple[str, ...]
+) -> Program:
     """Returns a function, the shapes of its arguments, and which of them it may overwrite."""
     import jax
     import jax.numpy as jnp
@@ -179,7 +185,7 @@ def build(program: str, config_name: str, batch: int, dtype: str, remat: tuple[s
     return encode, (params, images), ()
 
 
-def build_sit(program: str, batch: int, dtype: str, remat: tuple[str, ...]):
+def build_sit(program: str, batch: int, dtype: str, remat: tuple[str, ...]) -> Program:
     """As ``build``, for SiT-XL: a training step, or the network once with guidance."""
     import jax
     import jax.numpy as jnp
@@ -223,7 +229,7 @@ def build_sit(program: str, batch: int, dtype: str, remat: tuple[str, ...]):
     return on_one_device(task.step_at(2)), (state, rows, {}), (0,)
 
 
-def state_shapes(task):
+def state_shapes(task: Any) -> Any:
     """Returns the shapes of a task's state; nothing is compiled for them."""
     import jax
 
@@ -232,7 +238,7 @@ def state_shapes(task):
         return jax.eval_shape(task.create_state, jax.random.key(0))
 
 
-def on_one_device(step):
+def on_one_device(step: Callable) -> Callable:
     """Returns the step as the only device of a run has it."""
     import jax
 
