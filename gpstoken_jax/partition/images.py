@@ -25,6 +25,6 @@ def partition_images(
     min_size: int = 8,
     bias: Float[Array, "#b h w"] | None = None,
 ) -> tuple[Float[Array, "b l 5"], Float[Array, "b l 4"]]:
-    """Initial geometry and boxes of RGB images in [-1, 1]; compiled once a shape. See ``partition``."""
+    """Partitions RGB images in [-1, 1]; compiled once a shape. See ``partition``."""
     grey = to_grey(images).clip(-1.0, 1.0)
     return partition_jit(grey, num_tokens, weight=weight, min_size=min_size, bias=bias)
