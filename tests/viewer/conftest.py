@@ -1,6 +1,7 @@
 """A server in a thread, on random weights of a small model."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -8,6 +9,10 @@ from gpstoken_jax import Tokenizer
 from gpstoken_jax.viewer import Engine, create_app
 from gpstoken_jax.viewer.sizes import Sizes
 from tests.viewer.server import Server
+
+BROWSER_ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +29,20 @@ def engine(random_run):
 def server(engine, random_run):
     with Server(create_app(engine, name=str(random_run))) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The system's Chromium, headless."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api",
+        reason="no Playwright: the viewer is not opened (pip install playwright)",
+    )
+    names = ("chromium", "chromium-browser", "chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium: the viewer is not opened (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=list(BROWSER_ARGUMENTS))
+        yield browser
+        browser.close()

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import subprocess
 import sys
 
@@ -11,22 +10,9 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="no Playwright: pip install playwright"
-)
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium: the viewer is not opened (apt-get install chromium)"
-)
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
+from tests.viewer.page import Page
 
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
+pytestmark = [pytest.mark.usefixtures("browser")]
 
 
 @pytest.fixture(scope="module")
@@ -34,79 +20,6 @@ def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp("photo") / "face of a woman.png"
     Image.fromarray(photos.astronaut()[:256, 100:356]).save(path)
     return path
-
-
-class Page:
-    """A page with a photo open, and what a person would do with it."""
-
-    def __init__(self, page, server):
-        self.page, self.problems = page, []
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on(
-            "console",
-            lambda said: self.problems.append(said.text) if said.type == "error" else None,
-        )
-        page.on("request", self._at_home(server))
-        page.goto(server.address)
-
-    def _at_home(self, server):
-        def check(request):
-            if not request.url.startswith((server.address, "blob:", "data:")):
-                self.problems.append(f"asked the internet for {request.url}")
-
-        return check
-
-    def settle(self):
-        """Waits until nothing is asked of the server any more and all is drawn."""
-        for _ in range(1200):
-            self.page.wait_for_timeout(50)
-            if self.page.evaluate(
-                "Boolean(window.gpstoken?.studio.current?.rebuilt) && !gpstoken.studio.working"
-            ):
-                return
-        raise AssertionError("the page does not come to rest")
-
-    def open(self, *paths):
-        self.page.set_input_files("#file", [str(path) for path in paths])
-        self.page.wait_for_timeout(100)
-        self.settle()
-
-    def step(self):
-        """Tokens [L, 5 + C] and grid that are shown."""
-        rows, cols, depth, tokens = self.page.evaluate(
-            "(({step, depth}) => [step.rows, step.cols, depth, [...step.tokens]])(gpstoken.studio)"
-        )
-        return np.array(tokens, np.float32).reshape(-1, depth), (rows, cols)
-
-    def picture(self):
-        """The rebuilt picture, RGB."""
-        shape, values = self.page.evaluate(
-            "(({shape, data}) => [shape, [...data]])(gpstoken.studio.current.rebuilt)"
-        )
-        return np.array(values, np.uint8).reshape(shape)
-
-    def place(self, x, y):
-        """A place in [0, 1] of the rebuilt picture, on the screen."""
-        box = self.page.locator("#rebuilt").bounding_box()
-        return box["x"] + float(x) * box["width"], box["y"] + float(y) * box["height"]
-
-    def drag(self, *places):
-        self.page.mouse.move(*self.place(*places[0]))
-        self.page.mouse.down()
-        for place in places[1:]:
-            self.page.mouse.move(*self.place(*place), steps=4)
-        self.page.mouse.up()
-        self.settle()
-
-    def tool(self, name):
-        self.page.locator(f"[name=tool][value={name}]").check()
-
-    def download(self, button):
-        self.page.click("#save")
-        with self.page.expect_download() as caught:
-            self.page.click(button)
-        path = caught.value.path()
-        return caught.value.suggested_filename, path.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +267,7 @@ def test_a_phone(browser, server, photo):
     )
     assert nameless == []
     small = view.page.evaluate(
-        """[...document.querySelectorAll("button, [role=radiogroup] span")]
+        """[...document.querySelectorAll("button, [role=radiogroup] label > span")]
           .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 30)
           .filter((e) => !e.matches(".close")).map((e) => e.outerHTML)"""
     )

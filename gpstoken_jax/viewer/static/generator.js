@@ -15,8 +15,10 @@ export class Generator {
     $("gen-class").closest("label").hidden = this.about.classes.length < 2;
     $("gen-guidance").value = this.about.guidance;
     $("gen-guidance").closest("label").hidden = !this.about.guided;
-    if (this.about.layouts) $("gen-layout").append(new Option("drawn anew", "new"));
-    $("gen-layout").append(new Option("as in this photo", "photo"), new Option("as the ellipses lie now", "now"));
+    const places = { new: "drawn anew", photo: "as in this photo", now: "as the ellipses lie now" };
+    for (const [value, text] of Object.entries(places)) {
+      if (value !== "new" || this.about.layouts) $("gen-layout").append(new Option(text, value));
+    }
     $("generate-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.make().catch((error) => studio.notice(error.message, "error"));

@@ -2,7 +2,8 @@
 
 import { axes, gaussian } from "./gaussians.js";
 
-const HANDLE = 5; // radius in CSS pixels
+const HANDLE = 4.5; // radius in CSS pixels
+const LEAST_AWAY = 16; // of a handle from the centre of a small token
 const KNOB_AWAY = 24; // the turning knob, from the end of the long axis
 const HUES = 12;
 const ACCENT = "#ffd166";
@@ -121,8 +122,8 @@ export function handles(shape, scale) {
     x: x + Math.cos(direction) * length,
     y: y + Math.sin(direction) * length,
   });
-  const reach = Math.max(long * scale, 10);
-  const width = Math.max(short * scale, 10);
+  const reach = Math.max(long * scale, LEAST_AWAY);
+  const width = Math.max(short * scale, LEAST_AWAY);
   return [
     { kind: "long", ...at(reach, angle) },
     { kind: "long", ...at(-reach, angle) },
