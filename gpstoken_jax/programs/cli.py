@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
+from gpstoken_jax.runtime.text import printable_output
 
 FLAGS = flags.FLAGS
 _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
@@ -124,7 +125,8 @@ def run(main: Callable[[], int | None]) -> None:
     if asks_for_help():
         print(describe_program(sys.argv))
         sys.exit(0)
-    app.run(lambda arguments: _guarded(main, arguments), flags_parser=_parse_flags)
+    with printable_output(logging.get_absl_handler()):
+        app.run(lambda arguments: _guarded(main, arguments), flags_parser=_parse_flags)
 
 
 def expand_home(argument: str) -> str:
