@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +36,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime import processes
     from gpstoken_jax.runtime.checkpoint import params_checksum
     from gpstoken_jax.runtime.file_names import folder_names
-    from gpstoken_jax.runtime.files import SEAL_KEY, UNSEALED, seal_bytes
+    from gpstoken_jax.runtime.files import sealed_json
     from gpstoken_jax.runtime.outputs import Output, open_output
     from gpstoken_jax.runtime.progress import Progress
     from gpstoken_jax.runtime.text import say
@@ -293,8 +292,7 @@ def report(images: Output, settings: dict, made: int, evaluations: int, seconds:
         "images_per_second": made / seconds if made else None,  # with compilation
         "device": jax.devices()[0].device_kind,
     }
-    record = {SEAL_KEY: UNSEALED, **settings, "last_run": fared}
-    images.write("generation.json", seal_bytes(json.dumps(record, indent=2).encode() + b"\n"))
+    images.write("generation.json", sealed_json({**settings, "last_run": fared}))
     if made:
         print(
             f"{fared['evaluations_per_image']:.0f} evaluations of the network an image, "

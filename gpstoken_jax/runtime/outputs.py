@@ -358,12 +358,16 @@ def fingerprint_files(files: Iterable[tuple[str, str | Path]], *, content: bool 
 
 def first_difference(old: Any, new: Any, name: str = "") -> str | None:
     """Names the first entry in which two nested mappings differ; None if they are equal."""
+    return next(differences(old, new, name), None)
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Names every entry in which two nested mappings differ, with both values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted(old.keys() | new.keys()):
-            if found := first_difference(old.get(key), new.get(key), f"{name}.{key}".lstrip(".")):
-                return found
-        return None
-    return None if old == new else f"{name} was {old!r} and is now {new!r}"
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+    elif old != new:
+        yield f"{name} was {old!r} and is now {new!r}"
 
 
 def _read_own(directory: Path, kind: str) -> Manifest | None:
