@@ -25,6 +25,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
+from gpstoken_jax.runtime.text import printable_output
 
 FLAGS = flags.FLAGS
 _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
@@ -126,10 +127,11 @@ def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> No
     if asks_for_help():
         print(describe_program(sys.argv))
         sys.exit(0)
-    app.run(
-        lambda arguments: _guarded(partial(main, arguments[1:]) if takes_arguments else main),
-        flags_parser=partial(_parse_flags, takes_arguments=takes_arguments),
-    )
+    with printable_output(logging.get_absl_handler()):
+        app.run(
+            lambda arguments: _guarded(partial(main, arguments[1:]) if takes_arguments else main),
+            flags_parser=partial(_parse_flags, takes_arguments=takes_arguments),
+        )
 
 
 def expand_home(argument: str) -> str:
