@@ -18,7 +18,7 @@ from gpstoken_jax.evaluation.grid import (
     parse_token_counts,
 )
 from gpstoken_jax.evaluation.results import CellResult
-from gpstoken_jax.evaluation.run import Run, say
+from gpstoken_jax.evaluation.run import Run
 from gpstoken_jax.evaluation.subjects import (
     Cell,
     Settings,
@@ -50,6 +50,5 @@ __all__ = [
     "plan_pairs",
     "plan_samples",
     "plan_tokenizer",
-    "say",
     "split_checkpoint",
 ]

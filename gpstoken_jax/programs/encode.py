@@ -24,8 +24,9 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime import processes
     from gpstoken_jax.runtime.checkpoint import params_checksum
     from gpstoken_jax.runtime.progress import Progress
+    from gpstoken_jax.runtime.text import say
     from gpstoken_jax.tokenizer import Tokenizer
-    from gpstoken_jax.tokens import STORAGE, TokenWriter
+from gpstoken_jax.tokens import STORAGE, TokenWriter
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
@@ -98,7 +99,7 @@ def main() -> None:
         writer.verify()
     todo = writer.unfinished()
     positions = [position for shard in todo for position in writer.shards[shard]]
-    print(f"{CHECKPOINT.value} step {tokenizer.step}; {source.description}; {num_tokens} tokens")
+    say(f"{CHECKPOINT.value} step {tokenizer.step}; {source.description}; {num_tokens} tokens")
     if finished := len(writer.shards) - len(todo):
         print(f"{finished} of {len(writer.shards)} shards are there already")
 
@@ -225,7 +226,7 @@ def summarise(index: dict) -> None:
     count, unreadable = index["num_tokenized"], index["unreadable"]
     print(f"{count} images in {len(index['shards'])} shard(s): {OUTPUT.value}")
     if unreadable:
-        print(f"skipped {len(unreadable)} unreadable image(s): {', '.join(list(unreadable)[:5])}")
+        say(f"skipped {len(unreadable)} unreadable image(s): {', '.join(list(unreadable)[:5])}")
     print(
         f"images again: gpstoken decode --checkpoint={CHECKPOINT.value} "
         f"--tokens={OUTPUT.value} --output=DIR"

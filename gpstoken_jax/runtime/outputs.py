@@ -189,16 +189,21 @@ class Output:
         )
         for name in manifest.files:
             manifest.check(name)
-        self.close()
-        _write_manifest(manifest)
-        for path in _journals(self.directory):
-            path.unlink()
+        with _locked(self.directory):
+            _write_manifest(manifest)
+            for path in _journals(self.directory):
+                path.unlink()
+            self._journal.close()
         self.complete = True
         return manifest
 
     def close(self) -> None:
         """Lets go of the directory; what was written stays."""
-        self._journal.close()
+        if not self._journal.closed:
+            with _locked(self.directory):
+                if self.complete:
+                    Path(self._journal.name).unlink(missing_ok=True)
+                self._journal.close()
 
     def __enter__(self) -> "Output":
         return self
@@ -374,8 +379,9 @@ def _read_own(directory: Path, kind: str) -> Manifest | None:
         foreign = next((name for name in names if not name.endswith(TEMPORARY_SUFFIX)), None)
         if foreign is not None:
             raise OutputError(
-                f"{directory} holds {foreign!r}, which this program did not write: give an empty "
-                "directory or a new one"
+                f"{directory} holds {foreign!r}, which this program did not write, as there is no "
+                f"{MANIFEST} (outputs of version 0.1 have none): give a new or an empty directory, "
+                "or delete what is there yourself"
             )
         return None
     if manifest.kind != kind:
@@ -429,14 +435,13 @@ def _journals(directory: Path) -> Sequence[Path]:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Holds a lock on a directory, where the file system has such."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
+    """Holds a lock on a directory, where there is one and the file system has such."""
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
+            handle = os.open(directory, os.O_RDONLY)
+            stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
 def _lock_journal(path: Path) -> IO[bytes]:

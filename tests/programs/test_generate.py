@@ -1,7 +1,6 @@
 """generate.py as a user runs it: images of classes, the same ones however they are made."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,12 +54,6 @@ def layouts(tmp_path_factory):
     path = tmp_path_factory.mktemp("layouts") / "layouts.safetensors"
     write_layouts(path, Layouts(geometry, label, ("dog", "cat"), 32))
     return path
-
-
-@pytest.fixture(scope="module")
-def env(tmp_path_factory):
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")

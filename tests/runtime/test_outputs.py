@@ -116,9 +116,11 @@ def test_of_two_that_claim_a_directory_at_once_one_wins(tmp_path):
 
 def test_the_same_command_again_finds_it_complete(tmp_path):
     _make(tmp_path)
+    there = sorted(tmp_path.rglob("*"))
     with open_output(tmp_path, "tokens", FROM) as output:
         assert output.complete
         assert output.has("a.txt")
+    assert sorted(tmp_path.rglob("*")) == there
 
 
 @pytest.mark.parametrize(
