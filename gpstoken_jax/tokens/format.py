@@ -33,7 +33,7 @@ from gpstoken_jax.runtime.files import (
     sealed_safetensors,
 )
 from gpstoken_jax.runtime.outputs import safe_name
-from gpstoken_jax.tokens.statistics import Moments
+from gpstoken_jax.tokens.statistics import Moments, statistics_of_channels
 
 VERSION = 2
 KIND = "tokens"
@@ -139,6 +139,26 @@ def read_index(directory: Path) -> dict[str, Any] | None:
             if not isinstance(count, int) or count < 0:
                 raise TokensError(f"{path} is damaged: {name} has {count!r} images")
         return index | {"header": _Header(index["header"], path)}
+
+
+def index_of_shard(path: Path) -> dict[str, Any]:
+    """Describes a shard by itself as index.json would.
+
+    Raises:
+      TokensError: if it is damaged, no shard, or of another version of this format.
+    """
+    file, info = open_shard(path)
+    with reading(path, "of tokens", TokensError):
+        header = json.loads(file.metadata()[METADATA])["header"]
+        if header["version"] != VERSION:
+            raise TokensError(f"{path} has another version of the format; this reads {VERSION}")
+        return {
+            "header": _Header(header, path),
+            "num_tokenized": len(info.names),
+            "shards": {path.name: len(info.names)},
+            "unreadable": dict(info.unreadable),
+            "statistics": statistics_of_channels(info.moments),
+        }
 
 
 class _Header(dict):
