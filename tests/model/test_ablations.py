@@ -104,11 +104,7 @@ def test_conditions():
         _, of_partition, _ = encoded(condition=condition)
         seen[condition] = [np.abs(o - tokens).max() > 1e-6 for o in (of_changed, of_partition)]
         assert ("stem" in params) == (condition != "none")
-    assert seen == {
-        "roi": [True, True],
-        "image": [True, False],
-        "none": [False, False],
-    }
+    assert seen == {"roi": [True, True], "image": [True, False], "none": [False, False]}
     with pytest.raises(ValueError, match=r"model\.encoder\.condition must be"):
         encoded(condition="box")
 

@@ -126,9 +126,7 @@ class Global(_Bytes):
         before = self.writer[offset // 2]
         report.fault("two threads write one place", (before >= 0) & (before != thread), what)
         report.fault(
-            "two threads write one place",
-            self.put(offset, [v[good] for v in values], width),
-            what,
+            "two threads write one place", self.put(offset, [v[good] for v in values], width), what
         )
         for half in range(size // 2):
             self.writer[offset // 2 + half] = thread
