@@ -18,10 +18,11 @@ from etils import epy
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
-from gpstoken_jax.programs import cli
+from gpstoken_jax.programs import cli, image_flags
 
 with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax import evaluation
+    from gpstoken_jax.data import resize
     from gpstoken_jax.runtime import files, outputs, processes, storage
     from gpstoken_jax.weights import feature_networks, networks
 
@@ -42,9 +43,7 @@ VALUES = flags.DEFINE_integer(
     "values_per_image", None, "With --images: what the method stores, for the baselines' size."
 )
 STEP = flags.DEFINE_integer("step", None, "Which of its checkpoints; the newest by default.")
-WEIGHTS = flags.DEFINE_enum(
-    "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
-)
+WEIGHTS = image_flags.define_weights_flag()
 DATA = cli.define_data_flags()
 cli.define_process_flags()
 DATASETS = flags.DEFINE_list(
@@ -69,29 +68,9 @@ RESOLUTION = flags.DEFINE_list(
     "Sizes of the images: a side, or HEIGHTxWIDTH; multiples of the model's side, which is the "
     "default. Several: 256,512,256x512.",
 )
-RESIZE = flags.DEFINE_enum(
-    "resize",
-    None,
-    ["published", "antialias"],
-    "How images are brought to size: as the published code does, for figures beside published "
-    "ones, or antialiased; by default as the config says, for published weights the first.",
-)
-HIGH_RESOLUTION = flags.DEFINE_enum(
-    "high_resolution",
-    None,
-    ["merged", "aligned", "tiles"],
-    "How an image of several tiles is decoded: its tokens merged (as published, or aligned to the "
-    "pixel), or tile by tile; the config's way by default.",
-)
-FOCUS = flags.DEFINE_multi_string(
-    "focus",
-    [],
-    "Move tokens into a box: x,y,w,h,strength with the top left corner and the size in fractions "
-    "of the image. Strength 1 asks for more than any texture would get. Repeatable.",
-)
-BIAS_MAP = flags.DEFINE_string(
-    "bias_map", None, "A grey picture of where tokens should go: black is strength 0, white 1."
-)
+RESIZE = image_flags.define_resize_flag()
+HIGH_RESOLUTION = image_flags.define_high_resolution_flag()
+FOCUS, BIAS_MAP = image_flags.define_focus_flags()
 BASELINES = flags.DEFINE_list(
     "baselines", ["bicubic", "jpeg", "webp"], "Baselines beside it, of bicubic, jpeg, webp."
 )
@@ -107,10 +86,24 @@ INCEPTION_FILE = flags.DEFINE_string(
     "pytorch-fid publish them); without them a Fréchet distance in VGG16 features is measured.",
 )
 REFERENCE = flags.DEFINE_string(
-    "reference", None, "Saved statistics (.npz) to take distances to, not the images' own."
+    "reference",
+    None,
+    "What to take distances to, beside the originals: saved statistics or images (.npz, as the "
+    "evaluation suite of 'Diffusion Models Beat GANs' has them), or a folder of images.",
+)
+PRECISION_RECALL = flags.DEFINE_bool(
+    "precision_recall", False, "Measure them, too; keeps the features of all images on disk."
 )
 SAVE_STATISTICS = flags.DEFINE_string(
-    "save_statistics", None, "Where to save those of the images themselves (.npz)."
+    "save_statistics", None, "Where to save those of the originals (.npz)."
+)
+SAVE_IMAGES = flags.DEFINE_bool(
+    "save_images", False, "Save the originals in that file, too: a reference batch of that suite."
+)
+SAVE_BATCH = flags.DEFINE_string(
+    "save_batch",
+    None,
+    "Where to save the reconstructions or samples, a batch of that suite (.npz).",
 )
 OUTPUT = flags.DEFINE_string(
     "output", None, "Where results go; eval/ in the run by default, to be named for several."
@@ -170,23 +163,37 @@ def check_flags() -> None:
     if REFERENCES.value and not IMAGES.value:
         raise ValueError("--references=DIR are of --images=DIR")
     if IMAGES.value and not (REFERENCES.value or REFERENCE.value):
-        raise ValueError("--images need their --references=DIR, or a --reference=FILE.npz")
+        raise ValueError("--images need their --references=DIR, or a --reference")
     if IMAGES.value and (NUM_TOKENS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value):
         raise ValueError("--images takes no data sets, numbers of tokens or focus")
-    if not FRECHET.value and (INCEPTION_FILE.value or REFERENCE.value or SAVE_STATISTICS.value):
-        raise ValueError("--nofrechet goes without an Inception file and statistics")
-    if SAVE_STATISTICS.value and (
+    saves = SAVE_STATISTICS.value or SAVE_BATCH.value
+    if not FRECHET.value and (
+        INCEPTION_FILE.value or REFERENCE.value or saves or PRECISION_RECALL.value
+    ):
+        raise ValueError(
+            "--nofrechet goes without an Inception file, statistics, and --precision_recall"
+        )
+    if SAVE_IMAGES.value and not SAVE_STATISTICS.value:
+        raise ValueError("--save_images go into the file of --save_statistics=FILE")
+    if SAVE_STATISTICS.value and IMAGES.value and not REFERENCES.value:
+        raise ValueError(
+            "--save_statistics are of originals, and samples have none: --save_batch=FILE saves "
+            "theirs"
+        )
+    if saves and (
         len(RESOLUTION.value) > 1
         or len(DATASETS.value) > 1
-        or not (CHECKPOINT.value or CHECKPOINTS.value or REFERENCES.value)
         or (CHECKPOINTS.value and not DATASETS.value and not any(DATA.value.values()))
     ):
-        raise ValueError("--save_statistics is for one data set at one resolution")
+        raise ValueError(
+            "--save_statistics and --save_batch are for one data set at one resolution"
+        )
     if OUTPUT.value is None and not CHECKPOINT.value:
         raise ValueError("say where the results go: --output=DIR")
-    saved = path(SAVE_STATISTICS.value or "")
-    if saved.is_file() and not files.check_sealed_file(saved, required=False):
-        raise ValueError(f"--save_statistics: {saved} is there and not of this program: move it")
+    for flag in (SAVE_STATISTICS, SAVE_BATCH):
+        saved = path(flag.value or "")
+        if saved.is_file() and not files.check_sealed_file(saved, required=False):
+            raise ValueError(f"--{flag.name}: {saved} is there and not of this program: move it")
 
 
 def read_settings() -> "evaluation.Settings":
@@ -198,7 +205,10 @@ def read_settings() -> "evaluation.Settings":
     elif FRECHET.value:
         network = feature_networks.vgg16_network(lpips)
     if REFERENCE.value:
-        reference = feature_networks.load_reference(path(REFERENCE.value), network)
+        samples_alone = bool(IMAGES.value and not REFERENCES.value)
+        reference = evaluation.read_reference(
+            path(REFERENCE.value), network, with_features=PRECISION_RECALL.value and samples_alone
+        )
     return evaluation.Settings(
         step=STEP.value,
         weights=WEIGHTS.value,
@@ -212,12 +222,19 @@ def read_settings() -> "evaluation.Settings":
         lpips=lpips,
         network=network,
         reference=reference,
-        reference_name=REFERENCE.value,
+        precision_recall=PRECISION_RECALL.value,
         save_statistics=path(SAVE_STATISTICS.value) if SAVE_STATISTICS.value else None,
+        save_images=SAVE_IMAGES.value,
+        save_batch=path(SAVE_BATCH.value) if SAVE_BATCH.value else None,
         baselines=evaluation.check_baselines(BASELINES.value),
         bytes_per_value=BYTES_PER_VALUE.value,
         verify=VERIFY.value,
     )
+
+
+def sizes() -> "list[tuple[int, int]]":
+    """The sizes of the flags, each once."""
+    return list(dict.fromkeys(map(resize.parse_size, RESOLUTION.value)))
 
 
 def plan_grid(settings: "evaluation.Settings") -> "list[evaluation.Cell]":
@@ -227,7 +244,7 @@ def plan_grid(settings: "evaluation.Settings") -> "list[evaluation.Cell]":
         if CHECKPOINT.value
         else evaluation.find_checkpoints(CHECKPOINTS.value),
         find_datasets(),
-        evaluation.parse_sizes(RESOLUTION.value),
+        sizes(),
         evaluation.parse_token_counts(NUM_TOKENS.value),
     )
 
@@ -244,10 +261,10 @@ def plan_grid(settings: "evaluation.Settings") -> "list[evaluation.Cell]":
 
 def plan_images(settings: "evaluation.Settings") -> "evaluation.Cell":
     """Looks at images that were made elsewhere."""
-    sizes = evaluation.parse_sizes(RESOLUTION.value)
-    if len(sizes) > 1 or (sizes and not REFERENCES.value):
+    given = sizes()
+    if len(given) > 1 or (given and not REFERENCES.value):
         raise ValueError("--images have one --resolution, that of their --references")
-    images, size = path(IMAGES.value), sizes[0] if sizes else None
+    images, size = path(IMAGES.value), given[0] if given else None
     if not REFERENCES.value:
         return evaluation.plan_samples(images, settings)
     return evaluation.plan_pairs(images, path(REFERENCES.value), settings, size, VALUES.value)
@@ -283,8 +300,9 @@ def claim(directory: Path, cells: "list[evaluation.Cell]") -> "outputs.Output":
     numbers = 2 * _BYTES_A_ROW * sum(cell.num_images for cell in cells)  # once while measuring
     remedy = "give another --output"
     storage.check_free_space(directory, numbers, "the numbers of the images take", remedy)
-    if SAVE_STATISTICS.value:
-        storage.check_writable(path(SAVE_STATISTICS.value).parent)
+    for flag in (SAVE_STATISTICS, SAVE_BATCH):
+        if flag.value:
+            storage.check_writable(path(flag.value).parent)
     return outputs.open_output(directory, "evaluation", {}, inputs=inputs)
 
 

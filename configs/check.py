@@ -26,6 +26,7 @@ _CHOICES = {
     "model.init": ("published", "flax"),
     "model.encoder.condition": ("roi", "image", "none"),
     "data.resize": ("published", "antialias"),
+    "data.mirror": ("if_there", "required", "never"),
     "data.crop": ("center", "random", "random_resized"),
     "loss.inception_scaling": ("release", "correct"),
     "loss.convnext_normalisation": ("release", "correct"),

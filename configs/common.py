@@ -132,10 +132,11 @@ def model() -> ConfigDict:
 
 
 def data() -> ConfigDict:
-    """Source of the images (one of folder and tfds_name) and their crop."""
+    """Source of the images (a folder, a list or a TFDS data set) and their crop."""
     return ConfigDict(
         {
             "folder": placeholder(str),  # a directory of images
+            "list": placeholder(str),  # or a text file with their paths
             "tfds_name": placeholder(str),  # a TFDS data set in array_record format
             "tfds_dir": placeholder(str),  # where TFDS data sets are kept
             "train_split": "train",

@@ -46,6 +46,7 @@ _FIELDS = {
     "partition.min_size": "Regions of this side in pixels are not split.",
     # ---- Data
     "data.folder": "A directory of images, in class sub-folders or not.",
+    "data.list": "A text file with the images' paths, one a line; after a tab the class.",
     "data.tfds_name": "A TFDS data set in array_record format.",
     "data.tfds_dir": "The directory of TFDS data sets, or of one prepared by prepare_data.",
     "data.train_split": "The split to learn from.",
@@ -62,6 +63,7 @@ _FIELDS = {
     "data.prefetch": "Batches read ahead.",
     "data.tokens": "A directory of tokens to learn from, written by encode.",
     "data.val_tokens": "A directory of held-out tokens; else a part of the first is held out.",
+    "data.mirror": "Draw an image or its mirror image: if_there, required (as published), never.",
     "data.layouts": "A file of layouts to learn from, written by prepare_layouts.",
     "data.val_layouts": "A file of held-out layouts.",
     # ---- Losses

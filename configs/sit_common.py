@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
                 "tokens": placeholder(str),  # a directory that encode.py wrote
                 "val_tokens": placeholder(str),  # held out; else a part of the first
                 "val_fraction": 0.05,  # that part
+                "mirror": "if_there",  # draw an image or its mirror image (encode --mirror)
                 "cache_mb": 4096,  # tokens up to this size are kept in memory
             },
             "statistics": {"mean": (), "std": ()},  # by channel; empty: those of the tokens

@@ -26,5 +26,6 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update(num_tokens=128, channels=21, num_classes=1000)
         config.statistics.update(mean=_MEAN, std=_STD)
         config.ema.power = 0  # as SiT's authors: no warm-up
+        config.data.mirror = "required"  # as they do: tokens of `gpstoken encode --mirror`
         config.sample.layouts = "in_turn"
     return sit_common.smoke(config) if arg == "smoke" else config

@@ -25,7 +25,7 @@ def main() -> None:
     model, params, config = tokenizer.model, tokenizer.params, tokenizer.config
     size = (config.model.image_size,) * 2
     photo = common.read_photo(common.IMAGE.value, "chelsea", size[0])
-    strength = focus.box_strength(size, *focus.parse_focuses(FOCUS.value))
+    strength = focus.read_focus(size, FOCUS.value)
     inside = focus.focus_mask(strength)
 
     @jax.jit

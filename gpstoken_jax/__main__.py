@@ -11,6 +11,7 @@ PROGRAMS = {
     "eval": "measure checkpoints, other methods' images, or samples",
     "encode": "turn a data set into token files",
     "decode": "turn token files into images",
+    "reconstruct": "encode images and decode them, beside the originals",
     "generate": "draw new images of a class",
     "view": "open photos in a browser and take hold of their tokens",
     "convert": "load published PyTorch weights, or write them",

@@ -1,11 +1,17 @@
 """Fixtures that all tests share."""
 
+import contextlib
+import io
 import os
+import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from gpstoken_jax.configs import tiny
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
@@ -34,6 +40,27 @@ def golden_dir() -> Path:
 def env() -> dict[str, str]:
     """Returns the environment of the programs that tests start, wherever they start them."""
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[..., str]:
+    """Runs a program by name with flags in this process, and returns what it printed."""
+
+    def run(name: str, *arguments: str) -> str:
+        before, printed, argv = set(flags.FLAGS), io.StringIO(), sys.argv
+        sys.argv = [name, *arguments]  # where fields of configs are looked for
+        try:
+            module = runpy.run_module(f"gpstoken_jax.programs.{name}", run_name=f"run_{name}")
+            flags.FLAGS(sys.argv)
+            with contextlib.redirect_stdout(printed):
+                module["main"]()
+        finally:
+            sys.argv = argv
+            for flag in set(flags.FLAGS) - before:
+                delattr(flags.FLAGS, flag)
+        return printed.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="session")

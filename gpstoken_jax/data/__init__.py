@@ -2,7 +2,14 @@
 
 from gpstoken_jax.data.loader import EvalBatches, TrainBatches, eval_batches, train_batches
 from gpstoken_jax.data.resize import resize_and_crop
-from gpstoken_jax.data.sources import Example, ImageSource, Subset, open_source
+from gpstoken_jax.data.sources import (
+    Example,
+    ImageSource,
+    Subset,
+    data_paths,
+    name_data,
+    open_source,
+)
 
 __all__ = [
     "EvalBatches",
@@ -10,7 +17,9 @@ __all__ = [
     "ImageSource",
     "Subset",
     "TrainBatches",
+    "data_paths",
     "eval_batches",
+    "name_data",
     "open_source",
     "resize_and_crop",
     "train_batches",

@@ -1,4 +1,4 @@
-"""Random crops of the images of a source, as a source of their own."""
+"""Random crops, or mirror images, of the images of a source, as a source of their own."""
 
 from dataclasses import dataclass, field
 
@@ -7,8 +7,50 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.data import transforms
 from gpstoken_jax.data.loader import FittedImages
-from gpstoken_jax.data.resize import resize_of
+from gpstoken_jax.data.resize import resize_and_crop, resize_of
 from gpstoken_jax.data.sources import Example, ImageSource
+
+
+@dataclass(frozen=True)
+class MirroredImages:
+    """Each image of a source, brought to size, and its mirror image: numbers 2 i and 2 i + 1.
+
+    Attributes:
+      source: the images.
+      image_size: (height, width).
+      resize: see ``data.resize_and_crop``.
+    """
+
+    source: ImageSource
+    image_size: tuple[int, int]
+    resize: str
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.source.label_names
+
+    @property
+    def description(self) -> str:
+        """The source and its mirror images, for people."""
+        return f"{self.source.description}, each mirrored, too"
+
+    def __len__(self) -> int:
+        return 2 * len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.source[index // 2]
+        pixels = resize_and_crop(example.pixels, self.image_size, resize=self.resize)
+        pixels = pixels[:, ::-1] if index % 2 else pixels
+        return Example(pixels, example.label, self.name(index), example.size)
+
+    def name(self, index: int) -> str:
+        """Name of the image; for its mirror image with ``#mirrored`` after it."""
+        return self.source.name(index // 2) + "#mirrored" * (index % 2)
+
+    def fingerprint(self, *, content: bool = False) -> str:
+        """That of the images; the header of their tokens says that they are mirrored."""
+        return f"{self.source.fingerprint(content=content)} mirrored"
 
 
 @dataclass(frozen=True)

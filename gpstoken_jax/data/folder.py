@@ -1,4 +1,4 @@
-"""A directory of images as a list of files with labels and splits.
+"""A directory of images, or a text file of paths, as a list of files with labels and splits.
 
     FOLDER/**.jpg                       no labels
     FOLDER/<class>/**.jpg               the first sub-folder is the class
@@ -107,7 +107,7 @@ def list_folder(folder: str | os.PathLike, val_fraction: float = 0.0) -> FolderL
         raise ValueError(
             f"no image found below {root}" + (f" ({len(left_out)} other files)" if left_out else "")
         )
-    held_out = set() if split_of else _hold_out(placed, val_fraction)
+    held_out = set() if split_of else _hold_out([one.name for one in placed], val_fraction)
     classes = _number_classes({image.folder for image in placed if image.folder is not None})
     files = [
         ImageFile(
@@ -121,6 +121,59 @@ def list_folder(folder: str | os.PathLike, val_fraction: float = 0.0) -> FolderL
     files.sort(key=lambda file: file.name)
     names = tuple(name for name, _ in classes.values())
     return FolderListing(root, tuple(files), names, tuple(left_out))
+
+
+def read_list(path: str | os.PathLike, val_fraction: float = 0.0) -> FolderListing:
+    """Lists the images that a text file names: a path a line, after a tab the name of its class.
+
+    Relative paths begin at the directory of the list. Empty lines and lines that begin with # are
+    passed over. Images have the names that the list has for them.
+
+    Args:
+        path: UTF-8 text.
+        val_fraction: Share of the images to hold out as split "val", as of `list_folder`.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: When there is no such file.
+        ValueError: When it is no text, `val_fraction` is outside [0, 1), no image is listed, or
+            one is listed twice or is no file; names the line.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"the list of images {path} does not exist")
+    if not path.is_file():
+        raise IsADirectoryError(f"{path} is no file; a directory of images is data.folder=DIR")
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
+    try:
+        lines = storage.retry(lambda: path.read_text("utf-8-sig"), path).split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no list of images: it is no UTF-8 text") from error
+    placed: dict[str, tuple[pathlib.Path, str | None]] = {}
+    for number, line in enumerate(lines, 1):
+        text, _, label = line.removesuffix("\r").partition("\t")
+        if not text.strip() or text.startswith("#"):
+            continue
+        name = printable_name(text)
+        if name in placed:
+            raise ValueError(f"{path}, line {number}: {text} is there twice")
+        file = path.parent / pathlib.Path(text).expanduser()
+        if not file.is_file():
+            raise ValueError(
+                f"{path}, line {number}: there is no file {file}; a line is a path, and after a "
+                "tab a class if there are classes"
+            )
+        placed[name] = file, label.strip() or None
+    if not placed:
+        raise ValueError(f"{path} lists no image: it has no line with a path")
+    classes = sorted({label for _, label in placed.values() if label is not None})
+    numbers = {label: number for number, label in enumerate(classes)}
+    held_out = _hold_out(list(placed), val_fraction)
+    files = tuple(
+        ImageFile(file, name, numbers.get(label, NO_LABEL), "val" if name in held_out else "train")
+        for name, (file, label) in placed.items()
+    )
+    return FolderListing(path, files, tuple(classes), ())
 
 
 def printable_name(path: str | os.PathLike) -> str:
@@ -279,13 +332,13 @@ def _assign_splits(
     return placed, outside
 
 
-def _hold_out(placed: list[_Placed], fraction: float) -> set[str]:
+def _hold_out(names: list[str], fraction: float) -> set[str]:
     """Chooses about `fraction` of the files for the split "val"; neither split is left empty."""
-    if fraction == 0 or len(placed) < 2:
+    if fraction == 0 or len(names) < 2:
         return set()
-    draws = sorted((_draw(image.name), image.name) for image in placed)
+    draws = sorted((_draw(name), name) for name in names)
     below = bisect.bisect_left(draws, (fraction,))
-    return {name for _, name in draws[: min(max(below, 1), len(placed) - 1)]}
+    return {name for _, name in draws[: min(max(below, 1), len(names) - 1)]}
 
 
 def _draw(name: str) -> float:

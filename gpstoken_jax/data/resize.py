@@ -6,6 +6,7 @@ arithmetic is repeated here (checked against OpenCV 4.9), so that images, and ev
 on them, are those of the published evaluation.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,19 @@ def resize_and_crop(
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a square's side, or of itself."""
     return (size, size) if isinstance(size, int) else size
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of ``"256"`` (a square) and ``"256x512"`` (height x width).
+
+    Raises:
+      ValueError: anything else; names it.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not height or not width:
+        raise ValueError(f"--resolution={text} must be a side, or HEIGHTxWIDTH such as 256x512")
+    return height, width
 
 
 def resize_to_cover(

@@ -1,4 +1,4 @@
-"""Random access to the images of a folder or of a TFDS data set.
+"""Random access to the images of a folder, of a list of files or of a TFDS data set.
 
 A source has a length, `label_names`, a `description` and `source[i]`, which decodes image i or
 raises `UnreadableImageError`. Everything after (order, crops, batches) is in `loader.py`.
@@ -12,11 +12,12 @@ import itertools
 import os
 import pathlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 
 from gpstoken_jax.data import folder as folder_lib
 from gpstoken_jax.data import images
@@ -25,6 +26,7 @@ from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manif
 
 KIND = "data set"  # of a directory that prepare_data makes
 _FILES_COMPARED = 1000
+_PLACES = ("folder", "list", "tfds_name", "tfds_dir")  # fields that name data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +37,18 @@ class Example:
         pixels: Upright RGB in 0..255.
         label: Index into the source's `label_names`, or -1.
         name: Path relative to the folder it came from, or the data set's own file name.
+        original_size: (height, width) before `pixels` were cut; None if they are all of it.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
     label: int
     name: str
+    original_size: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Original (height, width), upright."""
-        return self.pixels.shape[0], self.pixels.shape[1]
+        return self.original_size or self.pixels.shape[:2]
 
 
 class ImageSource(Protocol):
@@ -231,12 +235,25 @@ class Subset:
         return f"{self.source.fingerprint(content=content)} {self.positions}"
 
 
+def name_data(data_config: ConfigDict, given: Mapping[str, str | None]) -> bool:
+    """Makes a configuration name the data of flags instead of its own; False if they name none."""
+    named = {name: value for name, value in given.items() if value is not None}
+    if named:
+        data_config.update(dict.fromkeys(_PLACES) | named)
+    return bool(named)
+
+
+def data_paths(data_config: ConfigDict) -> list[str]:
+    """Lists the paths that a configuration reads its data from."""
+    return [path for name in _PLACES if name != "tfds_name" and (path := data_config.get(name))]
+
+
 def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
     """Opens the data set that a configuration names.
 
     Args:
-        data_config: ConfigDict (or any object) with `folder`, `tfds_name`, `tfds_dir` and
-            `val_fraction`. Either `folder` or one or both of the TFDS fields are set.
+        data_config: ConfigDict (or any object) with `folder`, `list`, `tfds_name`, `tfds_dir` and
+            `val_fraction`. One of `folder`, `list`, and one or both of the TFDS fields, is set.
         split: "train", "val", "all", or for TFDS any split it understands, e.g. "train[:10%]".
 
     Returns:
@@ -247,15 +264,33 @@ def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
         FileNotFoundError: When the folder or the prepared data set does not exist.
     """
     wants_tfds = bool(data_config.tfds_name or data_config.tfds_dir)
-    if bool(data_config.folder) == wants_tfds:
-        problem = "both a folder and a TFDS data set are given" if wants_tfds else "no data given"
+    file_list = getattr(data_config, "list", None)  # which runs of earlier versions lack
+    kinds = {"a folder": data_config.folder, "a list": file_list, "a TFDS data set": wants_tfds}
+    given = [kind for kind, value in kinds.items() if value]
+    if len(given) != 1:
+        problem = f"both {' and '.join(given)} are given" if given else "no data given"
         raise ValueError(
-            f"{problem}: set either data.folder=DIR (a directory of images) or data.tfds_dir=DIR "
+            f"{problem}: set one of data.folder=DIR (a directory of images), data.list=FILE (their "
+            "paths, one a line) and data.tfds_dir=DIR "
             "(made by `gpstoken prepare_data --folder DIR --output DATA_DIR`)"
         )
     if wants_tfds:
         return open_tfds(data_config.tfds_name, data_config.tfds_dir, split)
+    if file_list:
+        return open_list(file_list, split, data_config.val_fraction)
     return open_folder(data_config.folder, split, data_config.val_fraction)
+
+
+def open_list(
+    path: str | os.PathLike, split: str = "all", val_fraction: float = 0.0
+) -> FolderSource:
+    """Opens one split of the images that a text file lists; see `folder.read_list` for its lines.
+
+    Raises:
+        ValueError: When the split does not exist or a line names no file.
+        FileNotFoundError: When there is no such list.
+    """
+    return _open_listing(folder_lib.read_list(path, val_fraction), split, "list")
 
 
 def open_folder(
@@ -267,12 +302,15 @@ def open_folder(
         ValueError: When the split does not exist.
         FileNotFoundError, NotADirectoryError: When there is no such directory.
     """
-    listing = folder_lib.list_folder(folder, val_fraction)
+    return _open_listing(folder_lib.list_folder(folder, val_fraction), split, "folder")
+
+
+def _open_listing(listing: folder_lib.FolderListing, split: str, kind: str) -> FolderSource:
     files = listing.split(split)
     if not files:
         known = ", ".join(sorted(folder_lib.count_by_split(listing.files)))
         raise ValueError(f"{listing.root} has no split {split!r}; it has {known} and all")
-    description = f"folder {listing.root}, split {split}: {len(files)} images"
+    description = f"{kind} {listing.root}, split {split}: {len(files)} images"
     return FolderSource(files, listing.label_names, listing.left_out, description)
 
 

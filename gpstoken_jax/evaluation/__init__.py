@@ -14,9 +14,9 @@ from gpstoken_jax.evaluation.grid import (
     find_checkpoints,
     make_grid,
     parse_datasets,
-    parse_sizes,
     parse_token_counts,
 )
+from gpstoken_jax.evaluation.reference import read_reference
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.run import Run
 from gpstoken_jax.evaluation.subjects import (
@@ -45,10 +45,10 @@ __all__ = [
     "focus_effect",
     "make_grid",
     "parse_datasets",
-    "parse_sizes",
     "parse_token_counts",
     "plan_pairs",
     "plan_samples",
     "plan_tokenizer",
+    "read_reference",
     "split_checkpoint",
 ]

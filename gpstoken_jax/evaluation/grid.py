@@ -85,23 +85,6 @@ def find_checkpoints(patterns: Iterable[str]) -> list[Path]:
     return list(found)
 
 
-def parse_sizes(texts: Iterable[str]) -> list[tuple[int, int]]:
-    """(height, width) of ``"256"`` (a square) and ``"256x512"`` (height x width).
-
-    Raises:
-      ValueError: anything else; names it.
-    """
-    return list(dict.fromkeys(map(_parse_size, texts)))
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
-    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not height or not width:
-        raise ValueError(f"--resolution={text} must be a side, or HEIGHTxWIDTH such as 256x512")
-    return height, width
-
-
 def parse_token_counts(texts: Iterable[str]) -> list[int]:
     """Numbers of tokens.
 
@@ -115,18 +98,18 @@ def parse_token_counts(texts: Iterable[str]) -> list[int]:
 
 
 def parse_datasets(texts: Iterable[str]) -> list[Dataset]:
-    """Data sets of ``"NAME=DIR"`` or ``"DIR"``: a folder of images, or a prepared data set.
+    """Data sets of ``"NAME=DIR"`` or ``"DIR"``: a folder of images, a list, or a prepared data set.
 
     Raises:
-      ValueError: no directory, or two data sets of one name.
+      ValueError: no such directory or file, or two data sets of one name.
     """
     datasets = []
     for text in texts:
         name, equals, place = text.partition("=")
         path = Path(place if equals else text).expanduser()
-        if not path.is_dir():
-            raise ValueError(f"--datasets: {path} is no directory")
-        kind = "tfds_dir" if _is_prepared(path) else "folder"
+        if not path.exists():
+            raise ValueError(f"--datasets: {path} is no directory, and no list of files")
+        kind = "list" if path.is_file() else "tfds_dir" if _is_prepared(path) else "folder"
         datasets.append(Dataset(name if equals else path.resolve().name, ((kind, str(path)),)))
     names = [dataset.name for dataset in datasets]
     if twice := next((name for name in names if names.count(name) > 1), None):

@@ -5,14 +5,13 @@ not grow with the images. File and sums are also where a killed run goes on.
 """
 
 import contextlib
-import hashlib
 import heapq
 import io
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -23,15 +22,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gpstoken_jax.data.loader import Unreadable
+from gpstoken_jax.data.transforms import to_uint8
+from gpstoken_jax.evaluation.appended import AppendedFile, AppendedRows, read_rows
 from gpstoken_jax.features.lpips import LPIPSWeights, lpips
 from gpstoken_jax.metrics.frechet import FeatureMoments, FeatureStatistics
 from gpstoken_jax.metrics.image import Rounding, image_metrics, local_psnr, to_unit_range
+from gpstoken_jax.metrics.inception_score import ClassScores
 from gpstoken_jax.runtime.devices import map_over_devices, share_out
 from gpstoken_jax.runtime.files import DamagedFileError, check_seal, write_npz
-from gpstoken_jax.weights.feature_networks import ORIGINAL, ApplyNetwork, FeatureNetwork
+from gpstoken_jax.weights.feature_networks import CLASSES, ORIGINAL, ApplyNetwork, FeatureNetwork
 
 PROGRESS = ".gpstoken-progress"
+_FILES = ("rows-*.jsonl", "state-*.npz", "kept-*.bin")
+_SCORES = ("counts", "probabilities", "negentropies")
 _SAVING_SHARE = 20  # between two savings, at least so many times the time that one takes
+MADE = "made"  # of what is kept: by the evaluated method, whatever it is called
 Statistics = dict[str, dict[str, FeatureStatistics]]
 
 
@@ -80,6 +85,7 @@ class BatchResult:
       metrics: by method, then by name, one number an image.
       values: further numbers of the first method, one an image.
       features: by feature set, then by method or ``ORIGINAL``, [images, dimensions].
+      kept: arrays of the images that are to be kept, by name.
       through: how many images of the source this batch takes along, with those not readable.
     """
 
@@ -88,6 +94,7 @@ class BatchResult:
     metrics: dict[str, dict[str, Float[np.ndarray, " n"]]]
     values: dict[str, Float[np.ndarray, " n"]]
     features: dict[str, dict[str, Float[np.ndarray, "n d"]]]
+    kept: dict[str, np.ndarray]
     through: int
     _rows: np.ndarray
     _images: Float[np.ndarray, "d b h w 3"]
@@ -120,6 +127,8 @@ class Evaluator:
       inside: a focus [H, W], inside and outside of which PSNR is measured too.
       network: whose features are collected, of images and reconstructions; None for none.
       compared: False if images have no originals: then only features are collected.
+      keep: of ``features`` (the network's first set) and ``pixels`` (8-bit), each with ``/`` and
+        ``ORIGINAL`` or ``MADE``: what a measurement keeps of every image.
     """
 
     def __init__(
@@ -131,8 +140,10 @@ class Evaluator:
         inside: Bool[np.ndarray, "h w"] | None = None,
         network: FeatureNetwork | None = None,
         compared: bool = True,
+        keep: Collection[str] = (),
     ):
-        self._methods = methods
+        self._methods, self._keep, self._rounding = methods, tuple(keep), rounding
+        self._first_set = network.sets[0] if network else None
         weights = network.weights if network else None
         if weights is lpips_weights:
             weights = None  # one set of weights: its features are computed once for both
@@ -159,12 +170,23 @@ class Evaluator:
             flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[rows], tree)
             return jax.tree.map(np.asarray, flat)
 
+        features = {name: on_host(of) for name, of in features.items()}
+        pictures = {ORIGINAL: images, MADE: made[first].images}
+        kept = {}
+        for name in self._keep:
+            kind, _, of = name.partition("/")
+            if kind == "pixels":
+                rounding = "round" if of == ORIGINAL else self._rounding
+                kept[name] = to_uint8(on_host(pictures[of]), rounding)
+            else:
+                kept[name] = features[self._first_set][first if of == MADE else of]
         return BatchResult(
             names=[batch["name"][i] for i in rows],
             positions=batch["position"][rows],
             metrics={method: on_host(metrics[method]) for method in made},  # trees get sorted
             values=on_host(dict(made[first].values)),
-            features={name: on_host(of) for name, of in features.items()},
+            features=features,
+            kept=kept,
             through=int((batch["position"] >= 0).sum()),
             _rows=rows,
             _images=images,
@@ -220,6 +242,7 @@ class Share:
       done: how many of the share's images are through.
       unreadable: those of them that could not be read.
       features: sums by feature set, then by method or ``ORIGINAL``.
+      scores: sums of class probabilities by method.
     """
 
     def __init__(
@@ -229,12 +252,11 @@ class Share:
         folder.mkdir(parents=True, exist_ok=True)
         self._rows, self._state = _files(directory, process)
         self._identity = json.loads(json.dumps(dict(identity)))
-        self.done, self.unreadable, self.features = 0, Unreadable(), {}
-        self._length, self._digest = 0, hashlib.sha256()
+        self.done, self.unreadable, self.features, self.scores = 0, Unreadable(), {}, {}
+        self._kept: dict[str, AppendedRows] = {}
         if fresh or not self._go_on():
-            self._rows.write_bytes(b"")
+            self._file = AppendedFile(self._rows)
         self._unreadable_before = self.unreadable
-        self._file = self._rows.open("ab")
         self._saved, self._cost = time.perf_counter(), 0.0
 
     def add(self, batch: BatchResult, unreadable: Unreadable) -> None:
@@ -246,11 +268,17 @@ class Share:
                 row[method] = {metric: float(column[i]) for metric, column in values.items()}
             row |= {value: float(column[i]) for value, column in batch.values.items()}
             lines.append(json.dumps(row) + "\n")
-        data = "".join(lines).encode()
-        self._file.write(data)
-        self._digest.update(data)
-        self._length += len(data)
+        self._file.write("".join(lines).encode())
+        for name, rows in batch.kept.items():
+            if name not in self._kept:
+                self._kept[name] = AppendedRows(_kept_file(self._state, name))
+            self._kept[name].add(rows)
         for name, of in batch.features.items():
+            if name == CLASSES:
+                for method, probabilities in of.items():
+                    scores = self.scores.setdefault(method, ClassScores())
+                    scores.add(probabilities, batch.positions)
+                continue
             sums = self.features.setdefault(name, {})
             for method, features in of.items():
                 if method not in sums:
@@ -267,12 +295,12 @@ class Share:
     def save(self) -> None:
         """Keeps all so far for a run that goes on."""
         began = time.perf_counter()
-        self._file.flush()
         facts = {
             "identity": self._identity,
             "done": self.done,
-            "length": self._length,
-            "sha256": self._digest.hexdigest(),
+            "rows": self._file.facts(),
+            "kept": {name: rows.facts() for name, rows in self._kept.items()},
+            "scores": list(self.scores),
             "unreadable": [self.unreadable.count, self.unreadable.reasons],
             "features": [[name, method] for name, of in self.features.items() for method in of],
         }
@@ -281,13 +309,17 @@ class Share:
             moments = self.features[name][method].moments()
             arrays |= {f"mean{i}": moments.mean, f"scatter{i}": moments.scatter}
             arrays[f"count{i}"] = np.int64(moments.count)
+        for i, scores in enumerate(self.scores.values()):
+            arrays |= {f"{name}{i}": getattr(scores, name) for name in _SCORES}
         write_npz(self._state, arrays, durable=False)
         self._saved = time.perf_counter()
         self._cost = self._saved - began
 
     def close(self) -> None:
-        """Saves, and closes the file of numbers."""
-        with self._file:
+        """Saves, and closes the files."""
+        with contextlib.ExitStack() as stack:
+            for file in (self._file, *self._kept.values()):
+                stack.callback(file.close)
             self.save()
 
     def _go_on(self) -> bool:
@@ -297,18 +329,18 @@ class Share:
             facts = json.loads(arrays["facts"].tobytes())
             if facts["identity"] != self._identity:
                 return False
-            with self._rows.open("r+b") as file:
-                self._digest = hashlib.sha256(file.read(facts["length"]))
-                if self._digest.hexdigest() != facts["sha256"]:
-                    raise DamagedFileError(f"{self._rows} is damaged")
-                file.truncate(facts["length"])
+            self._file = AppendedFile(self._rows, facts["rows"])
+            for name, of in facts["kept"].items():
+                self._kept[name] = AppendedRows(_kept_file(self._state, name), of)
         except FileNotFoundError:
+            self._kept = {}
             return False
         except DamagedFileError as error:
-            self._digest = hashlib.sha256()
+            self._kept = {}
             print(f"{error}; this cell is measured from its start")
             return False
-        self._length, self.done = facts["length"], facts["done"]
+        self.done = facts["done"]
+        self.scores = _read_scores(facts, arrays)
         self.unreadable = Unreadable(*facts["unreadable"])
         for i, (name, method) in enumerate(facts["features"]):
             sums = FeatureStatistics(arrays[f"mean{i}"].size)
@@ -326,11 +358,16 @@ class Measurement:
     Attributes:
       features: sums by feature set, then by method or ``ORIGINAL``.
       unreadable: images that could not be read.
+      scores: sums of class probabilities by method.
+      kept: what was kept of every image, by name, as long as the files are there; in the order of
+        the processes, not of the images.
     """
 
     features: Statistics
     unreadable: Unreadable
     _files: tuple[Path, ...]
+    scores: dict[str, ClassScores] = field(default_factory=dict)
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def merge(cls, directory: Path, processes: int = 1) -> "Measurement":
@@ -342,6 +379,8 @@ class Measurement:
           OSError: if one is not there.
         """
         features, unreadable, files = {}, Unreadable(), []
+        all_scores: dict[str, ClassScores] = {}
+        parts: dict[str, list[np.ndarray]] = {}
         for process in range(processes):
             rows, state = _files(directory, process)
             arrays = _read_state(state)
@@ -349,6 +388,10 @@ class Measurement:
             count, reasons = facts["unreadable"]
             unreadable = Unreadable(unreadable.count + count, unreadable.reasons | reasons)
             files.append(rows)
+            for method, scores in _read_scores(facts, arrays).items():
+                all_scores.setdefault(method, ClassScores()).merge(scores)
+            for name, of in facts["kept"].items():
+                parts.setdefault(name, []).append(read_rows(_kept_file(state, name), of))
             if not facts["features"]:
                 continue
             keys = {tuple(pair) for pair in facts["features"]}
@@ -361,7 +404,8 @@ class Measurement:
                 )
                 of = features.setdefault(name, {})
                 of.setdefault(method, FeatureStatistics(moments.mean.size)).merge(moments)
-        return cls(features, unreadable, tuple(files))
+        kept = {name: a[0] if len(a) == 1 else np.concatenate(a) for name, a in parts.items()}
+        return cls(features, unreadable, tuple(files), all_scores, kept)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Numbers of every image, one at a time, in order; with its ``position``."""
@@ -389,7 +433,7 @@ class Measurement:
     def remove(self) -> None:
         """Deletes the files of the progress."""
         folder = self._files[0].parent
-        for path in [*folder.glob("rows-*.jsonl"), *folder.glob("state-*.npz")]:
+        for path in [path for kind in _FILES for path in folder.glob(kind)]:
             path.unlink()
         with contextlib.suppress(OSError):
             folder.rmdir()
@@ -423,6 +467,19 @@ def _exact(value: float) -> Fraction | float:
 def _files(directory: Path, process: int) -> tuple[Path, Path]:
     folder = directory / PROGRESS
     return folder / f"rows-{process:05d}.jsonl", folder / f"state-{process:05d}.npz"
+
+
+def _kept_file(state: Path, name: str) -> Path:
+    return state.with_name(f"kept-{name.replace('/', '-')}-{state.stem}.bin")
+
+
+def _read_scores(
+    facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> dict[str, ClassScores]:
+    return {
+        method: ClassScores(*(arrays[f"{name}{i}"] for name in _SCORES))
+        for i, method in enumerate(facts["scores"])
+    }
 
 
 def _read_state(path: Path) -> dict[str, np.ndarray]:

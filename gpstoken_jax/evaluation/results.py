@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from gpstoken_jax.evaluation.codecs import COMPRESSED
-from gpstoken_jax.evaluation.measurement import Measurement
+from gpstoken_jax.evaluation.measurement import MADE, Measurement
 from gpstoken_jax.evaluation.subjects import Settings
 from gpstoken_jax.metrics.catalogue import METRICS, heading
 from gpstoken_jax.metrics.frechet import few_samples_warning, frechet_distance
+from gpstoken_jax.metrics.manifold import precision_recall
 from gpstoken_jax.model.high_resolution import floored_std_warning
 from gpstoken_jax.runtime.outputs import Output
-from gpstoken_jax.weights.feature_networks import ORIGINAL, metric_name
+from gpstoken_jax.weights.feature_networks import ORIGINAL, cover_names, distance_name
 
 FILE_NAME = "metrics.json"
 _IMAGES = '  "images": [\n'  # the line of the file before them
@@ -69,10 +70,15 @@ def summarise(measurement: Measurement, protocol: dict, settings: Settings) -> d
     if not count:
         raise ValueError(f"none of the images could be read: {measurement.unreadable.reasons}")
     distances, warnings = frechet_distances(measurement, count, settings)
+    for method, scores in measurement.scores.items():
+        if method != ORIGINAL:
+            distances.setdefault(method, {})["inception_score"] = scores.score()
     means = {
         method: _stored_bytes(method, protocol) | values | distances.get(method, {})
         for method, values in measurement.means().items()
     }
+    if settings.precision_recall:
+        means[next(iter(means))] |= _cover(measurement, settings)
     if warning := floored_std_warning(floored):
         warnings.append(warning)
     measured = {name for values in means.values() for name in values}
@@ -102,20 +108,30 @@ def frechet_distances(
     warnings: list[str] = []
     if num_images < 2:
         return {}, ["no Fréchet distance: a covariance needs two images or more"]
-    own = settings.reference is None
     for feature_set, of in measurement.features.items():
-        if not own and feature_set not in settings.reference:
-            warnings.append(f"{settings.reference_name} has no statistics for {feature_set}")
-            continue
-        reference = of[ORIGINAL].gaussian() if own else settings.reference[feature_set]
-        name = metric_name(feature_set, to_own_originals=own)
-        for method, statistics in of.items():
-            if method != ORIGINAL:
-                distance = frechet_distance(reference, statistics.gaussian())
-                distances.setdefault(method, {})[name] = distance
-        if text := few_samples_warning(reference, next(iter(of.values())).gaussian()):
-            warnings.append(f"{heading(name)}: {text}")
+        gaussians = {method: statistics.gaussian() for method, statistics in of.items()}
+        others = {True: gaussians.pop(ORIGINAL)} if ORIGINAL in gaussians else {}
+        if settings.reference is not None:
+            if feature_set in settings.reference.statistics:
+                others[False] = settings.reference.statistics[feature_set]
+            else:
+                warnings.append(f"{settings.reference.name} has no statistics for {feature_set}")
+        for to_originals, other in others.items():
+            name = distance_name(feature_set, to_originals=to_originals)
+            for method, gaussian in gaussians.items():
+                distances.setdefault(method, {})[name] = frechet_distance(other, gaussian)
+            if text := few_samples_warning(other, next(iter(gaussians.values()))):
+                warnings.append(f"{heading(name)}: {text}")
     return distances, warnings
+
+
+def _cover(measurement: Measurement, settings: Settings) -> dict[str, float]:
+    """Precision and recall of the evaluated method: of the originals, else of the reference."""
+    real = measurement.kept.get(f"features/{ORIGINAL}")
+    if real is None:
+        real = settings.reference.features
+    names, made = cover_names(settings.network.sets[0]), measurement.kept[f"features/{MADE}"]
+    return dict(zip(names, precision_recall(real, made), strict=True))
 
 
 def write_result(output: Output, name: str, summary: dict[str, Any], rows: Iterable[dict]) -> None:

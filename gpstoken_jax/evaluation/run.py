@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 
 from gpstoken_jax.evaluation import pages
-from gpstoken_jax.evaluation.measurement import Measurement, Share, choose_examples
+from gpstoken_jax.evaluation.measurement import MADE, Measurement, Share, choose_examples
 from gpstoken_jax.evaluation.results import (
     FILE_NAME,
     CellResult,
@@ -106,8 +106,8 @@ class Run:
 
     def _find(self, subject: Subject, result: CellResult) -> dict | None:
         """The summary of a cell that was measured before in the same way, if it is whole."""
-        saved = self.settings.save_statistics
-        if self.again or not (saved is None or saved.exists()):
+        saved = [self.settings.save_statistics, self.settings.save_batch]
+        if self.again or not all(path is None or path.exists() for path in saved):
             return None
         if not all(map(self.output.has, (result.file(pages.PAGE_NAME), result.file(FILE_NAME)))):
             return None
@@ -172,10 +172,7 @@ class Run:
         summary = summarise(measurement, subject.protocol, self.settings)
         count = summary["protocol"]["num_images"]
         summary |= {"seconds": round(seconds, 1), "seconds_per_image": round(seconds / count, 4)}
-        if (path := self.settings.save_statistics) is not None:
-            originals = {name: of[ORIGINAL].gaussian() for name, of in measurement.features.items()}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_statistics(path, originals)
+        self._save(measurement, next(iter(summary["metrics"])))
         tags = choose_examples(measurement) if self.pictured else {}
         first = [row["position"] for row in itertools.islice(measurement.rows(), self.pictured)]
         missing = sorted({*tags, *first} - photos.keys()) if self.pictured else []
@@ -192,6 +189,18 @@ class Run:
         write_result(self.output, result.file(FILE_NAME), summary, measurement.rows())
         measurement.remove()
         return summary
+
+    def _save(self, measurement: Measurement, evaluated: str) -> None:
+        """Writes statistics, and images, for other evaluations."""
+        settings = self.settings
+        for path, method, name in (
+            (settings.save_statistics, ORIGINAL, f"pixels/{ORIGINAL}"),
+            (settings.save_batch, evaluated, f"pixels/{MADE}"),
+        ):
+            if path is not None:
+                of = {key: of[method].gaussian() for key, of in measurement.features.items()}
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_statistics(path, of, images=measurement.kept.get(name))
 
     def _draw(self, subject: Subject, name: str, image: Any, outcomes: Any) -> pages.Photo:
         return pages.draw_photo(name, image, outcomes, inside=subject.inside, maps=self.maps)

@@ -7,7 +7,7 @@ import math
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,27 +18,27 @@ from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
-from gpstoken_jax.data.archive import open_archive
 from gpstoken_jax.data.loader import ReadAhead, Unreadable
-from gpstoken_jax.data.pairs import PairBatches, check_batch, find_pairs
+from gpstoken_jax.data.pairs import PairBatches, find_pairs
 from gpstoken_jax.data.resize import resize_of
-from gpstoken_jax.data.sources import open_folder
+from gpstoken_jax.evaluation.batches import SampleBatches, SourceBatches
 from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
 from gpstoken_jax.evaluation.grid import Combination
-from gpstoken_jax.evaluation.measurement import Evaluator
+from gpstoken_jax.evaluation.measurement import MADE, Evaluator
 from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
+from gpstoken_jax.evaluation.reference import Reference, open_samples
 from gpstoken_jax.features.lpips import LPIPSWeights
-from gpstoken_jax.metrics.frechet import Gaussian
+from gpstoken_jax.metrics.manifold import NEIGHBOURS
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.model.tiles import tile_grid
-from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
+from gpstoken_jax.partition.focus import focus_mask, read_focus
 from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
-from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
+from gpstoken_jax.runtime.outputs import fingerprint_files
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.errors import WeightsError
-from gpstoken_jax.weights.feature_networks import FeatureNetwork
+from gpstoken_jax.weights.feature_networks import ORIGINAL, FeatureNetwork
 from gpstoken_jax.weights.sources import find_source
 
 CROP = "resized to cover the size (bilinear, {}), then centre crop"
@@ -59,9 +59,11 @@ class Settings:
       focus, bias_map: see ``focus.parse_focus`` and ``focus.read_strength_map``.
       lpips: its weights, or None to leave it out.
       network: whose features Fréchet distances compare, or None to leave them out.
-      reference, reference_name: statistics to compare reconstructions with instead of the images'
-        own, by feature set, and where they are from.
+      reference: what reconstructions are compared with beside their originals, and samples alone.
+      precision_recall: measure them, too, which keeps features of all images on disk.
       save_statistics: the file for those of the images themselves.
+      save_images: with them the images, for a reference batch.
+      save_batch: the file for what is evaluated: samples, or reconstructions.
       baselines: names of those beside the evaluated method.
       bytes_per_value: storage of a token's value that compressed baselines may spend.
       verify: tell changed images by their content, not by size and date.
@@ -78,12 +80,24 @@ class Settings:
     bias_map: str | None = None
     lpips: LPIPSWeights | None = None
     network: FeatureNetwork | None = None
-    reference: dict[str, Gaussian] | None = None
-    reference_name: str | None = None
+    reference: Reference | None = None
+    precision_recall: bool = False
     save_statistics: Path | None = None
+    save_images: bool = False
+    save_batch: Path | None = None
     baselines: tuple[str, ...] = ("bicubic",)
     bytes_per_value: int = 2
     verify: bool = False
+
+    def keep(self, compared: bool) -> tuple[str, ...]:
+        """What is to be kept of every image, see ``Evaluator``."""
+        wanted = {
+            f"features/{MADE}": self.precision_recall,
+            f"features/{ORIGINAL}": self.precision_recall and compared,
+            f"pixels/{MADE}": self.save_batch is not None,
+            f"pixels/{ORIGINAL}": self.save_images,
+        }
+        return tuple(name for name, asked in wanted.items() if asked)
 
 
 class Batches(Protocol):
@@ -160,10 +174,11 @@ def plan_tokenizer(cell: Combination, settings: Settings) -> Cell:
         if (value := getattr(settings, name)) is not None:
             config.eval[name] = value
     given = dict(cell.dataset.fields)
-    if given:
-        config.data.update({"folder": None, "tfds_name": None, "tfds_dir": None, **given})
+    data.name_data(config.data, given)
     config.data.resize = settings.resize or resize_of(config.data)
-    split = settings.split or ("all" if "folder" in given else config.data.eval_split)
+    split = settings.split or (
+        "all" if given.keys() & {"folder", "list"} else config.data.eval_split
+    )
     source = data.open_source(config.data, split)
     config.partition.num_tokens = cell.num_tokens or config.partition.num_tokens
     size = cell.size or (config.model.image_size,) * 2
@@ -171,14 +186,13 @@ def plan_tokenizer(cell: Combination, settings: Settings) -> Cell:
     check_sides(size, settings)
     count, (height, width) = config.partition.num_tokens, size
     tokens = f"{count} tokens" if tiles == (1, 1) else f"{math.prod(tiles)} x {count} tokens"
-    folder = config.data.folder or config.data.tfds_dir
     return Cell(
         name=cell.name,
         num_images=len(source),
         pixels=height * width * len(source),
         description=f"{cell.checkpoint}; {source.description}; {height} x {width} pixels; {tokens}",
         open=partial(_open_tokenizer, cell, root, step, config, source, size, tiles, settings),
-        inputs=(Path(folder),) if folder else (),
+        inputs=tuple(map(Path, data.data_paths(config.data))),
     )
 
 
@@ -222,7 +236,8 @@ def _open_tokenizer(
     settings: Settings,
 ) -> Subject:
     model, params, step, crc32 = _load(root, step, settings.weights)
-    focus, resize = read_focus(size, settings), resize_of(config.data)
+    focus = read_focus(size, settings.focus, settings.bias_map)
+    resize = resize_of(config.data)
     way = config.eval.get("high_resolution", "merged")
     num_tokens = math.prod(tiles) * config.partition.num_tokens
     values = num_tokens * (5 + config.model.feature_channels)
@@ -267,6 +282,7 @@ def _open_tokenizer(
             rounding=config.eval.rounding,
             inside=inside,
             network=settings.network,
+            keep=settings.keep(True),
         ),
         batches=lambda some: SourceBatches(source, config.data, size, batch_size, some),
         inside=inside,
@@ -330,23 +346,17 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
     """Looks at a generator's images, which have no originals and are taken as they are.
 
     Args:
-      images: a folder, or an ``.npz`` file, see ``data.archive``. Of a folder that
-        ``gpstoken generate`` wrote, its overview ``grid.png`` is no sample.
+      images: see ``reference.open_samples``.
       settings: of the measurement.
 
     Raises:
       ValueError, OSError: if there are none, the first cannot be read, or the generator has not
         finished.
     """
-    source = open_archive(images) if images.is_file() else open_folder(images)
-    if (images / "generation.json").is_file():
-        if (images / MANIFEST).is_file():
-            read_manifest(images, "generated images")
-        samples = tuple(file for file in source.files if file.name != "grid.png")
-        source = replace(source, files=samples, description=f"{len(samples)} samples in {images}")
+    source = open_samples(images)
     height, width = source[0].size
 
-    def open_samples() -> Subject:
+    def open_subject() -> Subject:
         protocol = {
             "images_folder": str(images),
             "data_name": images.resolve().name,
@@ -355,7 +365,7 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
             "size": f"{height} x {width}",
             "crop": "none",
         }
-        title = f"{images} beside the statistics of {settings.reference_name}"
+        title = f"{images} beside {settings.reference.name}"
         batch_size = settings.batch_size or GIVEN_BATCH_SIZE
         batches = partial(SampleBatches, source, ReadAhead(), (height, width), batch_size)
         return _given(images, title, protocol, {}, batches, settings, compared=False)
@@ -365,7 +375,7 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
         num_images=len(source),
         pixels=height * width * len(source),
         description=f"{source.description}; {height} x {width} pixels",
-        open=open_samples,
+        open=open_subject,
         inputs=(images,),
     )
 
@@ -389,6 +399,7 @@ def _given(
             rounding="round",
             network=settings.network,
             compared=compared,
+            keep=settings.keep(compared),
         ),
         batches=batches,
     )
@@ -405,43 +416,6 @@ def _baselines(
     return make_baselines(names, values or 0, num_bytes), protocol
 
 
-class SourceBatches:
-    """Batches of some images of a source; a batch's ``position`` is that in the source."""
-
-    def __init__(
-        self,
-        source: data.ImageSource,
-        reading: Any,
-        size: tuple[int, int],
-        batch_size: int,
-        positions: Sequence[int],
-    ):
-        self._positions, self._size = positions, size
-        self._batches = data.eval_batches(data.Subset(source, positions), reading, size, batch_size)
-
-    @property
-    def unreadable(self) -> Unreadable:
-        """Images that could not be read so far."""
-        return self._batches.unreadable
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self._batches:
-            places = [self._positions[i] if i >= 0 else -1 for i in batch["position"].tolist()]
-            yield batch | {"position": np.array(places, np.int64)}
-
-
-class SampleBatches(SourceBatches):
-    """The same of images that have one size and stand for themselves, as ``given``.
-
-    Iterating raises ValueError at one of another size, or that cannot be read: it would be missing.
-    """
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in super().__iter__():
-            check_batch(batch, self.unreadable, self._size, "the first: generated images have one")
-            yield batch | {"given": batch["image"]}
-
-
 def check_sides(size: tuple[int, int], settings: Settings) -> None:
     """Refuses images that are too small for what is to be measured.
 
@@ -456,26 +430,19 @@ def check_sides(size: tuple[int, int], settings: Settings) -> None:
         raise ValueError(f"images of {size[0]} x {size[1]} pixels are too small: {needed} a side")
 
 
-def read_focus(size: tuple[int, int], settings: Settings) -> np.ndarray | None:
-    """The strength at every pixel that boxes and the map ask for together; None for none."""
-    if not settings.focus and settings.bias_map is None:
-        return None
-    strength = box_strength(size, *parse_focuses(settings.focus))
-    if settings.bias_map is not None:
-        strength = strength + read_strength_map(settings.bias_map, size)
-    return strength
-
-
 def shared_protocol(settings: Settings, rounding: str) -> dict[str, object]:
     """Entries of every protocol: how metrics were taken, by what program, on what machine."""
-    lpips, reference = settings.lpips, "the originals of the same images"
+    lpips, reference = settings.lpips, "none"
     if settings.reference is not None:
         crc = 0
-        for gaussian in settings.reference.values():
+        for gaussian in settings.reference.statistics.values():
             arrays = (gaussian.mean, gaussian.covariance)
             crc = zlib.crc32(b"".join(array.tobytes() for array in arrays), crc)
-        reference = f"{settings.reference_name} (CRC-32 {crc:08x})"
-    return {
+        reference = f"{settings.reference.name} (CRC-32 {crc:08x})"
+    asked = {}
+    if settings.precision_recall:
+        asked["precision_recall"] = f"{NEIGHBOURS} neighbours"
+    return asked | {
         "colour_range": "[0, 1] RGB",
         "rounding": rounding,
         "lpips": f"{lpips.network}, version 0.1" if lpips else "not measured",

@@ -23,7 +23,7 @@ PUBLISHED_NOTE = (
     "As published, ImageNet val, 256 x 256 unless the name says otherwise; not measured here. "
     "Another data set, crop or rounding gives other figures."
 )
-PUBLISHED_METRICS = ("psnr", "ssim", "lpips", "rfid", "sfid")
+PUBLISHED_METRICS = ("psnr", "ssim", "lpips", "rfid", "rsfid")
 PUBLISHED = {  # tokens, then the metrics above
     "GPSToken-S64": ("64", 22.18, 0.578, 0.111, 1.31, None),
     "GPSToken-M128": ("128", 24.06, 0.657, 0.080, 0.65, None),

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -60,13 +61,18 @@ def inception_outputs(
 def fid_features(
     weights: InceptionWeights, images: Float[Array, "b h w 3"], *, dtype: jnp.dtype = jnp.float32
 ) -> dict[str, Float[Array, "b d"]]:
-    """Features of images in [-1, 1] for the Fréchet distances: "fid" (2048) and "sfid" (2023).
+    """Features of images in [-1, 1]: "fid" (2048), "sfid" (2023) and "classes" (1008).
 
-    The spatial ones run over rows, columns and then channels, as in the evaluation suite of
+    The first two are for Fréchet distances, the last, probabilities, for the Inception Score. The
+    spatial ones run over rows, columns and then channels, as in the evaluation suite of
     "Diffusion Models Beat GANs", whose reference statistics can so be compared with.
     """
     outputs = inception_outputs(weights, images, dtype=dtype)
-    return {"fid": outputs.pool, "sfid": outputs.spatial.reshape(len(images), -1)}
+    return {
+        "fid": outputs.pool,
+        "sfid": outputs.spatial.reshape(len(images), -1),
+        "classes": jax.nn.softmax(outputs.logits),
+    }
 
 
 def inception_perceptual(

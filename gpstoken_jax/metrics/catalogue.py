@@ -19,6 +19,8 @@ def _psnr(heading: str, definition: str) -> Metric:
 
 
 _BETWEEN = "Fréchet distance between all reconstructions and"
+_NEAR = "the third neighbour's distance of one of the originals (or the reference's images)"
+_NEAR_MADE = "the third neighbour's distance of one of the images"
 METRICS = {  # shown in this order
     "bytes": Metric(
         "Bytes", "storage of an image: values at their size, or the mean size of the files", None, 0
@@ -69,15 +71,50 @@ METRICS = {  # shown in this order
         2,
     ),
     "fid": Metric(
-        "FID", f"{_BETWEEN} the reference statistics, in the same features as rFID", "lower", 2
+        "FID to reference", f"{_BETWEEN} the reference, in the same features as rFID", "lower", 2
+    ),
+    "rsfid": Metric(
+        "rsFID",
+        f"{_BETWEEN} the originals of the same images, in 7 x 17 x 17 spatial features (Mixed_6d) "
+        "of the network of rFID",
+        "lower",
+        2,
     ),
     "sfid": Metric(
-        "sFID", "the same in 7 x 17 x 17 spatial features (Mixed_6d) of the same network", "lower",
+        "sFID to reference", f"{_BETWEEN} the reference, in the same features as rsFID", "lower", 2
+    ),
+    "inception_score": Metric(
+        "Inception Score",
+        "of the classes that Inception-v3 (TensorFlow 2015-12-05) sees; mean over every 5,000 "
+        "images in their order",
+        "higher",
         2,
+    ),
+    "precision": Metric(
+        "Precision", f"share of the images within {_NEAR}, in the features of rFID", "higher"
+    ),
+    "recall": Metric(
+        "Recall", f"share of the originals (or the reference's images) within {_NEAR_MADE}, in the "
+        "features of rFID", "higher",
+    ),
+    "precision_vgg16": Metric(
+        "Precision (VGG16)", f"share of the images within {_NEAR}, in the features of "
+        "Fréchet (VGG16); not comparable with precision", "higher",
+    ),
+    "recall_vgg16": Metric(
+        "Recall (VGG16)",
+        f"share of the originals (or the reference's images) within {_NEAR_MADE}, in the features "
+        "of Fréchet (VGG16); not comparable with recall",
+        "higher",
     ),
     "frechet_vgg16": Metric(
         "Fréchet (VGG16)",
         f"{_BETWEEN} the originals in the 512 pooled relu5_3 features of VGG16; this is no FID",
+        "lower",
+    ),
+    "frechet_vgg16_reference": Metric(
+        "Fréchet (VGG16) to reference",
+        f"{_BETWEEN} the reference in the same features as Fréchet (VGG16); this is no FID",
         "lower",
     ),
     "mse": Metric("MSE", "mean squared error over [0, 1]", "lower", 5),

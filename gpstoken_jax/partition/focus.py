@@ -124,9 +124,21 @@ def focus_mask(strength: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return inside
 
 
-def parse_focuses(
-    texts: Sequence[str],
-) -> tuple[list[tuple[float, float, float, float]], list[float]]:
-    """Boxes and strengths of several ``parse_focus`` texts."""
-    parsed = [parse_focus(text) for text in texts]
-    return [box for box, _ in parsed], [strength for _, strength in parsed]
+def read_focus(
+    size: tuple[int, int], boxes: Sequence[str], bias_map: str | Path | None = None
+) -> Float[np.ndarray, "h w"] | None:
+    """The strength at every pixel that boxes and a picture ask for together; None for neither.
+
+    Args:
+      size: (H, W) of the image.
+      boxes: texts for ``parse_focus``.
+      bias_map: path for ``read_strength_map``.
+
+    Raises:
+      ValueError: what those two and ``box_strength`` raise.
+    """
+    if not boxes and bias_map is None:
+        return None
+    parsed = [parse_focus(text) for text in boxes]
+    strength = box_strength(size, [box for box, _ in parsed], [amount for _, amount in parsed])
+    return strength if bias_map is None else strength + read_strength_map(bias_map, size)

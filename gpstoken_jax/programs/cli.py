@@ -29,6 +29,7 @@ from gpstoken_jax.runtime.text import printable_output
 
 FLAGS = flags.FLAGS
 _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
+_DATA_FIELDS = ("folder", "list", "tfds_name", "tfds_dir")
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 
 
@@ -38,11 +39,11 @@ def asks_for_help() -> bool:
 
 
 def define_data_flags() -> flags.FlagHolder:
-    """Defines ``--data.folder``, ``--data.tfds_name`` and ``--data.tfds_dir``."""
+    """Defines ``--data.folder``, ``.list``, ``.tfds_name`` and ``.tfds_dir``."""
     return config_flags.DEFINE_config_dict(
         "data",
-        ConfigDict({name: placeholder(str) for name in ("folder", "tfds_name", "tfds_dir")}),
-        "Where the images are: a folder, or a TFDS data set by directory or by name.",
+        ConfigDict({name: placeholder(str) for name in _DATA_FIELDS}),
+        "Where the images are: a folder, a list of files, or a TFDS data set by directory or name.",
     )
 
 

@@ -6,41 +6,41 @@ gpstoken decode --checkpoint=runs/m128 --tokens=tokens/m128 --output=images
 from __future__ import annotations
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from gpstoken_jax.programs import cli
+from gpstoken_jax.programs import cli, image_flags
 
 if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.data.images import EXTENSIONS, encode_png
+    from gpstoken_jax.data.resize import parse_size
     from gpstoken_jax.data.transforms import to_uint8
+    from gpstoken_jax.model.tiles import tile_grid
     from gpstoken_jax.runtime import checkpoint
     from gpstoken_jax.runtime.checkpoint import params_checksum
     from gpstoken_jax.runtime.file_names import file_names
     from gpstoken_jax.runtime.outputs import first_difference, open_output
     from gpstoken_jax.runtime.progress import Progress
-    from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
+    from gpstoken_jax.runtime.run_directory import RunDirectory
+    from gpstoken_jax.runtime.text import say
     from gpstoken_jax.tokenizer import Tokenizer
     from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
-)
-STEP = flags.DEFINE_integer("step", None, "Which of its checkpoints; that of the tokens, if None.")
-WEIGHTS = flags.DEFINE_enum(
-    "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
+MODEL = image_flags.define_checkpoint_flags("that of the tokens by default")
+DECODING = image_flags.define_decoding_flags("round")
+RESOLUTION = flags.DEFINE_string(
+    "resolution", None, "Size of the images, a side or HEIGHTxWIDTH; that of the tokens by default."
 )
 TOKENS = flags.DEFINE_string(
     "tokens", None, "A directory that encode.py wrote, or a file of the viewer.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", None, "Where the PNG files go.", required=True)
-ROUNDING = flags.DEFINE_enum(
-    "rounding", "round", ["round", "truncate"], "To 8 bits: nearest, or down as the release does."
-)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace images of other tokens or settings.")
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images at a time; the config's by default.", lower_bound=1
@@ -50,19 +50,21 @@ BATCH_SIZE = flags.DEFINE_integer(
 def main() -> None:
     """Decodes every image of a token data set."""
     tokens = open_tokens(TOKENS.value)
-    run = RunDirectory(Path(CHECKPOINT.value).expanduser())
-    check_model(tokens, read_config(run))
-    step = choose_step(tokens, run)
-    tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value, step=step, weights=WEIGHTS.value)
+    tokenizer = MODEL.load(choose_step(tokens))
+    check_model(tokens, tokenizer.config)
     tell_other_weights(tokens, tokenizer)
-    batch_size = BATCH_SIZE.value or tokenizer.config.eval.batch_size
-    print(f"{CHECKPOINT.value} step {step}; {len(tokens)} images in {TOKENS.value}")
+    size = image_size(tokens, tokenizer)
+    tiles = math.prod(tile_grid(*size, tokenizer.image_size))
+    batch_size = BATCH_SIZE.value or max(1, tokenizer.config.eval.batch_size // tiles)
+    say(f"{MODEL.checkpoint.value} step {tokenizer.step}; {len(tokens)} images in {TOKENS.value}")
+    rounding = DECODING.rounding.value
     made_from = {
         "tokens": tokens.fingerprint(),
-        "step": step,
-        "weights": WEIGHTS.value,
+        "step": tokenizer.step,
+        "weights": MODEL.weights.value,
         "weights_crc32": params_checksum(tokenizer.params),
-        "rounding": ROUNDING.value,
+        "rounding": rounding,
+        **describe_way(size, tokenizer),
     }
     output = open_output(
         OUTPUT.value, "decoded images", made_from, inputs=[TOKENS.value], overwrite=OVERWRITE.value
@@ -77,7 +79,6 @@ def main() -> None:
         print(f"{done} of {done + len(todo)} batches are there already")
 
     # ---- Batches of one shape: the last one is filled up ----------------------------------------
-    size = tuple(tokens.header.get("image_size", ())) or None
     progress = Progress(sum(len(files[start : start + batch_size]) for start in todo))
 
     def write(name: str, pixels: np.ndarray) -> None:
@@ -89,10 +90,9 @@ def main() -> None:
             batch = np.concatenate([rows["geometry"], rows["features"]], axis=-1)
             filler = [(0, batch_size - len(batch)), (0, 0), (0, 0)]
             padded = np.pad(batch, filler, mode="edge")
-            images = tokenizer.decode(padded, image_size=size)[: len(batch)]
-            list(
-                pool.map(write, files[start : start + batch_size], to_uint8(images, ROUNDING.value))
-            )
+            images = tokenizer.decode(padded, image_size=size, high_resolution=DECODING.way())
+            pixels = to_uint8(images[: len(batch)], rounding)
+            list(pool.map(write, files[start : start + batch_size], pixels))
             progress.advance(len(batch))
         if not output.complete:
             output.finish({"images": len(files)})
@@ -107,10 +107,31 @@ def check_model(tokens: TokenDataset, config: ConfigDict) -> None:
         raise TokensError(f"{TOKENS.value} has tokens of another model: {difference}")
 
 
-def choose_step(tokens: TokenDataset, run: RunDirectory) -> int:
-    """The step of the flags, else that of the tokens."""
-    if STEP.value is not None:
-        return STEP.value
+def image_size(tokens: TokenDataset, tokenizer: Tokenizer) -> tuple[int, int]:
+    """The size of the flags, else that of the tokens, else the model's."""
+    if RESOLUTION.value:
+        return parse_size(RESOLUTION.value)
+    return tuple(tokens.header.get("image_size", (tokenizer.image_size,) * 2))
+
+
+def describe_way(size: tuple[int, int], tokenizer: Tokenizer) -> dict[str, Any]:
+    """What images of several tiles depend on beside tokens and weights."""
+    if size == (tokenizer.image_size,) * 2:
+        return {}
+    way = DECODING.way() or tokenizer.config.eval.get("high_resolution", "merged")
+    return {"image_size": list(size), "high_resolution": way}
+
+
+def choose_step(tokens: TokenDataset) -> int | None:
+    """The step of the tokens; None for weights that are no run of several.
+
+    Raises:
+      TokensError: if the run no longer has it, and the flags name no other.
+    """
+    root = Path(MODEL.checkpoint.value).expanduser()
+    if MODEL.step.value is not None or not (root / "checkpoints").is_dir():
+        return None
+    run = RunDirectory(root)
     step, there = tokens.header["step"], sorted(checkpoint.steps(run.checkpoints))
     if step not in there:
         raise TokensError(

@@ -1,6 +1,7 @@
 """Writes the tokens of a set of images to files.
 
     gpstoken encode --checkpoint=runs/m128 --data.folder=DIR --output=tokens/m128
+    gpstoken encode ... --resolution=512x768 --num_tokens=64 --focus=0.3,0.2,0.4,0.5,1
 
 The same command again goes on where it was interrupted. What it writes: see docs/tokens.md.
 """
@@ -12,13 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 from absl import flags
 
-from gpstoken_jax.programs import cli
+from gpstoken_jax.programs import cli, image_flags
 
 if not cli.asks_for_help():  # which needs no JAX
     import jax
 
     from gpstoken_jax import data
-    from gpstoken_jax.data.crops import RandomCrops
+    from gpstoken_jax.data.crops import MirroredImages, RandomCrops
     from gpstoken_jax.data.resize import resize_of
     from gpstoken_jax.metrics.image import image_metrics
     from gpstoken_jax.runtime import processes
@@ -28,25 +29,12 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import STORAGE, TokenWriter
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
-)
-STEP = flags.DEFINE_integer("step", None, "Which of its checkpoints; the newest by default.")
-WEIGHTS = flags.DEFINE_enum(
-    "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
-)
-DATA = cli.define_data_flags()
+MODEL = image_flags.define_checkpoint_flags()
+IMAGES = image_flags.define_image_flags()
 cli.define_process_flags()
-SPLIT = flags.DEFINE_string("split", "all", "Which split of the data.")
 OUTPUT = flags.DEFINE_string("output", None, "Where the tokens go.", required=True)
-NUM_TOKENS = flags.DEFINE_integer(
-    "num_tokens", None, "Tokens an image; the config's by default.", lower_bound=1
-)
 STORAGE_FLAG = flags.DEFINE_enum(
     "storage", "float32", ["float32", "float16", "bfloat16"], "Features on disk."
-)
-BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Images at a time; the config's by default.", lower_bound=1
 )
 PASSES = flags.DEFINE_integer(
     "passes",
@@ -58,6 +46,9 @@ CROP_SCALE = flags.DEFINE_list(
     "crop_scale",
     None,
     "Smallest and largest share of the area for --passes; by default as trained.",
+)
+MIRROR = flags.DEFINE_bool(
+    "mirror", False, "Encode each image and its mirror image: for generators, as SiT's authors."
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace tokens of other images or settings.")
 VERIFY = flags.DEFINE_bool(
@@ -71,13 +62,11 @@ SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images a file.", lower_bo
 
 def main() -> None:
     """Encodes every image of a data set."""
-    tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value, step=STEP.value, weights=WEIGHTS.value)
-    config = tokenizer.config
-    num_tokens = NUM_TOKENS.value or config.partition.num_tokens
-    batch_size = BATCH_SIZE.value or config.eval.batch_size
+    tokenizer = MODEL.load()
+    images = open_images(tokenizer)
+    source, batch_size = images.source, images.batch_size
     check_sizes(batch_size)
-    source = open_source(tokenizer)
-    settings = describe(tokenizer, source, num_tokens)
+    settings = describe(tokenizer, images)
     digest = source.fingerprint(content=VERIFY.value)
 
     def open_writer(overwrite: bool) -> TokenWriter:
@@ -87,8 +76,8 @@ def main() -> None:
             len(source),
             storage=STORAGE_FLAG.value,
             shard_size=SHARD_SIZE.value,
-            made_from={"images": digest, "split": SPLIT.value},
-            inputs=[path for path in (config.data.folder, config.data.tfds_dir) if path],
+            made_from={"images": digest, "split": IMAGES.split.value},
+            inputs=data.data_paths(tokenizer.config.data),
             overwrite=overwrite,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -99,16 +88,15 @@ def main() -> None:
         writer.verify()
     todo = writer.unfinished()
     positions = [position for shard in todo for position in writer.shards[shard]]
-    say(f"{CHECKPOINT.value} step {tokenizer.step}; {source.description}; {num_tokens} tokens")
+    count = f"{images.tiles} x " * (images.tiles > 1) + f"{images.num_tokens} tokens"
+    say(f"{MODEL.checkpoint.value} step {tokenizer.step}; {source.description}; {count}")
     if finished := len(writer.shards) - len(todo):
         print(f"{finished} of {len(writer.shards)} shards are there already")
 
     # ---- Every image once, shard by shard -------------------------------------------------------
-    batches = data.eval_batches(
-        data.Subset(source, positions), config.data, config.model.image_size, batch_size
-    )
+    batches = images.batches(positions)
     notes = {}
-    stream = encoded(batches, tokenizer, num_tokens, Progress(len(positions)), notes)
+    stream = encoded(batches, tokenizer, images, Progress(len(positions)), notes)
     for shard in todo:
         parts = [next(stream) for _ in range(-(-len(writer.shards[shard]) // batch_size))]
         rows, names, unreadable = join(parts, writer.shards[shard])
@@ -131,37 +119,42 @@ def check_sizes(batch_size: int) -> None:
         )
 
 
-def open_source(tokenizer: Tokenizer) -> data.ImageSource:
-    """The images of the flags, else those that the run was trained on; or crops of them."""
-    config = tokenizer.config.data
-    given = {name: value for name, value in DATA.value.items() if value is not None}
-    if given:
-        config.update({"folder": None, "tfds_name": None, "tfds_dir": None, **given})
-    source = data.open_source(config, SPLIT.value)
+def open_images(tokenizer: Tokenizer) -> image_flags.Images:
+    """The images of the flags, crops of them, or each of them with its mirror image."""
+    images, config = IMAGES.open(tokenizer.config), tokenizer.config.data
+    if MIRROR.value and PASSES.value:
+        raise ValueError("--passes mirrors every other crop: leave out --mirror")
+    if MIRROR.value:
+        return images.of(MirroredImages(images.source, images.size, config.resize))
     if not PASSES.value:
-        return source
+        return images
+    if images.tiles > 1 or images.focus is not None:
+        raise ValueError("--passes cuts crops of the model's size: no --resolution, no focus")
     if CROP_SCALE.value:
         low, high = map(float, CROP_SCALE.value)
         config.update(crop="random_resized", crop_scale=(low, high))
-    return RandomCrops(source, config, tokenizer.config.model.image_size, PASSES.value)
+    side = tokenizer.config.model.image_size
+    return images.of(RandomCrops(images.source, config, side, PASSES.value))
 
 
-def describe(tokenizer: Tokenizer, source: data.ImageSource, num_tokens: int) -> dict:
+def describe(tokenizer: Tokenizer, images: image_flags.Images) -> dict:
     """The header: what the tokens depend on."""
-    config = tokenizer.config
+    config, source = tokenizer.config, images.source
     resize = {"antialias": "bilinear, antialiased"}.get(resize_of(config.data), "as published")
     crop = f"short side resized ({resize}), then centre crop"
-    passes = {"passes": PASSES.value} if PASSES.value else {}
+    copies = {"passes": PASSES.value} if PASSES.value else {}
+    copies |= {"mirrored": True} if MIRROR.value else {}
     return {
-        "checkpoint": CHECKPOINT.value,
+        "checkpoint": MODEL.checkpoint.value,
         "step": tokenizer.step,
-        "weights": WEIGHTS.value,
+        "weights": MODEL.weights.value,
         "weights_crc32": params_checksum(tokenizer.params),
         "model": config.model.to_dict(),
-        "partition": {**config.partition.to_dict(), "num_tokens": num_tokens},
+        "partition": {**config.partition.to_dict(), "num_tokens": images.num_tokens},
         "data": source.description,
-        "crop": "random crops, see data" if passes else crop,
-        **passes,
+        "crop": "random crops, see data" if PASSES.value else crop,
+        **copies,
+        **images.describe_way(),
         "label_names": list(source.label_names),
     }
 
@@ -169,21 +162,21 @@ def describe(tokenizer: Tokenizer, source: data.ImageSource, num_tokens: int) ->
 def encoded(
     batches: data.EvalBatches,
     tokenizer: Tokenizer,
-    num_tokens: int,
+    images: image_flags.Images,
     progress: Progress,
     notes: dict,
 ) -> Iterator[dict]:
     """Batches with tokens instead of images; what storage costs on the first goes into notes."""
     for batch in batches:
-        images = batch.pop("image")
-        tokens, layout = tokenizer.encode_with_layout(images, num_tokens=num_tokens)
+        pixels = batch.pop("image")
+        tokens, layout = images.encode(tokenizer, pixels)
         batch |= {
             "geometry": np.asarray(tokens[..., :5]),
             "initial_geometry": layout,
             "features": np.asarray(tokens[..., 5:]),
         }
         if STORAGE_FLAG.value != "float32" and batch["mask"].any() and not notes:
-            notes["storage_cost"] = measure_storage(tokenizer, images, batch)
+            notes["storage_cost"] = measure_storage(tokenizer, pixels, batch)
         progress.advance(sum(name != "" for name in batch["name"]))
         yield batch
 
@@ -209,7 +202,11 @@ def measure_storage(tokenizer: Tokenizer, images: np.ndarray, batch: dict) -> di
 
     def psnr(features: np.ndarray) -> float:
         tokens = np.concatenate([rows["geometry"], features], axis=-1)
-        return float(image_metrics(images[mask], tokenizer.decode(tokens))["psnr"].mean())
+        return float(
+            image_metrics(images[mask], tokenizer.decode(tokens, image_size=images.shape[1:3]))[
+                "psnr"
+            ].mean()
+        )
 
     stored = rows["features"].astype(STORAGE[storage]).astype(np.float32)
     cost = {"psnr_float32": psnr(rows["features"]), "psnr_stored": psnr(stored)}
@@ -228,7 +225,7 @@ def summarise(index: dict) -> None:
     if unreadable:
         say(f"skipped {len(unreadable)} unreadable image(s): {', '.join(list(unreadable)[:5])}")
     print(
-        f"images again: gpstoken decode --checkpoint={CHECKPOINT.value} "
+        f"images again: gpstoken decode --checkpoint={MODEL.checkpoint.value} "
         f"--tokens={OUTPUT.value} --output=DIR"
     )
 

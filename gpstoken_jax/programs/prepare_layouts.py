@@ -74,7 +74,7 @@ def main() -> None:
         source = data.open_source(config.data, SPLIT.value)
         say(source.description)
         made_from = describe(source, config)
-        inputs = [path for path in (config.data.folder, config.data.tfds_dir) if path]
+        inputs = data.data_paths(config.data)
         layouts = already_there(made_from, inputs) or partition_images(source, config)
     if layouts.made_from != made_from:
         write_layouts(OUTPUT.value, dataclasses.replace(layouts, made_from=made_from))

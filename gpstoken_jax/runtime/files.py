@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import json
 import mmap
 import os
@@ -200,14 +199,20 @@ def sealed_safetensors(
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Writes NumPy arrays as a sealed ``.npz``, whole or not at all; its seal is a zip comment."""
+    """Writes NumPy arrays as a sealed ``.npz``, whole or not at all; its seal is a zip comment.
+
+    Arrays that are mapped from files are never all in memory.
+    """
     import numpy as np
 
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.comment = UNSEALED.encode()
-    write_file(path, seal_bytes(buffer.getvalue()), durable=durable)
+    with open_new(path, durable=durable) as file:
+        np.savez(file, **arrays)
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.comment = UNSEALED.encode()
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(-_DIGITS, os.SEEK_END)  # the comment's end is the file's
+        file.write(digest.encode())
 
 
 def read_json(path: str | Path, *, required: bool = False) -> dict[str, Any]:

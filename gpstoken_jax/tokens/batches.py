@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from gpstoken_jax.data.shuffled import ShuffledBatches
 from gpstoken_jax.tokens.dataset import TokenDataset
@@ -15,7 +16,8 @@ class TokenBatches(ShuffledBatches):
 
     Args:
       tokens: the directory.
-      indices: which of its images.
+      indices: [N] which of its entries; or [N, K], of each K entries one is drawn in each epoch:
+        an image or its mirror image.
       batch_size: images a batch in this process; may exceed their number.
       seed: decides the order.
       process_index: which of the processes this is.
@@ -26,7 +28,7 @@ class TokenBatches(ShuffledBatches):
     def __init__(
         self,
         tokens: TokenDataset,
-        indices: Sequence[int],
+        indices: Sequence[int] | Int[np.ndarray, "n k"],
         batch_size: int,
         seed: int,
         process_index: int = 0,
@@ -34,14 +36,22 @@ class TokenBatches(ShuffledBatches):
         cache_mb: float = 1024,
     ):
         super().__init__(len(indices), batch_size, seed, process_index, process_count)
-        self._tokens, self._indices = tokens, np.asarray(indices)
-        self._kept = read_rows(tokens, self._indices) if _size_mb(tokens) <= cache_mb else None
+        self._tokens, self._indices = tokens, np.asarray(indices).reshape(len(indices), -1)
+        self._kept = None
+        if _size_mb(tokens) <= cache_mb:
+            self._kept = read_rows(tokens, self._indices.ravel())
 
-    def read(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows of the images of these numbers among ``indices``."""
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The order of an epoch, and which of the entries of each image."""
+        order = rng.permutation(self._count)
+        return order, rng.integers(self._indices.shape[1], size=self._count)
+
+    def read(self, numbers: np.ndarray, choices: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows of the chosen entries of the images of these numbers."""
         if self._kept is not None:
-            return {name: rows[numbers] for name, rows in self._kept.items()}
-        return read_rows(self._tokens, self._indices[numbers])
+            places = numbers * self._indices.shape[1] + choices
+            return {name: rows[places] for name, rows in self._kept.items()}
+        return read_rows(self._tokens, self._indices[numbers, choices])
 
 
 def read_rows(tokens: TokenDataset, indices: Sequence[int]) -> dict[str, np.ndarray]:

@@ -114,6 +114,11 @@ class TokenDataset:
         mean, std = (np.concatenate([part[key] for part in parts]) for key in ("mean", "std"))
         return mean.astype(np.float32), std.astype(np.float32)
 
+    @property
+    def copies(self) -> int:
+        """Entries of each image, one after another: 2 with its mirror image, or its crops."""
+        return 2 if self.header.get("mirrored") else self.header.get("passes", 1)
+
     def fingerprint(self) -> str:
         """A digest that changes with the tokens.
 

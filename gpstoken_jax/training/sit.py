@@ -44,7 +44,7 @@ class SiTTask(ClassConditionalTask):
         self._tokens = _training_tokens(config)
         super().__init__(config)
         self._train, self.held_out = _split(config, self._tokens)
-        labels = self._tokens.column("label")[self._train]
+        labels = self._tokens.column("label")[self._train].ravel()
         config.untrained_labels = untrained_labels(labels, config)
         if self.held_out:
             self.held_out = with_known_classes(self.held_out, config)
@@ -171,30 +171,47 @@ def _training_tokens(config: ConfigDict) -> TokenDataset:
 
 def _split(
     config: ConfigDict, tokens: TokenDataset
-) -> tuple[Int[np.ndarray, " n"], dict[str, np.ndarray] | None]:
-    """Images to train on, and the rows of those held out (None if there are none).
+) -> tuple[Int[np.ndarray, "n k"], dict[str, np.ndarray] | None]:
+    """Entries to train on, of which one in each row is drawn, and the rows of those held out.
 
     Raises:
-      ValueError: if nothing is left to train on, or ``val_tokens`` are of another kind.
+      ValueError: if nothing is left to train on, ``val_tokens`` are of another kind, or there are
+        no mirror images and the config requires them.
     """
-    everything = np.arange(len(tokens))
+    mirror = config.data.get("mirror", "if_there")
+    if mirror == "required" and not tokens.header.get("mirrored"):
+        raise TokensError(
+            f"{config.data.tokens} has no mirror images, which this config draws from: encode with "
+            "--mirror, or --config.data.mirror=if_there"
+        )
+    everything = _mirror_pairs(tokens)[:, : 1 if mirror == "never" else 2]
     if config.data.val_tokens:
         return everything, _held_out_rows(config, open_tokens(config.data.val_tokens))
     if not config.data.val_fraction:
         return everything, None
     every = max(round(1 / config.data.val_fraction), 2)
     # Crops of one image stay together.
-    image = tokens.column("position") // tokens.header.get("passes", 1)
-    held_out = everything[image % every == every - 1]
-    if not len(held_out):
+    image = tokens.column("position")[everything[:, 0]] // tokens.copies
+    held_out = image % every == every - 1
+    if not held_out.any():
         return everything, None
-    rows = read_rows(tokens, _some(held_out, config.eval.max_examples))
-    return np.setdiff1d(everything, held_out), rows
+    rows = read_rows(tokens, _some(everything[held_out, 0], config.eval.max_examples))
+    return everything[~held_out], rows
+
+
+def _mirror_pairs(tokens: TokenDataset) -> Int[np.ndarray, "n k"]:
+    """The entries of each image, [N, 2] with its mirror image, else [N, 1]."""
+    if not tokens.header.get("mirrored"):
+        return np.arange(len(tokens))[:, None]
+    order = np.argsort(tokens.column("position"), kind="stable")
+    image = tokens.column("position")[order] // tokens.copies
+    _, first, count = np.unique(image, return_index=True, return_counts=True)
+    return np.stack([order[first], order[first + count - 1]], axis=1)
 
 
 def _held_out_rows(config: ConfigDict, tokens: TokenDataset) -> dict[str, np.ndarray]:
     """Rows of a directory of its own; its classes are matched by name, others become none."""
-    rows = read_rows(tokens, _some(np.arange(len(tokens)), config.eval.max_examples))
+    rows = read_rows(tokens, _some(_mirror_pairs(tokens)[:, 0], config.eval.max_examples))
     shape = (*rows["geometry"].shape[1:2], 5 + rows["features"].shape[-1])
     ours = config.model.num_tokens, config.model.channels
     if shape != ours:

@@ -15,6 +15,7 @@ from gpstoken_jax.weights.networks import load_inception, load_lpips
 from gpstoken_jax.weights.statistics import StatisticsError, load_statistics
 
 ORIGINAL = "original"
+CLASSES = "classes"  # of a network's outputs: probabilities, for the Inception Score
 ApplyNetwork = Callable[[Any, Float[Array, "b h w 3"]], Mapping[str, Float[Array, "b d"]]]
 
 
@@ -23,7 +24,8 @@ class FeatureNetwork(NamedTuple):
 
     Attributes:
       description: for the protocol.
-      sets: the names of its features, as ``weights.statistics`` has them.
+      sets: the names of its features, as ``weights.statistics`` has them; of the first, precision
+        and recall are taken.
       apply: (weights, images in [-1, 1]) to features [B, D] by set.
       weights: first argument of ``apply``.
     """
@@ -34,13 +36,21 @@ class FeatureNetwork(NamedTuple):
     weights: Any
 
 
-def metric_name(feature_set: str, *, to_own_originals: bool) -> str:
-    """Name of the distance in a table: FID to the images' own originals is rFID."""
-    return "rfid" if feature_set == "fid" and to_own_originals else feature_set
+def distance_name(feature_set: str, *, to_originals: bool) -> str:
+    """Name of a Fréchet distance: to the images' own originals, or to a reference."""
+    if feature_set in ("fid", "sfid"):
+        return f"r{feature_set}" if to_originals else feature_set
+    return feature_set if to_originals else f"{feature_set}_reference"
+
+
+def cover_names(feature_set: str) -> tuple[str, str]:
+    """Names of precision and recall in the features of a network."""
+    ending = "" if feature_set == "fid" else "_vgg16"
+    return f"precision{ending}", f"recall{ending}"
 
 
 def inception_network(path: str | Path) -> FeatureNetwork:
-    """Inception-v3 in its FID version, for FID and sFID; raises what ``load_inception`` raises."""
+    """Inception-v3 in its FID version; raises what ``load_inception`` raises."""
     text = f"Inception-v3 in its FID version, from {path}"
     return FeatureNetwork(text, ("fid", "sfid"), fid_features, load_inception(path))
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.runtime.files import check_sealed_file, reading, write_npz
@@ -27,14 +28,20 @@ class StatisticsError(ValueError):
     """A file does not hold the statistics that it should; the message names it."""
 
 
-def save_statistics(path: str | Path, gaussians: Mapping[str, Gaussian]) -> None:
+def save_statistics(
+    path: str | Path,
+    gaussians: Mapping[str, Gaussian],
+    images: UInt8[np.ndarray, "n h w 3"] | None = None,
+) -> None:
     """Writes statistics by name: "fid" and "sfid" (one file holds both), or "frechet_vgg16".
 
-    The file appears whole or not at all. Raises ValueError for other names, or VGG16's with others.
+    With images, in ``arr_0``, it is a batch for the suite named above. The file appears whole or
+    not at all. Raises ValueError for other names, or VGG16's with others.
     """
     if not gaussians or gaussians.keys() - _ENDINGS or {"fid", "frechet_vgg16"} <= gaussians.keys():
         raise ValueError(f"one file holds fid and sfid, or frechet_vgg16, not {list(gaussians)}.")
     arrays = {"features": np.array(",".join(gaussians))}
+    arrays |= {} if images is None else {"arr_0": images}
     for name, gaussian in gaussians.items():
         arrays |= {
             f"mu{_ENDINGS[name]}": gaussian.mean,

@@ -99,6 +99,7 @@ def test_sit_has_its_authors_recipe_and_the_published_statistics():
         "sample.guidance_scale": 1.5,
         "sample.guidance_interval": (0.2, 1.0),
         "sample.layouts": "in_turn",
+        "data.mirror": "required",
     }
     assert {key: config[key] for key in published} == published
     assert len(config["statistics.mean"]) == len(config["statistics.std"]) == 21

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpstoken_jax.data.resize import parse_size
 from gpstoken_jax.evaluation.grid import (
     HELD_OUT,
     Dataset,
@@ -11,7 +12,6 @@ from gpstoken_jax.evaluation.grid import (
     find_checkpoints,
     make_grid,
     parse_datasets,
-    parse_sizes,
     parse_token_counts,
 )
 from gpstoken_jax.runtime.file_names import fold
@@ -74,10 +74,14 @@ def test_a_path_that_is_there_is_no_pattern(tmp_path, name):
 
 
 def test_sizes():
-    assert parse_sizes(["256", "256x512", "256X512", "256"]) == [(256, 256), (256, 512)]
+    assert [parse_size(text) for text in ("256", "256x512", "256X512")] == [
+        (256, 256),
+        (256, 512),
+        (256, 512),
+    ]
     for wrong in ("256x", "x256", "0", "-256", "256x512x3", "large"):
         with pytest.raises(ValueError, match=f"--resolution={wrong} must be"):
-            parse_sizes([wrong])
+            parse_size(wrong)
 
 
 def test_token_counts():

@@ -21,11 +21,13 @@ from gpstoken_jax.evaluation.measurement import (
     choose_examples,
 )
 from gpstoken_jax.evaluation.results import first_change, read_summary, write_result
+from gpstoken_jax.metrics.inception_score import ClassScores
 from gpstoken_jax.runtime.files import DamagedFileError
 from gpstoken_jax.runtime.outputs import open_output
+from gpstoken_jax.weights.feature_networks import CLASSES
 
 
-def batch(positions, psnr, features=None):
+def batch(positions, psnr, features=None, kept=None):
     """A batch of images whose numbers are known."""
     positions = np.asarray(positions, np.int64)
     psnr = np.asarray(psnr, np.float32)
@@ -35,6 +37,7 @@ def batch(positions, psnr, features=None):
         metrics={"model": {"psnr": psnr, "lpips": psnr / 100}, "bicubic": {"psnr": psnr - 1}},
         values={"floored_std": psnr * 0},
         features=features or {},
+        kept=kept or {},
         through=len(positions),
         _rows=positions,
         _images=None,
@@ -220,3 +223,56 @@ def test_examples_are_the_best_middle_and_worst(tmp_path):
         "worst",
     ]
     assert choose_examples(measure(tmp_path / "2", [range(2)], values)) == {}
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_kept_arrays_and_class_scores_go_on_and_merge(processes, tmp_path):
+    """Cut off after any batch, the arrays of all images and the Inception Score are the same."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(20, 4)).astype(np.float32)
+    classes = rng.dirichlet(np.ones(5), 20)
+    keep = {"features/made": rows, "pixels/made": rng.integers(0, 256, (20, 2, 3, 3), np.uint8)}
+
+    def add(share, positions):
+        kept = {name: array[positions] for name, array in keep.items()}
+        of = {CLASSES: {"model": classes[positions]}}
+        share.add(batch(positions, np.ones(len(positions)), of, kept), Unreadable())
+
+    for process in range(processes):
+        own = np.arange(process, 20, processes)
+        share = Share(tmp_path, {}, process)
+        add(share, own[:2])
+        share.save()
+        add(share, own[2:3])  # what a kill leaves behind the last saving
+        for file in (share._file, *share._kept.values()):
+            file.facts()
+        share = Share(tmp_path, {}, process)
+        assert share.done == 2
+        add(share, own[2:])
+        share.close()
+    merged = Measurement.merge(tmp_path, processes)
+    order = np.concatenate([np.arange(process, 20, processes) for process in range(processes)])
+    for name, array in keep.items():
+        np.testing.assert_array_equal(merged.kept[name], array[order])
+    expected = ClassScores()
+    expected.add(classes, np.arange(20))
+    assert merged.scores["model"].score() == pytest.approx(expected.score(), rel=1e-12)
+    (path,) = tmp_path.rglob("kept-features-made-state-00000.bin")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    share = Share(tmp_path, {}, 0)
+    assert share.done == 0
+    share.close()
+    merged.remove()
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_images_of_several_sizes_are_not_kept_in_one_array(tmp_path):
+    share = Share(tmp_path, {})
+    for side in (2, 3):
+        kept = {"pixels/made": np.zeros((1, side, side, 3), np.uint8)}
+        if side == 3:
+            with pytest.raises(ValueError, match="images of several sizes cannot be kept"):
+                share.add(batch([1], [1], None, kept), Unreadable())
+        else:
+            share.add(batch([0], [1], None, kept), Unreadable())
+    share.close()

@@ -10,7 +10,7 @@ from gpstoken_jax.partition.focus import (
     focus_bias,
     focus_mask,
     parse_focus,
-    parse_focuses,
+    read_focus,
     read_strength_map,
 )
 from gpstoken_jax.partition.host import partition
@@ -62,9 +62,10 @@ def test_focus_texts():
     box, strength = parse_focus("0, 0.25,0.5,0.75,2")
     np.testing.assert_allclose(box, (-1, -0.5, 0, 1))
     assert strength == 2
-    boxes, strengths = parse_focuses(["0,0,1,0.1,1", "0.9,0,0.1,1,-3"])
-    assert strengths == [1, -3]
-    np.testing.assert_allclose(boxes, [(-1, -1, 1, -0.8), (0.8, -1, 1, 1)])
+    found = read_focus((8, 8), ["0,0,1,0.1,1", "0.9,0,0.1,1,-3"])
+    expected = box_strength((8, 8), [(-1, -1, 1, -0.8), (0.8, -1, 1, 1)], [1, -3])
+    np.testing.assert_array_equal(found, expected)
+    assert read_focus((8, 8), []) is None
 
 
 @pytest.mark.parametrize(

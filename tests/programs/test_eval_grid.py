@@ -157,7 +157,7 @@ def test_images_beside_references(folder, evaluate, tmp_path):
     statistics = tmp_path / "photos.npz"
     flags = (f"--images={made}", f"--references={folder}", "--nolpips", "--values_per_image=600")
     code, said, errors = evaluate(
-        *flags, f"--output={tmp_path / 'a'}", f"--save_statistics={statistics}"
+        *flags, f"--output={tmp_path / 'a'}", f"--save_statistics={statistics}", "--save_images"
     )
     assert code == 0, errors
     assert "fewer" in said or "far too large" in said
@@ -174,15 +174,36 @@ def test_images_beside_references(folder, evaluate, tmp_path):
     assert code == 0, errors
     again = json.loads((tmp_path / "b" / "metrics.json").read_text())
     assert "photos.npz" in again["protocol"]["frechet_reference"]
-    own, saved = (one["metrics"]["images"]["frechet_vgg16"] for one in (measured, again))
+    own, saved = (again["metrics"]["images"][f"frechet_vgg16{end}"] for end in ("", "_reference"))
     assert saved == pytest.approx(own, rel=1e-6) and own > 0
+    assert own == pytest.approx(measured["metrics"]["images"]["frechet_vgg16"], rel=1e-6)
 
     code, _, errors = evaluate(  # as if a generator had made them
-        f"--images={made}", f"--reference={statistics}", f"--output={tmp_path / 'c'}"
+        f"--images={made}",
+        f"--reference={statistics}",
+        f"--output={tmp_path / 'c'}",
+        "--precision_recall",
+        f"--save_batch={tmp_path / 'made.npz'}",
     )
     assert code == 0, errors
     alone = json.loads((tmp_path / "c" / "metrics.json").read_text())
-    assert alone["metrics"] == {"images": {"frechet_vgg16": pytest.approx(saved, rel=1e-5)}}
+    figures = alone["metrics"]["images"]
+    assert figures.pop("frechet_vgg16_reference") == pytest.approx(saved, rel=1e-5)
+    assert set(figures) == {"precision_vgg16", "recall_vgg16"}
+    assert all(0 <= share <= 1 for share in figures.values())
+    with np.load(statistics) as originals, np.load(tmp_path / "made.npz") as batch:
+        for arrays, files in ((originals, folder), (batch, made)):
+            images = [np.asarray(Image.open(file)) for file in sorted(files.iterdir())]
+            np.testing.assert_array_equal(arrays["arr_0"], images)
+            assert arrays["mu"].shape == (512,) and arrays["sigma"].shape == (512, 512)
+
+    code, _, errors = evaluate(  # the batch is samples, too
+        f"--images={tmp_path / 'made.npz'}", f"--reference={folder}", f"--output={tmp_path / 'd'}"
+    )
+    assert code == 0, errors
+    batch = json.loads((tmp_path / "d" / "metrics.json").read_text())
+    found = batch["metrics"]["images"]["frechet_vgg16_reference"]
+    assert found == pytest.approx(saved, rel=1e-5)
     assert "Image: coffee_0.png" in (tmp_path / "c" / "report.html").read_text()
 
 

@@ -10,7 +10,8 @@ from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import BatchSampler, image_keys
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.run_directory import RunDirectory, open_run, read_config, write_config
-from gpstoken_jax.tokens import TokenWriter
+from gpstoken_jax.tokens import TokensError, TokenWriter, open_tokens
+from gpstoken_jax.tokens.batches import read_rows
 from gpstoken_jax.training.step import on_all_devices, one_copy, replicate, shard
 from gpstoken_jax.training.task import create_task
 
@@ -18,12 +19,12 @@ L, C = 4, 3
 CLASSES = ("low", "high")
 
 
-def write_tokens(directory, count=40, features=C, names=CLASSES, passes=2, shown=2):
+def write_tokens(directory, count=40, features=C, names=CLASSES, passes=2, shown=2, **header):
     """Tokens whose features say their class, and whose Gaussians move a little."""
     rng = np.random.default_rng(0)
     label = np.arange(count) // passes % shown
     initial = rng.uniform(0.2, 0.8, (count, L, 5)).astype(np.float32)
-    settings = {"label_names": list(names), "passes": passes}
+    settings = {"label_names": list(names), "passes": passes} | header
     writer = TokenWriter(directory, settings, count, shard_size=16)
     for shard_number in writer.unfinished():
         part = np.array(writer.shards[shard_number])
@@ -192,3 +193,35 @@ def test_other_statistics_are_another_run(directory, tmp_path):
     config.statistics.mean = (1.0, *config.statistics.mean[1:])
     with pytest.raises(CheckpointError, match=r"statistics\.mean was"):
         open_run(tmp_path / "run", config)
+
+
+def test_an_image_or_its_mirror_image_is_drawn(tmp_path):
+    """Of each image one of the two an epoch; what is held out is no mirror image."""
+    tokens = write_tokens(tmp_path, mirrored=True)
+    config = _config(tokens)
+    config.data.mirror = "required"
+    config.train.batch_size = 16  # an epoch: 20 images, 4 of them held out
+    task = create_task(config)
+    assert len(task.held_out["label"]) == 4
+    initial = read_rows(open_tokens(tokens), range(40))["initial_geometry"][:, 0, 0].tolist()
+    held_out = {initial.index(value) for value in task.held_out["initial_geometry"][:, 0, 0]}
+    assert all(entry % 2 == 0 for entry in held_out)
+    batches, seen = task.open_batches(), []
+    for _ in range(6):
+        batch = next(batches)
+        drawn = [initial.index(value) for value in batch["initial_geometry"][:, 0, 0]]
+        assert len({entry // 2 for entry in drawn}) == 16
+        assert not {entry // 2 for entry in drawn} & {entry // 2 for entry in held_out}
+        seen += drawn
+    assert {entry % 2 for entry in seen} == {0, 1}
+    config.data.mirror = "never"
+    batches = create_task(config).open_batches()
+    drawn = [initial.index(value) for value in next(batches)["initial_geometry"][:, 0, 0]]
+    assert all(entry % 2 == 0 for entry in drawn)
+
+
+def test_mirror_images_that_are_required_and_not_there(directory):
+    config = _config(directory)
+    config.data.mirror = "required"
+    with pytest.raises(TokensError, match=r"has no mirror images, .*encode with --mirror"):
+        create_task(config)

@@ -1,0 +1,47 @@
+"""Batches of some images of a source, for measuring."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpstoken_jax import data
+from gpstoken_jax.data.loader import Unreadable
+from gpstoken_jax.data.pairs import check_batch
+
+
+class SourceBatches:
+    """Batches of some images of a source; a batch's ``position`` is that in the source."""
+
+    def __init__(
+        self,
+        source: data.ImageSource,
+        reading: Any,
+        size: tuple[int, int],
+        batch_size: int,
+        positions: Sequence[int],
+    ):
+        self._positions, self._size = positions, size
+        self._batches = data.eval_batches(data.Subset(source, positions), reading, size, batch_size)
+
+    @property
+    def unreadable(self) -> Unreadable:
+        """Images that could not be read so far."""
+        return self._batches.unreadable
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self._batches:
+            places = [self._positions[i] if i >= 0 else -1 for i in batch["position"].tolist()]
+            yield batch | {"position": np.array(places, np.int64)}
+
+
+class SampleBatches(SourceBatches):
+    """The same of images that have one size and stand for themselves, as ``given``.
+
+    Iterating raises ValueError at one of another size, or that cannot be read: it would be missing.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in super().__iter__():
+            check_batch(batch, self.unreadable, self._size, "the first: generated images have one")
+            yield batch | {"given": batch["image"]}
