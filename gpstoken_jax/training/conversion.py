@@ -15,6 +15,7 @@ from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_n
 from gpstoken_jax.training.optimizer import create_optimizer
 from gpstoken_jax.training.state import TrainState, to_trees
 from gpstoken_jax.training.tokenizer import TokenizerTask
+from gpstoken_jax.weights.discriminator import PublishedDiscriminator, find_discriminator
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.files import write_tensors
 from gpstoken_jax.weights.published import published_table
@@ -71,7 +72,8 @@ def import_weights(
 ) -> Conversion:
     """Makes a run's directory, as training leaves it, of published weights.
 
-    Every program loads it. Training can go on from it: at step 0, with a fresh optimizer.
+    Every program loads it. Training can go on from it: at step 0, with a fresh optimizer, and with
+    the discriminator of a training checkpoint if there is one.
 
     Args:
       source: what ``find_source`` takes.
@@ -95,15 +97,23 @@ def import_weights(
     params = ema_params = found.table.from_torch(copies[0].load())
     if copies[1] is not copies[0]:
         ema_params = found.table.from_torch(copies[1].load())
+    discriminator = None
+    if task == "tokenizer":
+        discriminator = find_discriminator(found.other_files, found.config)
     with Checkpoints(run.checkpoints, keep=found.config.checkpoint.keep) as checkpoints:
-        trees = _fresh_trees(found.config, params, ema_params)
+        trees = _fresh_trees(found.config, params, ema_params, discriminator)
         checkpoints.save(0, trees, {"data": None, "train_seconds": 0.0})
     write_config(run, found.config)
+    read = dict.fromkeys(copy.name for copy in copies)
+    if discriminator:
+        read[f"{discriminator.path} (the discriminator)"] = None
     return Conversion(
-        read=tuple(dict.fromkeys(copy.name for copy in copies)),
+        read=tuple(read),
         used=len(found.table.used),
         unused=found.ignored,
-        other_files=found.other_files,
+        other_files=tuple(
+            file for file in found.other_files if not discriminator or file != discriminator.path
+        ),
         num_parameters=found.table.num_parameters,
         num_unused=sum(map(math.prod, found.table.unused.values())),
         written=run.root,
@@ -157,11 +167,22 @@ def _choose(found: Source, weights: Choice) -> tuple[Copy, Copy]:
     return chosen, chosen
 
 
-def _fresh_trees(config: ConfigDict, params: Any, ema_params: Any) -> dict[str, Any]:
+def _fresh_trees(
+    config: ConfigDict,
+    params: Any,
+    ema_params: Any,
+    discriminator: PublishedDiscriminator | None = None,
+) -> dict[str, Any]:
     """The trees of a checkpoint, as training starts from these weights."""
     if task_name(config) == "tokenizer":
         task = TokenizerTask(config)
-        return task.to_trees(task.start_from(params, ema_params, jax.random.key(config.seed)))
+        state = task.start_from(params, ema_params, jax.random.key(config.seed))
+        if discriminator:
+            other = state.discriminator.replace(
+                params=discriminator.params, batch_stats=discriminator.batch_stats
+            )
+            state = state.replace(discriminator=other)
+        return task.to_trees(state)
     # The generator's task would ask for the tokens to train on, which a conversion has no use for.
     optimizer = create_optimizer(config.optimizer, config.train.steps)
     step = np.zeros((), np.int32)

@@ -54,6 +54,57 @@ def test_both_kinds_of_source_give_the_same_examples(kind, photos, prepared):
     assert len(data.open_source(config(**{kind: where}), "all")) == 6
 
 
+def test_a_list_of_files(photos, tmp_path):
+    """Paths from anywhere, with classes or without; the order and the names are the list's."""
+    folder = photos / "train"
+    (tmp_path / "lists").mkdir()
+    listed = tmp_path / "lists" / "mine.txt"
+    absolute = folder / "dog/c.png"
+    listed.write_text(
+        f"# mine\n../photos/train/cat/b.png\tcat\r\n\n{absolute}\tdog\n../photos/train/cat/a.png\n"
+    )
+    source = data.open_source(config(list=str(listed)), "all")
+    assert source.label_names == ("cat", "dog") and "3 images" in source.description
+    examples = [source[i] for i in range(3)]
+    assert [e.label for e in examples] == [0, 1, -1]
+    assert [e.name for e in examples] == [
+        "../photos/train/cat/b.png",
+        str(absolute),
+        "../photos/train/cat/a.png",
+    ]
+    assert (examples[1].pixels == COLOURS["dog/c.png"]).all()
+    held_out = data.open_source(config(list=str(listed), val_fraction=0.3), "val")
+    train = data.open_source(config(list=str(listed), val_fraction=0.3), "train")
+    assert len(held_out) + len(train) == 3 and len(held_out) >= 1
+    before = source.fingerprint()
+    listed.write_text(listed.read_text().replace("\tdog", "\tcow"))
+    assert data.open_source(config(list=str(listed)), "all").fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "lists no image"),
+        (b"# nothing\n\n", "lists no image"),
+        (b"gone.png\n", r"line 1: there is no file .*gone\.png"),
+        (b"photos\n", r"line 1: there is no file .*photos"),
+        (b"photos/train/cat/a.png cat\n", "after a tab a class"),
+        (b"photos/train/cat/a.png\nphotos/train/cat/a.png\tcat", "line 2: .* is there twice"),
+        (b"\x89PNG\r\n\xff", "it is no UTF-8 text"),
+    ],
+)
+def test_a_list_that_is_wrong_is_named_with_its_line(text, message, photos, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        data.open_source(config(list=str(listed)), "all")
+    assert str(listed) in str(raised.value) and "\n" not in str(raised.value)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        data.open_source(config(list=str(tmp_path / "gone.txt")), "all")
+    with pytest.raises(ValueError, match="both a folder and a list are given"):
+        data.open_source(config(list=str(listed), folder=str(photos)), "all")
+
+
 def test_tensorflow_is_not_imported(prepared):
     assert sources.open_tfds(None, str(prepared), "train")[0].name == "train/cat/a.png"
     assert "tensorflow" not in sys.modules

@@ -15,7 +15,7 @@ rng = np.random.default_rng(0)
 mixing = rng.normal(size=(24, 24))
 real = (rng.normal(size=(300, 24)) @ mixing).astype(np.float32)
 made = (0.8 * rng.normal(size=(250, 24)) @ mixing + 0.5).astype(np.float32)
-logits = (3 * rng.normal(size=(200, 1008))).astype(np.float16)
+logits = (3 * rng.normal(size=(200, 100))).astype(np.float16)
 
 numbers = {}
 first, second = (fid_features_to_statistics(torch.from_numpy(x)) for x in (real, made))
@@ -25,9 +25,9 @@ for splits in (1, 4):
     found = isc_features_to_metric(torch_logits, splits=splits, shuffle=False)
     numbers[f"inception_score_{splits}"] = found["inception_score_mean"]
 found = prc_features_to_metric(
-    torch.from_numpy(real), torch.from_numpy(made), prc_neighborhood=3, prc_batch_size=64,
+    torch.from_numpy(made), torch.from_numpy(real), prc_neighborhood=3, prc_batch_size=64,
     save_cpu_ram=False, verbose=False,
-)  # fmt: skip
+)  # fmt: skip - what was made comes first
 numbers |= {name: found[name] for name in ("precision", "recall")}
 print(numbers)
 np.savez(

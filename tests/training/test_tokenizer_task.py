@@ -10,7 +10,7 @@ from gpstoken_jax.configs import common, tiny_gan
 from gpstoken_jax.model.gpstoken import init_params
 from gpstoken_jax.training.ema import ema_decay
 from gpstoken_jax.training.flops import inner_programs
-from gpstoken_jax.training.gradients import BOTH, WITHOUT_GAN
+from gpstoken_jax.training.gradients import AUTOENCODER, BOTH, DISCRIMINATOR, WITHOUT_GAN
 from gpstoken_jax.training.schedule import autoencoder_updates, update_after
 from gpstoken_jax.training.step import AXIS
 from gpstoken_jax.training.task import create_task
@@ -198,8 +198,18 @@ def test_the_alternation_is_the_published_one(golden_dir):
     assert [int(update.discriminator) for update in updates] == trace[:, 3].tolist()
     counts = [int(autoencoder_updates(done, config)) for done in trace[:, 1]]
     assert counts == [0, *np.cumsum(1 - trace[:-1, 3])]
-    assert updates[:5] == [WITHOUT_GAN] * 5  # the first to hear of the GAN is the discriminator
-    assert updates[6].adversarial
+    assert updates[:3] == [WITHOUT_GAN] * 3
+    assert updates[3:6] == [AUTOENCODER, AUTOENCODER, DISCRIMINATOR]  # it is heard untrained
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 6, 7])
+def test_updates_of_the_autoencoder_are_counted(start):
+    config = common.get_config()
+    config.train.schedule, config.gan.start_step = "alternate", start
+    kinds = [update_after(done, config) for done in range(20)]
+    expected = np.cumsum([kind.autoencoder for kind in kinds])
+    assert [int(autoencoder_updates(done + 1, config)) for done in range(20)] == expected.tolist()
+    assert kinds[:start] == [WITHOUT_GAN] * start and kinds[start] == AUTOENCODER
 
 
 def test_both_networks_start_together_by_default():
