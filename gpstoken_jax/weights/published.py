@@ -49,7 +49,8 @@ def tokenizer_table(config: ConfigDict) -> WeightTable:
     """
     stem = config.encoder.channels
     unused = {}
-    for i in range(config.encoder.stem_blocks):
+    has_stem = config.encoder.get("condition", "roi") != "none"
+    for i in range(config.encoder.stem_blocks if has_stem else 0):
         name = f"preprocess_img.{i + 1}.temb_proj"
         unused |= {f"{name}.weight": (stem, _TEMB_WIDTH), f"{name}.bias": (stem,)}
     return WeightTable([*_encoder(config), *_decoder(config)], unused)
@@ -164,19 +165,13 @@ def _count(shapes: Shapes, pattern: str, first: int = 0) -> int:
 
 def _encoder(config: ConfigDict) -> list[Parameter]:
     c = config.encoder
-    width, positions, hidden = c.width, c.roi_size**2, c.mlp_ratio * c.width
+    width, hidden = c.width, c.mlp_ratio * c.width
     blocks = [f"attnblocks.{k}." for k in range(c.depth)]
-    table = _layer("encoder/stem/conv_in", "preprocess_img.0", (c.channels, 3, 3, 3))
-    for i in range(c.stem_blocks):
-        name = f"preprocess_img.{i + 1}"
-        table += _resnet_block(f"encoder/stem/block_{i}", name, c.channels, c.channels)
-    roi = (width, c.channels, 1, 1)
-    table += _layer("encoder/conditions", "roialign_layer", roi, "pointwise")
-    weights, biases = (tuple(f"{b}roimlp.{leaf}" for b in blocks) for leaf in ("weight", "bias"))
+    table = [] if c.get("condition", "roi") == "none" else _conditions(config, blocks)
+    if c.get("refine", True):
+        table += _layer("encoder/geometry_head", "to_gps.0", (5, width))
     return [
         *table,
-        Parameter("encoder/conditions/position_kernel", weights, (1, positions), "row", 1),
-        Parameter("encoder/conditions/position_bias", biases, (1,), "row", 0),
         Parameter("encoder/embedding/query", ("gps_embed.weight",), (1, width), "row"),
         *_layer("encoder/embedding/dense1", "gps_embed_layer.0", (width, 5)),
         *_layer("encoder/embedding/dense2", "gps_embed_layer.2", (width, width)),
@@ -186,8 +181,24 @@ def _encoder(config: ConfigDict) -> list[Parameter]:
         *_layer("encoder/blocks/norm2", "ln2", (width,), blocks=blocks),
         *_layer("encoder/blocks/mlp1", "mlp.0", (hidden, width), blocks=blocks),
         *_layer("encoder/blocks/mlp2", "mlp.2", (width, hidden), blocks=blocks),
-        *_layer("encoder/geometry_head", "to_gps.0", (5, width)),
         *_layer("encoder/feature_head", "to_gps.1", (config.feature_channels, width)),
+    ]
+
+
+def _conditions(config: ConfigDict, blocks: list[str]) -> list[Parameter]:
+    """What the encoder sees of the image: none of it in one of the ablations."""
+    c = config.encoder
+    table = _layer("encoder/stem/conv_in", "preprocess_img.0", (c.channels, 3, 3, 3))
+    for i in range(c.stem_blocks):
+        name = f"preprocess_img.{i + 1}"
+        table += _resnet_block(f"encoder/stem/block_{i}", name, c.channels, c.channels)
+    roi = (c.width, c.channels, 1, 1)
+    table += _layer("encoder/conditions", "roialign_layer", roi, "pointwise")
+    weights, biases = (tuple(f"{b}roimlp.{leaf}" for b in blocks) for leaf in ("weight", "bias"))
+    return [
+        *table,
+        Parameter("encoder/conditions/position_kernel", weights, (1, c.roi_size**2), "row", 1),
+        Parameter("encoder/conditions/position_bias", biases, (1,), "row", 0),
     ]
 
 

@@ -182,11 +182,11 @@ def _fit(
     if task_name(given) != task:
         raise WeightsError(f"{path} comes with a config of a {task_name(given)}, not of a {task}")
     table = published_table(given)
-    deeper = [key for key in published_table(inferred).used if key not in table.used]
+    deeper = published_table(inferred).used.keys() & copy.tensors.keys() - table.used.keys()
     if deeper:
         raise WeightsError(
             f"{copy.name} has {len(deeper)} tensors more than the config's network, such as "
-            f"{deeper[0]}: is it the config of another model?"
+            f"{min(deeper)}: is it the config of another model?"
         )
     return given, table
 

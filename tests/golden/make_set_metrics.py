@@ -25,8 +25,12 @@ for splits in (1, 4):
     found = isc_features_to_metric(torch_logits, splits=splits, shuffle=False)
     numbers[f"inception_score_{splits}"] = found["inception_score_mean"]
 found = prc_features_to_metric(
-    torch.from_numpy(made), torch.from_numpy(real), prc_neighborhood=3, prc_batch_size=64,
-    save_cpu_ram=False, verbose=False,
+    torch.from_numpy(made),
+    torch.from_numpy(real),
+    prc_neighborhood=3,
+    prc_batch_size=64,
+    save_cpu_ram=False,
+    verbose=False,
 )  # fmt: skip - what was made comes first
 numbers |= {name: found[name] for name in ("precision", "recall")}
 print(numbers)

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from gpstoken_jax import Tokenizer
 from gpstoken_jax.configs import (
     gpstoken_l256,
     gpstoken_m128,
@@ -58,6 +59,26 @@ def test_the_table_has_every_parameter_of_the_tokenizer(config):
     model = GPSToken(config.model)
     shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     assert published_table(config).shapes == shapes
+
+
+ABLATIONS = ({"condition": "none"}, {"condition": "image"}, {"refine": False}, {"isotropic": True})
+ABLATIONS += ({"condition": "none", "refine": False},)
+
+
+@pytest.mark.parametrize("changes", ABLATIONS, ids=str)
+def test_ablations_are_written_and_read(changes, tmp_path):
+    """A part that a model is without is in no table, and its files need none of it."""
+    config = tiny.get_config("smoke")
+    config.model.encoder.update(changes)
+    model = GPSToken(config.model)
+    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    assert published_table(config).shapes == shapes
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+    Tokenizer(model, params, config).save_pretrained(tmp_path)
+    again = Tokenizer.from_pretrained(tmp_path)
+    assert again.config.model.encoder.to_dict() == config.model.encoder.to_dict()
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
 
 
 @pytest.mark.parametrize("module", [sit_tiny, sit_s, sit_xl])
