@@ -329,15 +329,17 @@ class Share:
             facts = json.loads(arrays["facts"].tobytes())
             if facts["identity"] != self._identity:
                 return False
-            self._file = AppendedFile(self._rows, facts["rows"])
-            for name, of in facts["kept"].items():
-                self._kept[name] = AppendedRows(_kept_file(self._state, name), of)
-        except FileNotFoundError:
+            with contextlib.ExitStack() as opened:  # closed again unless all of them are whole
+                self._file = AppendedFile(self._rows, facts["rows"])
+                opened.callback(self._file.close)
+                for name, of in facts["kept"].items():
+                    self._kept[name] = AppendedRows(_kept_file(self._state, name), of)
+                    opened.callback(self._kept[name].close)
+                opened.pop_all()
+        except (FileNotFoundError, DamagedFileError) as error:
             self._kept = {}
-            return False
-        except DamagedFileError as error:
-            self._kept = {}
-            print(f"{error}; this cell is measured from its start")
+            if isinstance(error, DamagedFileError):
+                print(f"{error}; this cell is measured from its start")
             return False
         self.done = facts["done"]
         self.scores = _read_scores(facts, arrays)

@@ -90,7 +90,7 @@ class Settings:
     verify: bool = False
 
     def keep(self, compared: bool) -> tuple[str, ...]:
-        """What is to be kept of every image, see ``Evaluator``."""
+        """Names of the arrays that are kept of every image, see ``Evaluator``."""
         wanted = {
             f"features/{MADE}": self.precision_recall,
             f"features/{ORIGINAL}": self.precision_recall and compared,
@@ -365,7 +365,8 @@ def plan_samples(images: Path, settings: Settings) -> Cell:
             "size": f"{height} x {width}",
             "crop": "none",
         }
-        title = f"{images} beside {settings.reference.name}"
+        beside = f" beside {settings.reference.name}" if settings.reference else ""
+        title = f"{images}{beside}"
         batch_size = settings.batch_size or GIVEN_BATCH_SIZE
         batches = partial(SampleBatches, source, ReadAhead(), (height, width), batch_size)
         return _given(images, title, protocol, {}, batches, settings, compared=False)

@@ -115,7 +115,7 @@ def image_size(tokens: TokenDataset, tokenizer: Tokenizer) -> tuple[int, int]:
 
 
 def describe_way(size: tuple[int, int], tokenizer: Tokenizer) -> dict[str, Any]:
-    """What images of several tiles depend on beside tokens and weights."""
+    """Entries of ``made_from`` of images of several tiles: their size and way."""
     if size == (tokenizer.image_size,) * 2:
         return {}
     way = DECODING.way() or tokenizer.config.eval.get("high_resolution", "merged")

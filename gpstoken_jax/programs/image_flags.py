@@ -103,7 +103,7 @@ class DecodingFlags(NamedTuple):
     rounding: flags.FlagHolder
 
     def way(self) -> str | None:
-        """How several tiles are decoded; None as the config says."""
+        """Way in which several tiles are decoded; None as the config says."""
         return "tiles" if self.tiles.value else self.high_resolution.value
 
     def rounding_of(self, config: ConfigDict) -> str:
@@ -248,7 +248,7 @@ class Images:
         return model.encode_with_layout(images, num_tokens=self.num_tokens, focus=self.focus)
 
     def describe_way(self) -> dict[str, Any]:
-        """What tokens depend on beside the model and the images, where it is not the usual way."""
+        """All else that tokens depend on beside model and images, where it is not the usual way."""
         described = {}
         if self.tiles > 1:
             described["image_size"] = list(self.size)

@@ -186,7 +186,7 @@ def _encoder(config: ConfigDict) -> list[Parameter]:
 
 
 def _conditions(config: ConfigDict, blocks: list[str]) -> list[Parameter]:
-    """What the encoder sees of the image: none of it in one of the ablations."""
+    """Layers by which the encoder sees the image; one of the ablations is without."""
     c = config.encoder
     table = _layer("encoder/stem/conv_in", "preprocess_img.0", (c.channels, 3, 3, 3))
     for i in range(c.stem_blocks):

@@ -245,7 +245,7 @@ def test_kept_arrays_and_class_scores_go_on_and_merge(processes, tmp_path):
         share.save()
         add(share, own[2:3])  # what a kill leaves behind the last saving
         for file in (share._file, *share._kept.values()):
-            file.facts()
+            file.close()
         share = Share(tmp_path, {}, process)
         assert share.done == 2
         add(share, own[2:])
