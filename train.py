@@ -201,7 +201,9 @@ def report(task: training.Task, log: training.MetricLog, step: int, values: dict
     log.scalars(step, values)
     shown = [f"{name} {values[name]:.4f}" for name in task.on_screen if name in values]
     if "eta_seconds" in values:
-        shown.append(f"{values['images_per_second']:.1f} images/s")
+        rate = values["images_per_second"]
+        slow = f"{values['seconds_per_step']:.0f} s a step"
+        shown.append(f"{rate:.1f} images/s" if rate >= 0.1 else slow)
         shown.append(f"ETA {training.format_seconds(values['eta_seconds'])}")
     print(f"step {step}/{task.config.train.steps}  " + "  ".join(shown), flush=True)
 
