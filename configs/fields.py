@@ -107,6 +107,7 @@ _FIELDS = {
     "statistics.mean": "Mean of every channel; empty takes it from the tokens.",
     "statistics.std": "Standard deviation of every channel; empty takes it from the tokens.",
     "label_names": "Names of the classes; empty takes them from the data.",
+    "untrained_labels": "Classes without an example (-1: of no class); taken from the data.",
     # ---- What a run keeps and says
     "checkpoint.every_steps": "Steps between checkpoints; 0 keeps only the last.",
     "checkpoint.keep": "Newest checkpoints that are kept.",

@@ -1,7 +1,8 @@
 """Defaults of the networks of stage 1, which draw layouts (docs/layouts.md).
 
 Sections: model (the network), data (files of prepare_layouts.py), optimizer, ema, train, checkpoint,
-log; what is 0 or empty in ``model`` and ``label_names`` is filled in from the layouts.
+log; what is 0 or empty in ``model``, ``label_names`` and ``untrained_labels`` is filled in from
+the layouts.
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ def get_config() -> ConfigDict:
                 "num_classes": 0,
             },
             "label_names": (),
+            "untrained_labels": (),  # without a layout; -1: no class was never shown
             "data": {
                 "layouts": placeholder(str),  # to learn from
                 "val_layouts": placeholder(str),  # held out, if there are any

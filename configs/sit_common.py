@@ -1,8 +1,8 @@
 """Defaults of the generator's second stage: texture for the Gaussians of a layout (docs/generation.md).
 
 Sections: model (the network), data (token shards of encode.py), transport (what it learns),
-optimizer, ema, train, checkpoint, log, eval, sample; ``statistics`` and ``label_names`` are filled
-in from the token shards.
+optimizer, ema, train, checkpoint, log, eval, sample; ``statistics``, ``label_names`` and
+``untrained_labels`` are filled in from the token shards.
 """
 
 from ml_collections import ConfigDict
@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
             },
             "statistics": {"mean": (), "std": ()},  # by channel; empty: those of the tokens
             "label_names": (),
+            "untrained_labels": (),  # without an example; -1: no class was never shown
             "transport": {
                 "path": "linear",  # or "gvp", "vp"
                 "prediction": "velocity",  # or "noise", "score"

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation.guidance import Guidance
-from gpstoken_jax.generation.layouts import EmpiricalSampler, LayoutSampler, open_layouts
+from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
 from gpstoken_jax.generation.normalisation import Normalisation
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import BatchSampler
@@ -110,9 +110,17 @@ class Generator:
         return Normalisation.of(self.config.statistics)
 
     @property
+    def trained_labels(self) -> tuple[int, ...]:
+        """Classes that there was an image of in the training, of runs that say so; else all."""
+        if not self.config.label_names and self.model.num_classes == 1:
+            return ()
+        untrained = self.config.get("untrained_labels", ())
+        return tuple(i for i in range(self.model.num_classes) if i not in untrained)
+
+    @property
     def has_classes(self) -> bool:
         """Whether it was trained on images with classes."""
-        return bool(self.config.label_names) or self.model.num_classes > 1
+        return bool(self.trained_labels)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -129,15 +137,15 @@ class Generator:
         """Converts classes to labels.
 
         Args:
-          classes: names or numbers; ``"all"`` is every class, and the only choice for a generator
-            that was trained without classes.
+          classes: names or numbers; ``"all"`` is every class that there was an image of in the
+            training, and the only choice for a generator that was trained without classes.
 
         Raises:
-          ValueError: for one that is none.
+          ValueError: for one that is none, or that the training had no image of.
         """
         classes = [classes] if isinstance(classes, str | int) else list(classes)
         if classes == ["all"]:
-            return list(range(len(self.label_names))) or [NO_CLASS]
+            return list(self.trained_labels) or [NO_CLASS]
         if not self.has_classes:
             raise ValueError(
                 f"this generator was trained on images without classes: it cannot make "
@@ -146,12 +154,18 @@ class Generator:
         return [self._label(str(name)) for name in classes]
 
     def _label(self, name: str) -> int:
-        names = self.label_names
-        if name in names:
-            return names.index(name)
-        if name.isdecimal() and int(name) < len(names):
-            return int(name)
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        names, trained = self.label_names, self.trained_labels
+        label = (
+            names.index(name) if name in names else int(name) if name.isdecimal() else len(names)
+        )
+        if label in trained:
+            return label
+        shown = ", ".join(names[i] for i in trained[:8]) + (", ..." if len(trained) > 8 else "")
+        if label < len(names):
+            raise ValueError(
+                f"there was no image of class {names[label]!r} in the training of this generator: "
+                f"it can make {shown}"
+            )
         raise ValueError(f"{name!r} is no class of this generator: it has {shown}")
 
     def sampler(
@@ -167,18 +181,25 @@ class Generator:
         """Makes the guidance; what is None is as the config says.
 
         Raises:
-          ValueError: if guidance is asked for that was trained without classes.
+          ValueError: if guidance is asked for that was trained without classes, or with nothing
+            else: it goes from images of no class to those of one.
         """
         defaults = self.config.sample
         low, high = interval or defaults.guidance_interval
+        lacks = None
         if not self.has_classes:
+            lacks = "without classes", "there is nothing to guide it to"
+        elif NO_CLASS in self.config.get("untrained_labels", ()):
+            lacks = "with classes only (train.label_dropout=0)", "there is nothing to guide it from"
+        if lacks:
+            trained, problem = lacks
             if scale not in (None, 1.0):
                 raise ValueError(
-                    "this generator was trained on images without classes: there is nothing to "
-                    "guide it to, leave the guidance scale at 1"
+                    f"this generator was trained on images {trained}: {problem}, leave the "
+                    "guidance scale at 1"
                 )
             if defaults.guidance_scale != 1:
-                logging.warning("trained without classes: there is no guidance")
+                logging.warning("trained %s: there is no guidance", trained)
             return Guidance(1.0, low, high)
         return Guidance(defaults.guidance_scale if scale is None else scale, low, high)
 
@@ -263,8 +284,7 @@ class Generator:
                 raise ValueError(
                     f"there are no layouts of class {self.label_name(label)!r}, only of {there}"
                 )
-            if isinstance(layouts, EmpiricalSampler):
-                layouts.check_number(int(found), count - 1)
+            layouts.check(int(found), count - 1)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Checks that a tokenizer can decode what is made here.

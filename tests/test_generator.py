@@ -5,18 +5,20 @@ import numpy as np
 import pytest
 
 from gpstoken_jax import Generator, Tokenizer
-from gpstoken_jax.configs import sit_tiny
+from gpstoken_jax.configs import layout_tree, sit_tiny
 from gpstoken_jax.generation.layouts import Layouts, write_layouts
+from gpstoken_jax.generation.layouts.tree_sampler import TreeSampler, create_network
 from gpstoken_jax.generation.sit import create_sit, init_params
 
 CLASSES = ("cat", "dog")
 L, CHANNELS = 6, 21
 
 
-def _generator(classes, layouts=None):
+def _generator(classes, layouts=None, untrained=()):
     config, rng = sit_tiny.get_config("smoke"), np.random.default_rng(0)
     config.model.update(num_tokens=L, channels=CHANNELS, num_classes=max(len(classes), 1))
     config.label_names = classes
+    config.untrained_labels = untrained
     config.statistics.update(mean=(0.0,) * CHANNELS, std=(0.02,) * 5 + (1.0,) * 16)
     model = create_sit(config.model)
     shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
@@ -98,6 +100,35 @@ def test_without_classes_there_is_the_null_class_and_no_guidance(layouts, caplog
 def test_classes_asked_of_one_without_are_refused(classes):
     with pytest.raises(ValueError, match="trained on images without classes"):
         _generator(()).labels(classes)
+
+
+@pytest.mark.parametrize("classes", ["dog", 1, "1", ["cat", "dog"]])
+def test_classes_without_an_image_in_the_training_are_refused(classes, layouts):
+    generator = _generator(CLASSES, layouts, untrained=(1,))
+    with pytest.raises(ValueError, match=r"no image of class 'dog' in the training .*make cat$"):
+        generator.sample(classes)
+    assert generator.labels("all") == [0]
+    assert _generator(CLASSES, untrained=(0, 1)).labels("all") == [-1]
+
+
+def test_layouts_of_a_class_that_stage_1_never_saw_are_refused(layouts):
+    config = layout_tree.get_config("smoke")
+    config.model.update(image_size=32, min_size=8, num_classes=2)
+    network = create_network(config.model)
+    stage1 = TreeSampler(network, {}, CLASSES, 4, untrained=(-1, 1))
+    with pytest.raises(ValueError, match="no layout can be drawn of class 'dog'"):
+        _generator(CLASSES).check_layouts(stage1, [0, 1])
+    with pytest.raises(ValueError, match="no layout can be drawn of no class"):
+        stage1.sample(jax.random.split(jax.random.key(0), 2), [0, -1])
+
+
+def test_guidance_of_one_that_never_saw_no_class(caplog):
+    generator = _generator(CLASSES, untrained=(-1,))
+    with pytest.raises(ValueError, match="nothing to guide it from"):
+        generator.guidance(2.0)
+    assert not generator.guidance().active
+    assert "there is no guidance" in caplog.text
+    assert _generator(CLASSES).guidance().active
 
 
 def test_guidance_asked_of_one_without_classes_is_refused():

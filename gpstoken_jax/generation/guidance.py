@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
+from ml_collections import ConfigDict
 
 # (x [B, L, C], times [B], labels [B], cond [B, L, E] or None) -> prediction [B, L, C]
 Network = Callable[..., Float[Array, "b l c"]]
@@ -30,6 +32,13 @@ class Guidance:
     scale: float = 1.0
     low: float = 0.0
     high: float = 1.0
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> Self:
+        """What the ``sample`` section of a run says; none where the run never saw no class."""
+        sample = config.sample
+        scale = 1.0 if -1 in config.get("untrained_labels", ()) else sample.guidance_scale
+        return cls(scale, *sample.get("guidance_interval", ()))
 
     @property
     def active(self) -> bool:

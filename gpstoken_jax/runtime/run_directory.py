@@ -94,6 +94,11 @@ def _check_config(run: RunDirectory, config: ConfigDict) -> None:
         return
     old = read_config(run)
     _check_same_model(run, old, config)
+    if (
+        "untrained_labels" in old and "untrained_labels" in config
+    ):  # what it has seen once, it knows
+        still = [label for label in config.untrained_labels if label in old.untrained_labels]
+        config.untrained_labels = tuple(still)
     for difference in _differences(old.to_dict(), config.to_dict(), "config"):
         print(difference)
 

@@ -7,11 +7,27 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
 
 from gpstoken_jax.generation.sit import drop_labels
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import Batch, Metrics, one_copy
 from gpstoken_jax.training.task import Task
+
+
+def untrained_labels(labels: Int[np.ndarray, " n"], config: ConfigDict) -> tuple[int, ...]:
+    """Classes that training on these labels never shows, -1 for no class.
+
+    What the network has learnt of the others says nothing of them: they cannot be sampled.
+    """
+    shown = set(np.unique(labels).tolist()) | ({-1} if config.train.label_dropout else set())
+    return tuple(label for label in range(-1, config.model.num_classes) if label not in shown)
+
+
+def with_known_classes(rows: Mapping[str, np.ndarray], config: ConfigDict) -> dict[str, np.ndarray]:
+    """The same rows; those of a class that training never shows become of no class."""
+    label = rows["label"]
+    return {**rows, "label": np.where(np.isin(label, config.untrained_labels), -1, label)}
 
 
 class ClassConditionalTask(Task):

@@ -21,7 +21,11 @@ from gpstoken_jax.generation.layouts.tree_network import init_params, log_likeli
 from gpstoken_jax.generation.layouts.tree_sampler import TreeSampler, create_network
 from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.runtime.checkpoint import checksum
-from gpstoken_jax.training.class_conditional import ClassConditionalTask
+from gpstoken_jax.training.class_conditional import (
+    ClassConditionalTask,
+    untrained_labels,
+    with_known_classes,
+)
 from gpstoken_jax.training.layout_batches import LayoutBatches
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import one_copy
@@ -76,12 +80,15 @@ class LayoutTask(ClassConditionalTask):
         layouts = _held_out_layouts(self.config)
         if layouts is None:
             return None
-        return self.rows(self._tree.from_geometry(layouts.geometry)) | {"label": layouts.label}
+        rows = self.rows(self._tree.from_geometry(layouts.geometry)) | {"label": layouts.label}
+        return with_known_classes(rows, self.config)
 
     def preview(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"]:
         """Drawn layouts, a column a class; the same keys in every preview."""
         sampler = self.sampler(one_copy(state.ema_params))
-        labels = range(min(len(sampler.label_names), _CLASSES_SHOWN)) or [-1]
+        untrained = self.config.untrained_labels
+        labels = [i for i in range(len(sampler.label_names)) if i not in untrained]
+        labels = labels[:_CLASSES_SHOWN] or [-1]
         titles = [sampler.label_names[label] for label in labels if label >= 0]
         keys = jax.random.split(jax.random.key(0), self.config.log.images * len(labels))
         drawn = sampler.sample(keys, np.tile(np.array(labels), self.config.log.images))
@@ -111,7 +118,8 @@ class LayoutTreeTask(LayoutTask):
 
     def sampler(self, params):
         model = self.config.model
-        return TreeSampler(self.network, params, self.config.label_names, model.num_tokens)
+        names, untrained = self.config.label_names, self.config.untrained_labels
+        return TreeSampler(self.network, params, names, model.num_tokens, untrained=untrained)
 
 
 class LayoutSitTask(LayoutTask):
@@ -174,6 +182,7 @@ def _training_layouts(config: ConfigDict) -> Layouts:
             )
     config.model.update(found)
     config.label_names = layouts.label_names
+    config.untrained_labels = untrained_labels(layouts.label, config)
     return layouts
 
 

@@ -16,7 +16,11 @@ from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens, visualize
 from gpstoken_jax.tokens.batches import TokenBatches, read_rows
-from gpstoken_jax.training.class_conditional import ClassConditionalTask
+from gpstoken_jax.training.class_conditional import (
+    ClassConditionalTask,
+    untrained_labels,
+    with_known_classes,
+)
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import Batch, one_copy
 
@@ -39,6 +43,10 @@ class SiTTask(ClassConditionalTask):
         self._tokens = _training_tokens(config)
         super().__init__(config)
         self._train, self.held_out = _split(config, self._tokens)
+        labels = self._tokens.column("label")[self._train]
+        config.untrained_labels = untrained_labels(labels, config)
+        if self.held_out:
+            self.held_out = with_known_classes(self.held_out, config)
         self.model = create_sit(config.model)
         self.transport = Transport.of(config.transport)
         self._normalisation = Normalisation.of(config.statistics)
@@ -46,7 +54,7 @@ class SiTTask(ClassConditionalTask):
         self._tokenizer: Tokenizer | None = None
 
         def sample(params, keys, labels, cond):
-            guidance = Guidance(config.sample.guidance_scale, *config.sample.guidance_interval)
+            guidance = Guidance.of(config)
             model, transport = self.model, self.transport
             return sample_batch(
                 model, params, transport, _PREVIEW, guidance, keys, labels, cond=cond

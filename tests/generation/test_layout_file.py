@@ -207,9 +207,9 @@ def test_layouts_in_turn_are_the_last_first_and_none_twice():
     np.testing.assert_array_equal(taken, layouts.geometry[own[::-1]])
     apart = [sampler.sample(keys[:1], [1], [number])[0] for number in (2, 0)]
     np.testing.assert_array_equal(apart, taken[[2, 0]])
-    sampler.check_number(1, count - 1)
+    sampler.check(1, count - 1)
     for call in (
-        lambda: sampler.check_number(1, count),
+        lambda: sampler.check(1, count),
         lambda: sampler.sample(keys[:1], [1], [count]),
     ):
         with pytest.raises(ValueError, match=f"has {count} layouts, and {count + 1} images"):
@@ -217,4 +217,4 @@ def test_layouts_in_turn_are_the_last_first_and_none_twice():
     with pytest.raises(ValueError, match="need the numbers"):
         sampler.sample(keys, [1] * count)
     assert EmpiricalSampler(layouts).fingerprint != sampler.fingerprint
-    EmpiricalSampler(layouts).check_number(1, 10_000)
+    EmpiricalSampler(layouts).check(1, 10_000)

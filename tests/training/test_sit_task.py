@@ -9,7 +9,7 @@ from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import BatchSampler, image_keys
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.run_directory import open_run, write_config
+from gpstoken_jax.runtime.run_directory import RunDirectory, open_run, read_config, write_config
 from gpstoken_jax.tokens import TokenWriter
 from gpstoken_jax.training.step import on_all_devices, one_copy, replicate, shard
 from gpstoken_jax.training.task import create_task
@@ -18,10 +18,10 @@ L, C = 4, 3
 CLASSES = ("low", "high")
 
 
-def write_tokens(directory, count=40, features=C, names=CLASSES, passes=2):
+def write_tokens(directory, count=40, features=C, names=CLASSES, passes=2, shown=2):
     """Tokens whose features say their class, and whose Gaussians move a little."""
     rng = np.random.default_rng(0)
-    label = np.arange(count) // passes % len(names)
+    label = np.arange(count) // passes % shown
     initial = rng.uniform(0.2, 0.8, (count, L, 5)).astype(np.float32)
     settings = {"label_names": list(names), "passes": passes}
     writer = TokenWriter(directory, settings, count, shard_size=16)
@@ -145,6 +145,29 @@ def test_held_out_tokens_of_their_own_are_matched_by_class_name(directory, tmp_p
     config.data.val_tokens = str(write_tokens(tmp_path / "other", 4, features=5))
     with pytest.raises(ValueError, match=r"has 4 tokens of 10 values an image, .* 4 of 8"):
         create_task(config)
+
+
+def test_classes_without_an_example_are_recorded(directory, tmp_path):
+    """And one that the run has learnt before stays known, whatever the data is now."""
+    lacking = str(write_tokens(tmp_path / "lacking", names=("low", "high", "new"), passes=1))
+    only_low = str(write_tokens(tmp_path / "low", names=("low", "high", "new"), shown=1, passes=1))
+    config = _config(lacking)
+    config.data.val_tokens = str(write_tokens(tmp_path / "val", 6, names=("low", "new"), passes=1))
+    assert set(create_task(config).held_out["label"]) == {0, -1}
+    assert config.untrained_labels == (2,)
+    config.train.label_dropout = 0.0
+    create_task(config)
+    assert config.untrained_labels == (-1, 2)
+    open_run(tmp_path / "run", config)
+    run = RunDirectory(tmp_path / "run")
+    (run.checkpoints / "1").mkdir(parents=True)
+    write_config(run, config)
+    config = _config(only_low)
+    config.statistics = read_config(run).statistics
+    create_task(config)
+    assert config.untrained_labels == (1, 2)
+    open_run(run.root, config)
+    assert config.untrained_labels == (2,)
 
 
 def test_mistakes_are_named(directory, tmp_path):

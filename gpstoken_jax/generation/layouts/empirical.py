@@ -44,8 +44,7 @@ class EmpiricalSampler:
         """One layout a key; see ``LayoutSampler``."""
         labels = check_labels(labels, self.label_names)
         for label in np.unique(labels):
-            if not len(self._rows[label]):
-                raise ValueError(f"there is no layout of class {self.label_names[label]!r}")
+            self.check(label, 0)
         if self._in_turn:
             return self._geometry[self._rows_in_turn(labels, numbers)]
         draws = np.asarray(jax.vmap(lambda key: jax.random.bits(key, dtype="uint32"))(keys))
@@ -55,13 +54,15 @@ class EmpiricalSampler:
         ]
         return self._geometry[rows]
 
-    def check_number(self, label: int, number: int) -> None:
+    def check(self, label: int, number: int) -> None:
         """Checks that there is a layout for image ``number`` of a class.
 
         Raises:
-          ValueError: if layouts are taken in turn and none is left; says how many there are.
+          ValueError: if there is none, or, taken in turn, none is left; says how many there are.
         """
         count = len(self._rows[label])
+        if not count:
+            raise ValueError(f"there is no layout of class {self.label_names[label]!r}")
         if self._in_turn and number >= count:
             name = "any" if label < 0 else repr(self.label_names[label])
             raise ValueError(
@@ -76,6 +77,6 @@ class EmpiricalSampler:
             raise ValueError("layouts in turn need the numbers of the images in their classes")
         taken = []
         for label, number in zip(labels.tolist(), np.asarray(numbers).tolist(), strict=True):
-            self.check_number(label, number)
+            self.check(label, number)
             taken.append(self._rows[label][-1 - number])
         return taken

@@ -59,3 +59,6 @@ class PhotoSampler:
     ) -> Float32[np.ndarray, "b l 5"]:
         """The same layout for every key."""
         return self._geometry.repeat(len(labels), axis=0)
+
+    def check(self, label: int, number: int) -> None:
+        """Finds nothing wrong: there is a layout for every image."""

@@ -45,17 +45,30 @@ class LayoutSampler(Protocol):
         """
         ...
 
+    def check(self, label: int, number: int) -> None:
+        """Checks, before any is drawn, that there is a layout for image ``number`` of a class.
+
+        Raises:
+          ValueError: if not; says why.
+        """
+        ...
+
 
 def check_labels(
-    labels: Int[np.ndarray, "b"] | Sequence[int], label_names: tuple[str, ...]
+    labels: Int[np.ndarray, "b"] | Sequence[int],
+    label_names: tuple[str, ...],
+    untrained: Sequence[int] = (),
 ) -> Int[np.ndarray, "b"]:
     """Labels as an array.
 
     Raises:
-      ValueError: for one outside -1 .. len(label_names) - 1.
+      ValueError: for one outside -1 .. len(label_names) - 1, or that a network never saw.
     """
     labels = np.asarray(labels, np.int32).reshape(-1)
     wrong = labels[(labels < -1) | (labels >= len(label_names))]
     if wrong.size:
         raise ValueError(f"label {wrong[0]} is none of -1 .. {len(label_names) - 1}")
+    for label in np.intersect1d(labels, np.asarray(untrained, np.int32)).tolist():
+        name = "no class" if label < 0 else f"class {label_names[label]!r}"
+        raise ValueError(f"no layout can be drawn of {name}: there was none in the training")
     return labels

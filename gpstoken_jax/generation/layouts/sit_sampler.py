@@ -80,7 +80,8 @@ class SitLayoutSampler:
     Args:
       network: the network.
       params: its parameters.
-      config: of its run; ``statistics``, ``label_names``, ``transport`` and ``sample`` are used.
+      config: of its run; ``statistics``, ``label_names``, ``untrained_labels``, ``transport`` and
+        ``sample`` are used.
     """
 
     def __init__(
@@ -91,12 +92,13 @@ class SitLayoutSampler:
         self.image_size = config.model.image_size
         self.description = description
         self._params, self._null = params, network.num_classes
+        self._untrained = config.get("untrained_labels", ())
         settings = {name: config[name] for name in ("statistics", "transport", "sample")}
         settings = json.dumps(ConfigDict(settings).to_dict())
         self.fingerprint = f"{params_checksum(params):08x} {settings}"
         transport = Transport.of(config.transport)
         sampler = Sampler(config.sample.method, config.sample.steps)
-        guidance = Guidance(config.sample.guidance_scale)
+        guidance = Guidance.of(config)
         statistics = config.statistics.to_dict()
         self._draw = partial(_draw, network, transport, sampler, guidance, _frozen(statistics))
 
@@ -107,9 +109,13 @@ class SitLayoutSampler:
         numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """One layout a key, in canonical order or about it; see ``LayoutSampler``."""
-        labels = check_labels(labels, self.label_names)
+        labels = check_labels(labels, self.label_names, self._untrained)
         labels = np.where(labels < 0, self._null, labels)
         return in_chunks(partial(self._draw, self._params), keys, labels)
+
+    def check(self, label: int, number: int) -> None:
+        """Checks that the network has seen a class; see ``LayoutSampler``."""
+        check_labels([label], self.label_names, self._untrained)
 
 
 @partial(jax.jit, static_argnums=range(5))

@@ -28,6 +28,7 @@ class TreeSampler:
       label_names: names of its classes.
       num_tokens: L.
       temperature: below 1, likely layouts become likelier.
+      untrained: labels that the network never saw.
 
     Raises:
       ValueError: if the image has no room for so many tokens.
@@ -41,6 +42,7 @@ class TreeSampler:
         num_tokens: int,
         *,
         temperature: float = 1.0,
+        untrained: Sequence[int] = (),
         description: str = "the network over the tree",
     ):
         self.label_names = tuple(label_names)
@@ -48,6 +50,7 @@ class TreeSampler:
         self.image_size = network.tree.image_size
         self.description = description
         self._network, self._params, self._temperature = network, params, temperature
+        self._untrained = untrained
         self.fingerprint = f"{params_checksum(params):08x} {temperature}"
         if not 1 <= num_tokens <= network.tree.max_regions:
             raise ValueError(
@@ -62,7 +65,7 @@ class TreeSampler:
         numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
     ) -> Float32[np.ndarray, "b l 5"]:
         """One layout a key, in canonical order; see ``LayoutSampler``."""
-        labels = check_labels(labels, self.label_names)
+        labels = check_labels(labels, self.label_names, self._untrained)
         labels = np.where(labels < 0, self._network.num_classes, labels)
 
         def draw_some(keys, labels):
@@ -70,6 +73,10 @@ class TreeSampler:
             return _draw(self._network, self._params, keys, labels, counts, self._temperature)
 
         return self._network.tree.to_geometry(in_chunks(draw_some, keys, labels))
+
+    def check(self, label: int, number: int) -> None:
+        """Checks that the network has seen a class; see ``LayoutSampler``."""
+        check_labels([label], self.label_names, self._untrained)
 
 
 def create_network(config: ConfigDict) -> TreeNetwork:
@@ -110,5 +117,6 @@ def load_tree_sampler(
         params,
         config.label_names,
         num_tokens or config.model.num_tokens,
+        untrained=config.get("untrained_labels", ()),
         description=f"the network over the tree of {root}, step {step}",
     )
