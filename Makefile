@@ -74,7 +74,7 @@ format: $(VENV)/.dev  ## format the code and mend what can be mended
 	@$(BIN)/ruff check --fix .
 
 kernel-compile: $(VENV)-kernel-compile/.done  ## compile the GPU kernels for six GPUs, without one
-	@$(VENV)-kernel-compile/bin/python scripts/kernel_compile.py
+	@$(VENV)-kernel-compile/bin/python -m tests.ptx_emulator.kernel_compile
 	@$(VENV)-kernel-compile/bin/python -m tests.ptx_emulator.check --few
 
 kernel-check: $(VENV)-kernel-compile/.done  ## run the compiled GPU kernels in an emulator, all cases
@@ -86,7 +86,7 @@ kernel-check: $(VENV)-kernel-compile/.done  ## run the compiled GPU kernels in a
 	test -z "$$failed"
 
 bench: $(VENV)/.run  ## time every implementation of splat on this machine
-	@$(BIN)/python -m gpstoken_jax.kernels.bench
+	@$(BIN)/python -m tests.kernels.bench
 
 clean:  ## remove the environment and the demo's results
 	rm -rf $(VENV) $(VENV)-kernel-compile $(DEMO) $(GENERATE) data/demo

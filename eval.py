@@ -125,6 +125,7 @@ SOME_FAILED = 2
 
 
 def main() -> int:
+    """Evaluates what the flags name; returns the exit code."""
     # ---- The grid: every checkpoint on every data set in every size with every number of tokens --
     check_flags()
     settings = read_settings()

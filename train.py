@@ -38,6 +38,7 @@ flags.mark_flag_as_required("config")
 
 
 def main() -> int:
+    """Trains what the config describes; returns the exit code."""
     started = time.perf_counter()
     config = CONFIG.value
     cli.apply_flags(config.data, DATA.value)

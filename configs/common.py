@@ -132,7 +132,7 @@ def model() -> ConfigDict:
 
 
 def data() -> ConfigDict:
-    """Where images come from (one of folder and tfds_name) and how they are cropped."""
+    """Source of the images (one of folder and tfds_name) and their crop."""
     return ConfigDict(
         {
             "folder": placeholder(str),  # a directory of images

@@ -10,7 +10,7 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
-    """What both networks share."""
+    """Fields that both networks share."""
     return ConfigDict(
         {
             "seed": 0,

@@ -1,4 +1,4 @@
-"""What the examples share: flags, photos at the model's size, pictures with titles."""
+"""Shared by the examples: flags, photos at the model's size, pictures with titles."""
 
 import sys
 from pathlib import Path

@@ -5,6 +5,7 @@
 Without --image and --second_image it takes two photos of scikit-image.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ STEPS = 5  # of an interpolation
 
 
 def main() -> None:
+    """Edits and interpolates the tokens of two photos, and writes the pictures."""
     tokenizer = Tokenizer.from_pretrained(common.CHECKPOINT.value)
     size = tokenizer.config.model.image_size
     photos = np.stack([common.read_photo(common.IMAGE.value, "astronaut", size)])
@@ -81,7 +83,7 @@ def enlarge(image: np.ndarray) -> np.ndarray:
     return to_uint8(image).repeat(factor, 0).repeat(factor, 1)
 
 
-def functions(tokenizer: Tokenizer):
+def functions(tokenizer: Tokenizer) -> tuple[Callable, Callable]:
     """The model's encode and decode, compiled, with its weights."""
     apply = partial(tokenizer.model.apply, tokenizer.params)
     encode = jax.jit(partial(apply, method="encode"))

@@ -20,6 +20,7 @@ FOCUS = flags.DEFINE_multi_string(
 
 
 def main() -> None:
+    """Encodes a photo with and without a focus, and writes the pictures."""
     tokenizer = Tokenizer.from_pretrained(common.CHECKPOINT.value)
     model, params, config = tokenizer.model, tokenizer.params, tokenizer.config
     size = (config.model.image_size,) * 2

@@ -16,6 +16,7 @@ TILES = flags.DEFINE_integer("tiles", 2, "Rows and columns of tiles.", lower_bou
 
 
 def main() -> None:
+    """Decodes a photo of several tiles in each way, and writes the pictures."""
     tokenizer = Tokenizer.from_pretrained(common.CHECKPOINT.value)
     model, params, config = tokenizer.model, tokenizer.params, tokenizer.config
     tiles = (TILES.value, TILES.value)

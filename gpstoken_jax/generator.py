@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,11 +22,9 @@ from gpstoken_jax.generation.sampling import BatchSampler
 from gpstoken_jax.generation.sit import SiT, create_sit, init_params
 from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.run_directory import load_weights
 from gpstoken_jax.tokenizer import Tokenizer, Tokens
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.published import sit_table
-from gpstoken_jax.weights.sources import find_source
 
 NO_CLASS = -1
 _NO_LAYOUTS = -2
@@ -83,21 +81,12 @@ class Generator:
           WeightsError: if a file holds other tensors than the model has; names them.
           LayoutsError: if the layouts cannot be read or have another number of tokens.
         """
-        root = pretrained.find(source)
-        if pretrained.is_work_directory(root):
-            root, step = pretrained.split_step(root, step)
-            config, model, params, step = load_weights(
-                root, "sit", create_sit, init_params, step=step, weights=weights
-            )
-        else:
-            found = find_source(root, "sit", config=config, subfolder=subfolder, revision=revision)
-            config, params, step = found.config, found.load(weights), found.step or 0
-            model = create_sit(config.model)
+        where = {"config": config, "subfolder": subfolder, "revision": revision}
+        made = cls(*pretrained.load(source, "sit", create_sit, init_params, step, weights, **where))
         if isinstance(layouts, str | Path):
-            layouts = open_layouts(
-                layouts, num_tokens=model.num_tokens, in_turn=takes_layouts_in_turn(config)
-            )
-        return cls(model, params, config, step, layouts)
+            in_turn = takes_layouts_in_turn(made.config)
+            layouts = open_layouts(layouts, num_tokens=made.model.num_tokens, in_turn=in_turn)
+        return dataclasses.replace(made, layouts=layouts)
 
     @functools.cached_property
     def transport(self) -> Transport:
@@ -119,7 +108,7 @@ class Generator:
 
     @property
     def has_classes(self) -> bool:
-        """Whether it was trained on images with classes."""
+        """True if it was trained on images with classes."""
         return bool(self.trained_labels)
 
     @property
@@ -240,24 +229,34 @@ class Generator:
         for label in labels.tolist():
             numbers.append(seen[label])
             seen[label] += 1
+        source = self.layouts if layouts is None else np.asarray(layouts, np.float32)
+        if source is None:
+            raise ValueError(
+                "there are no layouts: give from_pretrained(..., layouts=RUN_OR_FILE), or "
+                "sample(..., layouts=GEOMETRY)"
+            )
+        how = self.sampler(method, steps), self.guidance(guidance_scale, guidance_interval)
+        return Tokens.of(self._draw(labels, numbers, source, seed, *how)[1])
+
+    def _draw(
+        self,
+        labels: Int[np.ndarray, " b"],
+        numbers: Sequence[int],
+        layouts: LayoutSampler | Float[np.ndarray, "..."],
+        seed: int,
+        sampler: Sampler,
+        guidance: Guidance,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Layouts [B, L, 5], tokens [B, L, 5 + C] and evaluations [B] of the network."""
         layout_keys, token_keys = class_keys(seed, labels, numbers)
-        if layouts is None:
-            if self.layouts is None:
-                raise ValueError(
-                    "there are no layouts: give from_pretrained(..., layouts=RUN_OR_FILE), or "
-                    "sample(..., layouts=GEOMETRY)"
-                )
-            layout_labels = self.layout_labels(self.layouts)[labels]
-            layouts = self.layouts.sample(layout_keys, layout_labels, numbers)
-        layouts = np.asarray(layouts, np.float32)
+        if not isinstance(layouts, np.ndarray):
+            layout_labels = self.layout_labels(layouts)[labels]
+            layouts = np.asarray(layouts.sample(layout_keys, layout_labels, numbers), np.float32)
         if layouts.shape[-1:] != (5,) or layouts.ndim not in (2, 3):
             raise ValueError(f"layouts must be [B, L, 5] or [L, 5]; got {layouts.shape}")
         layouts = np.broadcast_to(layouts, (len(labels), *layouts.shape[-2:]))
-        sample = self._batch_sampler(
-            self.sampler(method, steps), self.guidance(guidance_scale, guidance_interval)
-        )
-        x, _ = sample(token_keys, labels, layouts)
-        return Tokens.of(self.normalisation.denormalise(x, layouts))
+        x, evaluations = self._batch_sampler(sampler, guidance)(token_keys, labels, layouts)
+        return layouts, self.normalisation.denormalise(x, layouts), evaluations
 
     def layout_labels(self, layouts: LayoutSampler) -> Int[np.ndarray, " k+1"]:
         """Maps each label to the layouts' label of that name; the last entry is for no class.
@@ -306,17 +305,11 @@ class Generator:
         )
 
     @functools.cached_property
-    def _batch_samplers(self) -> dict[tuple[Sampler, Guidance], BatchSampler]:
-        return {}
-
-    def _batch_sampler(self, sampler: Sampler, guidance: Guidance) -> BatchSampler:
-        """Compiled once for every sampler and guidance."""
-        key = (sampler, guidance)
-        if key not in self._batch_samplers:
-            self._batch_samplers[key] = BatchSampler(
-                self.model, self.params, self.transport, sampler, guidance
-            )
-        return self._batch_samplers[key]
+    def _batch_sampler(self) -> Callable[[Sampler, Guidance], BatchSampler]:
+        """Compiles once for every sampler and guidance."""
+        return functools.cache(
+            functools.partial(BatchSampler, self.model, self.params, self.transport)
+        )
 
 
 class Pipeline:
@@ -349,12 +342,8 @@ class Pipeline:
         batch_size: int,
     ):
         generator.check_tokenizer(tokenizer)
-        self._generator, self._tokenizer, self._layouts = generator, tokenizer, layouts
-        self._batch_size, self._seed = batch_size, seed
-        self._layout_labels = generator.layout_labels(layouts)
-        self._sample = BatchSampler(
-            generator.model, generator.params, generator.transport, sampler, guidance
-        )
+        self._generator, self._tokenizer, self._batch_size = generator, tokenizer, batch_size
+        self._how = layouts, seed, sampler, guidance
 
     def __call__(
         self, labels: Int[np.ndarray, " b"], numbers: Int[np.ndarray, " b"]
@@ -376,10 +365,7 @@ class Pipeline:
         count = len(labels)
         fill = (0, self._batch_size - count)
         labels, numbers = (np.pad(array, fill, mode="edge") for array in (labels, numbers))
-        layout_keys, token_keys = class_keys(self._seed, labels, numbers)
-        layout = self._layouts.sample(layout_keys, self._layout_labels[labels], numbers)
-        x, evaluations = self._sample(token_keys, labels, layout)
-        tokens = self._generator.normalisation.denormalise(x, layout)
+        layout, tokens, evaluations = self._generator._draw(labels, numbers, *self._how)
         made = {
             "geometry": tokens[..., :5],
             "initial_geometry": layout,

@@ -14,13 +14,11 @@ from gpstoken_jax.data.inputs import to_batch
 from gpstoken_jax.data.transforms import to_uint8
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
+from gpstoken_jax.model.tiles import tile_grid
 from gpstoken_jax.partition.focus import box_strength, strength_to_bias
 from gpstoken_jax.runtime.devices import spread
-from gpstoken_jax.runtime.run_directory import load_weights
-from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.published import tokenizer_table
-from gpstoken_jax.weights.sources import find_source
 
 DEFAULT_FOCUS_STRENGTH = 0.5
 
@@ -94,16 +92,10 @@ class Tokenizer:
           CheckpointError: if something is missing, damaged or does not fit; says what and where.
           WeightsError: if a file holds other tensors than the model has; names them.
         """
-        root = pretrained.find(source)
-        if pretrained.is_work_directory(root):
-            root, step = pretrained.split_step(root, step)
-            config, model, params, step = load_weights(
-                root, "tokenizer", GPSToken, init_params, step=step, weights=weights
-            )
-            return cls(model, params, config, step)
-        found = find_source(root, config=config, subfolder=subfolder, revision=revision)
-        model = GPSToken(found.config.model)
-        return cls(model, found.load(weights), found.config, found.step or 0)
+        where = {"config": config, "subfolder": subfolder, "revision": revision}
+        return cls(
+            *pretrained.load(source, "tokenizer", GPSToken, init_params, step, weights, **where)
+        )
 
     @property
     def image_size(self) -> int:
@@ -209,14 +201,8 @@ class Tokenizer:
         Raises:
           OSError: if it cannot be written.
         """
-        pretrained.save(
-            directory,
-            self.config,
-            tokenizer_table(self.config.model),
-            self.params,
-            self.step,
-            dtype,
-        )
+        table = tokenizer_table(self.config.model)
+        pretrained.save(directory, self.config, table, self.params, self.step, dtype)
 
     @functools.cached_property
     def _functions(self) -> "_Compiled":

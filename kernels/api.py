@@ -27,8 +27,7 @@ def splat(
     support: float = 3.0,
     implementation: str | None = None,
 ) -> Float[Array, "... h w c"]:
-    """Draw Gaussian tokens on a feature map: at every pixel the sum over tokens of weight *
-    feature.
+    """Draw Gaussian tokens on a map: at every pixel the sum over tokens of weight * feature.
 
     Unnormalised, without compositing or order (GPSToken, arXiv 2509.01109, section 3.1; the
     released configurations use support 3). Gradients flow to features and to all five geometry
@@ -79,7 +78,7 @@ def _platform() -> str:
 
 
 def _reason(name: str, platform: str, features_dtype) -> str | None:
-    """Why an implementation cannot serve, or None."""
+    """Reason why an implementation cannot serve, or None."""
     module = IMPLEMENTATIONS[name]
     reason = module.unsupported(platform, features_dtype)
     if reason is None and name in CHECKED:

@@ -1,4 +1,4 @@
-"""What every implementation shares: pixel coordinates, Gaussian weights and their gradients.
+"""Mathematics of every implementation: pixel coordinates, Gaussian weights and their gradients.
 
 A token is a Gaussian with geometry (sigma_x, sigma_y, rho, mu_x, mu_y) and a feature vector. With
 u = (x - mu_x) / sigma_x, v = (y - mu_y) / sigma_y, a = u - rho v, b = v - rho u and o = 1 - rho^2,

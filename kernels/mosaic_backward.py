@@ -68,7 +68,9 @@ MOMENT_STRIDE = 8
 GROUP = 64  # tokens whose slots, or lack of them, one block looks after
 
 
-def gradients(problem: Problem, geometry, features, cotangent, plan, lists=()):
+def gradients(
+    problem: Problem, geometry: Array, features: Array, cotangent: Array, plan: Array, lists=()
+) -> tuple[Array, Array]:
     """Gradients of geometry [B, L, 5] and features [B, L, C] from the map's."""
     vectors, moments = sum_tiles(problem, geometry, features, cotangent, plan, lists)
     return sum_slots(problem, geometry, plan, vectors, moments, features.dtype)
@@ -133,7 +135,7 @@ def sum_tile(problem, shared, number, geometry, features, cotangent, xs, ys, pla
 
 
 def slot_of(problem: Problem, plan: Global, token: Token, tile: Tile) -> Number:
-    """Where this lane's token leaves its sums of the tile; -1: nowhere."""
+    """Slot of this lane's token for its sums of the tile; -1: none."""
     first, corner, wide, high = plan.load(token.row * 4, 4)
     x, y = tile.x - (corner & 0xFFFF), tile.y - (corner >> 16)
     planned = token.live & (first >= 0) & (x >= 0) & (x < wide) & (y >= 0) & (y < high)
@@ -152,7 +154,7 @@ def sum_tokens(
     room = Room(problem, shared, cotangent=True)
 
     def entry(number):
-        """Whether the token has no slots; its first and last tile across, and down."""
+        """True for a token without slots; and its first and last tile across, and down."""
         row = image * problem.tokens + minimum(number, problem.tokens - 1)
         first, corner, wide, high = plan.load(row * 4, 4)
         x, y = corner & 0xFFFF, corner >> 16
@@ -229,8 +231,10 @@ def stage_cotangent(problem, room: Room, cotangent: Global, tile: Tile) -> None:
 
 
 def no_sums(problem: Problem) -> list[Number]:
-    """Sums before the first pixel: a fragment of [16 tokens, 8 channels] for every eight channels,
-    then the five moments of this lane's two tokens."""
+    """Sums before the first pixel: fragments of [16 tokens, 8 channels], then moments.
+
+    A fragment for every eight channels; five moments of each of this lane's two tokens.
+    """
     return zeros(problem.chunk // 8 * 4 + 2 * MOMENTS)
 
 
@@ -375,8 +379,10 @@ def sum_slots(problem: Problem, geometry, plan, vectors, moments, dtype) -> tupl
 
 
 def geometry_gradient(geometry: Global, row: Number, sums: list[Number]) -> list[Number]:
-    """Gradient of a token's geometry from its moments; 0 where `well_posed` changed a value, and
-    for a token that is not finite."""
+    """Gradient of a token's geometry from its moments.
+
+    It is 0 where `well_posed` changed a value, and for a token that is not finite.
+    """
     given = load_geometry(geometry, row)
     finite, token = well_posed(given)
     sigma_x, sigma_y, rho = token[:3]

@@ -24,6 +24,7 @@ from gpstoken_jax.kernels.mosaic_tiles import (
 )
 from gpstoken_jax.kernels.mosaic_words import (
     Global,
+    Number,
     barrier,
     block,
     fma,
@@ -41,7 +42,9 @@ from gpstoken_jax.kernels.mosaic_words import (
 )
 
 
-def draw(problem: Problem, geometry: Array, features: Array, lists=(), planned: bool = False):
+def draw(
+    problem: Problem, geometry: Array, features: Array, lists=(), planned: bool = False
+) -> Array | list[Array]:
     """The map [B, H, W, C]; planned, (map, plan [B, L, 4]), see `mosaic_plan`."""
     image = shape((problem.batch, problem.height, problem.width, problem.channels), features.dtype)
     plan = shape((problem.batch, problem.tokens, 4), "int32")
@@ -111,9 +114,11 @@ def draw_tile(problem, shared, number, geometry, features, xs: Global, ys: Globa
         when((lane_y < problem.height) & (lane_x < problem.width), store)
 
 
-def add_tokens(problem: Problem, room: Room, rho, sums):
-    """sums + weights @ features of the staged step: for two rows of pixels and eight channels at a
-    time, a fragment of [16 pixels, 8 channels]."""
+def add_tokens(problem: Problem, room: Room, rho: Number, sums: list[Number]) -> list[Number]:
+    """Add weights @ features of the staged step to the sums.
+
+    For two rows of pixels and eight channels at a time: a fragment of [16 pixels, 8 channels].
+    """
     lane = thread() & 31
     column, tokens = lane >> 2, [(lane & 3) * 2 + n for n in (0, 1, 8, 9)]
     groups = range(problem.chunk // 16)

@@ -17,6 +17,7 @@ from gpstoken_jax.kernels.mosaic_tiles import (
 from gpstoken_jax.kernels.mosaic_words import (
     THREADS,
     WARPS,
+    Number,
     ballot,
     barrier,
     block,
@@ -35,8 +36,10 @@ ENOUGH = 1024  # tokens that a block culls by itself
 
 
 def region_tiles(problem: Problem) -> int:
-    """Tiles a side of a region, a power of two: the lists take no more than a quarter of a map of
-    32 channels."""
+    """Tiles a side of a region, a power of two.
+
+    The lists take no more than a quarter of a map of 32 channels.
+    """
     tiles, most = 4, 8 * problem.height * problem.width
     while (count := regions(problem, tiles)) > 1 and count * problem.tokens > most:
         tiles *= 2
@@ -49,8 +52,8 @@ def regions(problem: Problem, tiles: int) -> int:
     return -(-down // tiles) * -(-across // tiles)
 
 
-def region_of(problem: Problem, tile: Tile):
-    """Which list is the tile's."""
+def region_of(problem: Problem, tile: Tile) -> Number:
+    """Number of the tile's list."""
     tiles = region_tiles(problem)
     across = -(-problem.tiles[1] // tiles)
     inside = tile.y // tiles * across + tile.x // tiles

@@ -1,4 +1,4 @@
-"""Where the backward leaves partial sums: a slot for each tile that a token's box meets.
+"""Slots for partial sums of the backward: one for each tile that a token's box meets.
 
 A few blocks of the forward's launch hand out the slots of their image in the order of the tokens,
 as long as there are any. A token without slots is summed in another, slower way, so huge boxes cost

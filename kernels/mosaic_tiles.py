@@ -1,4 +1,4 @@
-"""What the GPU kernels of splatting share: a warp owns a tile of 8 x 8 pixels, a block 2 x 2 tiles.
+"""Frame of the GPU kernels of splatting: a warp owns a tile of 8 x 8 pixels, a block 2 x 2 tiles.
 
 The block puts its tokens in shared memory; each warp lists those whose support boxes meet its tile
 and takes them in steps of sixteen: local coordinates of their columns and rows, and feature
@@ -78,6 +78,7 @@ class Problem:
 
     @property
     def chunks(self) -> int:
+        """Chunks of channels."""
         return -(-self.channels // self.chunk)
 
     @property
@@ -92,6 +93,7 @@ class Problem:
 
     @property
     def grid(self) -> int:
+        """Blocks of the launch."""
         return self.batch * self.chunks * math.prod(self.blocks)
 
     @property
@@ -105,13 +107,13 @@ class Problem:
         return self.chunk // 2 + 4
 
     def coordinates(self) -> tuple[np.ndarray, np.ndarray]:
-        """x and y of the pixels' centres; the last is repeated up to a whole block."""
+        """Coordinates x and y of the pixels' centres; the last is repeated up to a whole block."""
         sides = self.width, self.height
         return tuple(np.pad(pixel_coordinates(n), (0, -n % (2 * TILE)), mode="edge") for n in sides)
 
 
 class Room:
-    """Where things lie in a block's shared memory; one for each warp, but for tokens and boxes."""
+    """Layout of a block's shared memory; one for each warp, but for tokens and boxes."""
 
     def __init__(self, problem: Problem, shared: Shared, cotangent: bool):
         common, own = Room._sizes(problem, cotangent)
@@ -133,6 +135,7 @@ class Room:
 
     @staticmethod
     def words(problem: Problem, cotangent: bool) -> int:
+        """Words of shared memory that a block takes."""
         common, own = Room._sizes(problem, cotangent)
         return common + WARPS * own
 
@@ -150,6 +153,7 @@ class Tile:
 
     @classmethod
     def of(cls, problem: Problem, block: Number) -> "Tile":
+        """The tile of this warp in a block."""
         (down, across), (tiles_down, tiles_across) = problem.blocks, problem.tiles
         warp, rest = thread() >> 5, block // (down * across)
         x = block % across * 2 + (warp & 1)
@@ -218,7 +222,7 @@ def box_of(problem: Problem, token: list[Number]) -> list[Number]:
 
 
 def meets(box: list[Number], bounds: list[Number]) -> Number:
-    """Whether a box meets a part of the map, both as x from and to, y from and to."""
+    """True if a box meets a part of the map, both as x from and to, y from and to."""
     x, y = ((box[n] <= bounds[n + 1]) & (box[n + 1] >= bounds[n]) for n in (0, 2))
     return x & y
 
@@ -226,8 +230,10 @@ def meets(box: list[Number], bounds: list[Number]) -> Number:
 def places_before(
     shared: Shared, rounds: int, warp: Number, total: Number, most: int | None = None
 ) -> tuple[list[Number], Number]:
-    """From the counts that warp w left in word 4 n + w for round n: what comes before this warp's
-    in each round, after `total` of earlier ones; and the new total, saturated at `most`."""
+    """Places before this warp's in each round, after `total` of earlier ones, and the new total.
+
+    Counts: warp w's of round n in word 4 n + w. The total is saturated at `most`.
+    """
     counts = [[shared.load_integer(WARPS * n + w) for w in range(WARPS)] for n in range(rounds)]
     before = []
     for of_warps in counts:
@@ -280,6 +286,7 @@ class Token:
 
     @property
     def rho(self) -> Number:
+        """The token's rho."""
         return self.geometry[2]
 
 
@@ -344,7 +351,9 @@ def store_vectors(problem: Problem, staged: Shared, count: int, numbers: range, 
                 staged.store(word + (n + part * count) * stride + 2 * half, [pair])
 
 
-def load_features(problem: Problem, features: Global, token: Token, chunk: Number):
+def load_features(
+    problem: Problem, features: Global, token: Token, chunk: Number
+) -> list[list[Number]]:
     """The feature vectors of a step's tokens, see `load_vectors`."""
 
     def load(n, channel):
@@ -398,7 +407,7 @@ def store_channels(
 
 
 def for_each_share(problem: Problem, listed, tile: Tile, carry, body: Callable) -> list[Number]:
-    """carry = body(row_of, count, carry) for up to `capacity` tokens of the tile's image at a time.
+    """Fold `body(row_of, count, carry)` over shares of up to `capacity` tokens of a tile's image.
 
     listed: (lists, counts) of `mosaic_lists`, or None for all tokens of the image.
     """

@@ -47,12 +47,14 @@ class Number:
 
     @property
     def value(self) -> ir.Value:
+        """The number as MLIR has it, offset included."""
         if not self.offset:
             return self.base
         return arith.addi(self.base, _constant(self.offset, self.base.type))
 
     @property
     def is_float(self) -> bool:
+        """True for a float."""
         return str(self.base.type) == "f32"
 
     def _other(self, other) -> ir.Value:
@@ -126,6 +128,7 @@ class Number:
         return self._compare(other, "GE")
 
     def equals(self, other) -> "Number":
+        """True where both are equal."""
         return self._compare(other, "EQ")
 
     def where(self, yes, no) -> "Number":
@@ -140,6 +143,7 @@ class Number:
 
 
 def integer(value: int) -> Number:
+    """A constant."""
     return Number(_constant(value, _int_type()))
 
 
@@ -149,10 +153,12 @@ def zeros(count: int) -> list[Number]:
 
 
 def minimum(a: Number, b) -> Number:
+    """The smaller one; of a number and a NaN, the number."""
     return a._with(b, arith.minnumf, arith.minsi)
 
 
 def maximum(a: Number, b) -> Number:
+    """The larger one; of a number and a NaN, the number."""
     return a._with(b, arith.maxnumf, arith.maxsi)
 
 
@@ -190,11 +196,12 @@ def _ptx_of_four(text: str, kind: ir.Type, constraints: str, values, side_effect
 
 
 def fma(a: Number, b: Number, c: Number) -> Number:
-    """a * b + c, rounded once."""
+    """Product of a and b, plus c, rounded once."""
     return _ptx("fma.rn.f32", _float_type(), a, b, c)
 
 
 def absolute(a: Number) -> Number:
+    """The absolute value of a float."""
     return _ptx("abs.f32", _float_type(), a)
 
 
@@ -204,10 +211,12 @@ def power_of_two(a: Number) -> Number:
 
 
 def reciprocal(a: Number) -> Number:
+    """One divided by a float, approximately."""
     return _ptx("rcp.approx.ftz.f32", _float_type(), a)
 
 
 def reciprocal_root(a: Number) -> Number:
+    """One divided by a float's square root, approximately."""
     return _ptx("rsqrt.approx.ftz.f32", _float_type(), a)
 
 
@@ -222,6 +231,7 @@ def floor(a: Number) -> Number:
 
 
 def count_ones(a: Number) -> Number:
+    """Number of bits that are set."""
     return _ptx("popc.b32", _int_type(), a)
 
 
@@ -253,6 +263,7 @@ def thread() -> Number:
 
 
 def block() -> Number:
+    """Number of the block."""
     return _special("%ctaid.x")
 
 
@@ -293,17 +304,17 @@ def _shuffle(a: Number, by, kind) -> Number:
 
 
 def from_lane(a: Number, lane) -> Number:
-    """What lane `lane` has."""
+    """The value of lane `lane`."""
     return _shuffle(a, lane, nvvm.ShflKind.idx)
 
 
 def across(a: Number, distance: int) -> Number:
-    """What the lane has whose number differs in the bit `distance`."""
+    """The value of the lane whose number differs in the bit `distance`."""
     return _shuffle(a, distance, nvvm.ShflKind.bfly)
 
 
 def matmul(totals, left, right) -> list[list[Number]]:
-    """total + left @ right of several fragments, [16, 8] += [16, 16] @ [16, 8], on tensor cores.
+    """Add left @ right to totals of several fragments, [16, 16] @ [16, 8], on tensor cores.
 
     left: the parts of four packed pairs, right: of two; see `split`. The product of two low parts
     is negligible. Products of different fragments follow each other, so that none waits for the
@@ -327,7 +338,7 @@ def matmul(totals, left, right) -> list[list[Number]]:
 
 
 def loop(start, stop, step, carry: Sequence[Number], body: Callable) -> list[Number]:
-    """for i in range(start, stop, step): carry = body(i, carry)."""
+    """Fold `carry = body(i, carry)` over i in range(start, stop, step)."""
     ends = (n if isinstance(n, Number) else integer(n) for n in (start, stop, step))
     op = scf.ForOp(*(n.value for n in ends), [c.value for c in carry])
     with ir.InsertionPoint(op.body):
@@ -387,6 +398,7 @@ class Shared:
 
     @classmethod
     def of(cls, reference: ir.Value) -> "Shared":
+        """All of the memory that a kernel asked for."""
         return cls(utils.memref_ptr(reference))
 
     def __add__(self, words) -> "Shared":
@@ -401,9 +413,11 @@ class Shared:
         return _load(self._address(index), _float_type(), count)
 
     def load_integer(self, index) -> Number:
+        """One integer."""
         return _load(self._address(index), _int_type(), 1)[0]
 
     def store(self, index, values: Sequence[Number]) -> None:
+        """Neighbours, aligned to their size."""
         _store(self._address(index), values)
 
     def load_matrices(self, index, transposed: bool) -> list[Number]:
@@ -472,4 +486,5 @@ def kernel(name: str, body: Callable, outputs, shared_words: int, blocks: int) -
 
 
 def shape(dimensions: Sequence[int], dtype) -> jax.ShapeDtypeStruct:
+    """Shape and type of an output."""
     return jax.ShapeDtypeStruct(tuple(dimensions), dtype)

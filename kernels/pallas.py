@@ -13,6 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from gpstoken_jax.kernels.batching import fold_vmap
@@ -23,7 +24,7 @@ LARGEST_ARRAY = 2**31 - 1  # elements: the kernels' indices are int32
 
 @functools.cache
 def missing_in_jax() -> str | None:
-    """What the kernels need and the installed JAX does not have, or None."""
+    """Part that the kernels need and the installed JAX does not have, or None."""
     if tuple(map(int, jax.__version__.split(".")[:2])) < MINIMUM_JAX:
         return f"it needs JAX >= 0.11 (Python >= 3.12), this is {jax.__version__}"
     try:
@@ -33,8 +34,8 @@ def missing_in_jax() -> str | None:
     return None
 
 
-def unsupported(platform: str, features_dtype) -> str | None:
-    """Why this implementation cannot serve, or None."""
+def unsupported(platform: str, features_dtype: DTypeLike) -> str | None:
+    """Reason why this implementation cannot serve, or None."""
     if jnp.dtype(features_dtype) not in (jnp.float32, jnp.bfloat16):
         return f"features must be float32 or bfloat16, not {features_dtype}"
     if (missing := missing_in_jax()) is not None:

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from gpstoken_jax.kernels.gaussian import local_weights, pixel_coordinates, well_posed
 
 
-def unsupported(platform: str, features_dtype) -> str | None:
-    """Why this implementation cannot serve, or None: it always can."""
+def unsupported(platform: str, features_dtype: DTypeLike) -> str | None:
+    """Always None: the definition can serve everywhere."""
     return None
 
 
@@ -27,8 +28,13 @@ def splat(
     return draw(well_posed(geometry), features, size, support)
 
 
-def draw(geometry, features, size: tuple[int, int], support: float) -> Float[Array, "b h w c"]:
-    """What `splat` draws, of geometry that is well posed."""
+def draw(
+    geometry: Float[Array, "b l 5"],
+    features: Float[Array, "b l c"],
+    size: tuple[int, int],
+    support: float,
+) -> Float[Array, "b h w c"]:
+    """The map of `splat`, of geometry that is well posed."""
     height, width = size
     y, x = np.meshgrid(pixel_coordinates(height), pixel_coordinates(width), indexing="ij")
     pixels = jnp.asarray(x.ravel()), jnp.asarray(y.ravel())

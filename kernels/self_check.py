@@ -7,10 +7,12 @@ user's. One small case, forward and backward, tells whether this one works here.
 import functools
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from gpstoken_jax.kernels import xla
 
@@ -18,8 +20,8 @@ SIZE, TOKENS, CHANNELS = (24, 20), 100, 20
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}  # of the norm; bfloat16 has eight bits
 
 
-def fault(module, name: str, platform: str, features_dtype) -> str | None:
-    """Why the kernels of `module` must not be used on the default device, or None; asked once.
+def fault(module: ModuleType, name: str, platform: str, features_dtype: DTypeLike) -> str | None:
+    """Reason why `module`'s kernels must not be used on the default device, or None; asked once.
 
     Warns, naming device, JAX version and error, when they must not.
     """

@@ -22,22 +22,26 @@ class Tiling:
 
     @property
     def rows(self) -> int:
+        """Tiles down the map."""
         return -(-self.height // self.tile_height)
 
     @property
     def columns(self) -> int:
+        """Tiles across the map."""
         return -(-self.width // self.tile_width)
 
     @property
     def tiles(self) -> int:
+        """Tiles of the map."""
         return self.rows * self.columns
 
     @property
     def pixels(self) -> int:
+        """Pixels of a tile."""
         return self.tile_height * self.tile_width
 
     def coordinates(self) -> tuple[np.ndarray, np.ndarray]:
-        """x and y of every pixel, each [tiles, pixels]; padding repeats the map's last pixel."""
+        """Coordinates x, y of every pixel, [tiles, pixels] each; padding repeats the last one."""
         x = _padded(self.width, self.tile_width).reshape(1, self.columns, 1, self.tile_width)
         y = _padded(self.height, self.tile_height).reshape(self.rows, 1, self.tile_height, 1)
         shape = (self.rows, self.columns, self.tile_height, self.tile_width)
@@ -86,7 +90,7 @@ def block_boxes(boxes: Float[Array, "... t 4"]) -> Float[Array, "... 4"]:
 
 
 def meet(boxes: Float[Array, "... 4"], others: Float[Array, "... 4"]) -> Array:
-    """Whether boxes overlap or touch (broadcasting)."""
+    """Mask of boxes that overlap or touch (broadcasting)."""
     x = (boxes[..., 0] <= others[..., 1]) & (boxes[..., 1] >= others[..., 0])
     y = (boxes[..., 2] <= others[..., 3]) & (boxes[..., 3] >= others[..., 2])
     return x & y

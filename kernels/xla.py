@@ -14,6 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from gpstoken_jax.kernels import reference
@@ -42,8 +43,8 @@ DENSE_PAIRS = 2**20  # of an image: 4 MiB of float32 weights
 _dot = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
-def unsupported(platform: str, features_dtype) -> str | None:
-    """Why this implementation cannot serve, or None: it always can."""
+def unsupported(platform: str, features_dtype: DTypeLike) -> str | None:
+    """Always None: plain XLA can serve everywhere."""
     return None
 
 
@@ -78,7 +79,7 @@ _splat.defvjp(_splat_forward, _splat_backward)
 
 
 def tiles_save_work(tokens: int, size: tuple[int, int]) -> bool:
-    """Whether tiles take no more (pixel, token) pairs than there are, for tokens of even shares.
+    """True if tiles take no more (pixel, token) pairs than there are, for tokens of even shares.
 
     Such a token's box is 2 / sqrt(tokens) of the map's side (sigma is two thirds of the half side
     of its square), and a tile takes those that meet it in whole blocks: more than all of them where
@@ -98,7 +99,7 @@ def _tiling(size: tuple[int, int]) -> Tiling:
 
 
 def _group_size(items: int, pixels: int) -> int:
-    """How many tiles or token blocks to do at once."""
+    """Number of tiles or token blocks to do at once."""
     if jax.default_backend() == "cpu":
         return 1
     return max(1, min(items, WORKSPACE // (pixels * BLOCK)))

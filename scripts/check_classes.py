@@ -35,6 +35,7 @@ _BATCH = 32
 
 
 def main() -> None:
+    """Writes the share of images whose class is found again."""
     real = Features(REAL.value)
     real.compute()
     figures = {}

@@ -51,6 +51,7 @@ Draw = Callable[[int], np.ndarray]
 
 
 def main() -> None:
+    """Compares every method that the flags name."""
     training = read_layouts(TRAINING.value)
     real = select_labels(read_layouts(REAL.value), training.label_names)
     print(
@@ -72,7 +73,7 @@ def main() -> None:
 def draw_and_compare(
     training: Layouts, real: Layouts
 ) -> tuple[dict[str, Layouts], dict[str, dict]]:
-    """What each method draws, beside the held-out layouts, and its measures."""
+    """Layouts that each method draws, beside the held-out ones, and their measures."""
     drawn, results = {"held out": real}, {}
 
     def add(name: str, geometry: np.ndarray, seconds: float) -> None:
@@ -109,12 +110,13 @@ def methods(training: Layouts, real: Layouts) -> dict[str, Draw]:
 
 
 def timed(make: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
-    """What is made, and in how many seconds."""
+    """A function's result, and the seconds that it took."""
     start = time.perf_counter()
     return make(), time.perf_counter() - start
 
 
 def print_table(results: dict[str, dict]) -> None:
+    """Prints the measures, a line a method."""
     titles = ("exact", "rounded", "uncovered", "overlap", "size TV", "place", "copies", "distinct")
     print(f"{'':18}" + "".join(f"{title:>11}" for title in (*titles, "layouts/s")))
     for name, result in results.items():

@@ -17,6 +17,7 @@ OUTPUT = flags.DEFINE_string("output", None, "Where the folders train/ and val/ 
 
 
 def main() -> None:
+    """Writes the photos, a folder a class."""
     paths = write_demo_classes(OUTPUT.value)
     classes = sorted({path.parent.name for path in paths})
     print(f"{len(classes)} classes in {OUTPUT.value}: {', '.join(classes)}")

@@ -1,6 +1,6 @@
-"""Kills a training run again and again, and compares it with one that nobody disturbed.
+r"""Kills a training run again and again, and compares it with one that nobody disturbed.
 
-    python scripts/kill_and_resume.py --config=configs/tiny.py:smoke --data.folder=DIR \\
+    python scripts/kill_and_resume.py --config=configs/tiny.py:smoke --data.folder=DIR \
         --workdir=runs/kills --kills=20
 
 Every other flag goes to train.py. SIGKILL comes at moments drawn from --seed: while the program
@@ -36,6 +36,7 @@ MOMENTS = {"starting": 1, "training": 2, "saving": 2}  # and how often of five
 
 
 def main() -> int:
+    """Kills, resumes and compares; returns the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the run, too
     arguments, training = _parse()
     rng = random.Random(arguments.seed)
@@ -90,6 +91,7 @@ def start(training: list[str], run: RunDirectory) -> subprocess.Popen:
 
 
 def output_of(run: RunDirectory) -> Path:
+    """Path of a run's output."""
     return run.root.with_suffix(".txt")
 
 

@@ -31,6 +31,7 @@ COLUMNS = 3
 
 
 def main() -> None:
+    """Draws the curves that the flags name."""
     matplotlib.use("Agg")
     curves = {root: read_curves(Path(root)) for root in RUNS.value}
     names = [name for name in FIGURES.value if any(name in run for run in curves.values())]

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.model.high_resolution import WAYS, decode_images, encode_images
-from gpstoken_jax.tokens.tiles import tile_grid
+from gpstoken_jax.model.tiles import tile_grid
 
 
 def main() -> None:

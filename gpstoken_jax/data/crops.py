@@ -42,10 +42,12 @@ class RandomCrops:
 
     @property
     def label_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
         return self.source.label_names
 
     @property
     def description(self) -> str:
+        """The source and the crops, for people."""
         mirrored = ", mirrored or not" if self.config.flip else ""
         how = f"{self.passes} {self.config.crop} crops an image{mirrored}, seed {self.seed}"
         return f"{self.source.description}: {how}"
@@ -68,6 +70,7 @@ class RandomCrops:
         return Example(pixels, example.label, self.name(index))
 
     def name(self, index: int) -> str:
+        """Name of a crop: that of its image, `#` and the number of the pass."""
         return f"{self.source.name(index // self.passes)}#{index % self.passes}"
 
     def fingerprint(self, *, content: bool = False) -> str:

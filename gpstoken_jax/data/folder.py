@@ -60,7 +60,7 @@ class LeftOut:
 
 @dataclasses.dataclass(frozen=True)
 class FolderListing:
-    """What a folder holds.
+    """Images and classes of a folder.
 
     Attributes:
         root: The folder.
@@ -201,7 +201,7 @@ def _entries(directory: str) -> list[os.DirEntry]:
 
 
 def _identity(folder: str | os.PathLike) -> tuple[int, int]:
-    """What is the same for a folder and for links to it."""
+    """A key that a folder shares with the links to it."""
     stat = os.stat(folder)
     return stat.st_dev, stat.st_ino
 

@@ -1,4 +1,4 @@
-"""How any image file becomes upright RGB uint8 pixels.
+"""Reading of any image file as upright RGB uint8 pixels.
 
 This is the only place in the project that decides it, for training, evaluation and data
 preparation alike:
@@ -112,7 +112,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def looks_like_image(path: str | os.PathLike) -> bool:
-    """Whether a file's leading bytes are those of a known image format, whatever its name.
+    """Tells by its leading bytes whether a file is an image, whatever its name.
 
     Raises:
         storage.StorageError: When the system cannot read it, after some attempts.
@@ -132,7 +132,7 @@ def _opens_as_image(path: str | os.PathLike) -> bool:
 
 
 def _is_of_the_system(error: Exception) -> bool:
-    """Whether the computer is at fault, not the file: Pillow's own OSErrors have no number."""
+    """Tells a fault of the computer from one of the file: Pillow's own OSErrors have no number."""
     return isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
 
 
@@ -234,7 +234,7 @@ def _decode_opened(image: Image.Image) -> DecodedImage:
 
 
 def _has_wide_samples(image: Image.Image) -> bool:
-    """Whether the file stores 16 bits a sample (its mode alone does not tell for RGB)."""
+    """Tells whether a file stores 16 bits a sample (its mode alone does not for RGB)."""
     raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
     return image.mode.startswith("I") or any(";16" in mode for mode in raw_modes)
 

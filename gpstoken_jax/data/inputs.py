@@ -96,5 +96,5 @@ def _stack(images: list[np.ndarray]) -> np.ndarray:
 
 
 def _is_numbers(images: Sequence) -> bool:
-    """Whether a sequence is an image written out as nested lists of numbers."""
+    """Tells whether a sequence is an image written out as nested lists of numbers."""
     return len(images) > 0 and isinstance(images[0], Sequence) and not isinstance(images[0], str)

@@ -148,6 +148,7 @@ class Unreadable:
         self.reasons = dict(reasons or {})
 
     def add(self, unreadable: list[tuple[str, str]]) -> None:
+        """Counts (name, reason) pairs, and warns of names that are new."""
         for name, reason in unreadable:
             self.count += 1
             if name not in self.reasons and len(self.reasons) < _NAMES_KEPT:
@@ -196,7 +197,7 @@ class TrainBatches:
         return self._reading.start(batches[first:])
 
     def get_state(self) -> dict[str, Any]:
-        """Where the next batch starts; only ints, strings and dicts, so it can be JSON."""
+        """Position of the next batch: ints, strings and dicts only, so it can be JSON."""
         return {
             "position": self._position,
             **self._identity,
@@ -273,7 +274,7 @@ class EvalBatches:
 
 @dataclasses.dataclass(frozen=True)
 class ReadAhead:
-    """How to read ahead where there is no config; see `configs/common.py`, section data."""
+    """Reading ahead where there is no config; see `configs/common.py`, section data."""
 
     num_threads: int = 0
     num_workers: int = 0
@@ -282,7 +283,7 @@ class ReadAhead:
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """How far and with how many hands to read ahead."""
+    """Depth of reading ahead, and number of readers."""
 
     num_threads: int
     num_workers: int
@@ -443,6 +444,7 @@ def _budget(data_config: Any) -> float:
 
 
 def available_cores() -> int:
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

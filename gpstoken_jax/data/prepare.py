@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass
 class _Account:
-    """What became of the files of one shard.
+    """Files of one shard, counted by their fate.
 
     Attributes:
         written: Images by class, -1 for none.

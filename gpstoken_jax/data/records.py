@@ -48,7 +48,7 @@ def make_record(file: folder.ImageFile) -> tuple[dict[str, Any], tuple[str, ...]
 
 
 class RecordFormat:
-    """How the records of a data set lie in files.
+    """Layout of a data set's records in files.
 
     Args:
         label_names: Names of its classes.

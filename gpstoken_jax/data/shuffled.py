@@ -55,7 +55,7 @@ class ShuffledBatches:
         return self.read(*map(np.array, zip(*map(self._at, places), strict=True)))
 
     def _at(self, place: int) -> list[Any]:
-        """What was drawn for a place of the endless sequence."""
+        """The example drawn for a position of the endless sequence."""
         epoch, place = divmod(place, self._count)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self.draw(np.random.default_rng([self._seed, epoch]))

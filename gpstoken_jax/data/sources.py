@@ -46,7 +46,7 @@ class Example:
 
 
 class ImageSource(Protocol):
-    """What the loader reads from."""
+    """Interface of a data set to the loader."""
 
     label_names: tuple[str, ...]
     description: str
@@ -55,9 +55,11 @@ class ImageSource(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
-    def name(self, index: int) -> str: ...
+    def name(self, index: int) -> str:
+        """Name of an image."""
 
-    def fingerprint(self, *, content: bool = False) -> str: ...
+    def fingerprint(self, *, content: bool = False) -> str:
+        """A digest that changes with the images, their names or their classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,7 @@ class FolderSource:
         return Example(decoded.pixels, file.label, file.name)
 
     def name(self, index: int) -> str:
+        """Path of an image, below the split's folder."""
         return self.files[index].name
 
     def fingerprint(self, *, content: bool = False) -> str:

@@ -127,8 +127,7 @@ def augment(
     resize: str,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """The random part: cuts an `image_size` square out of a fitted image, may mirror it and mix up
-    its colour channels (which makes up for colours that a small data set lacks)."""
+    """Cuts an `image_size` square out of a fitted image; may mirror it and mix up its colours."""
     if crop == "random_resized":
         pixels = random_resized_crop(pixels, image_size, crop_scale, rng, resize)
     elif crop == "random":

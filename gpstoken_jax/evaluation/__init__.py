@@ -1,4 +1,4 @@
-"""What eval.py measures and writes.
+"""Evaluation: reconstructions measured, compared and reported by eval.py.
 
 A run is a grid of cells (`cells.py`): a checkpoint, a data set, a size and a number of tokens, or a
 folder of images beside their references. A cell is planned without its weights (`subjects.py`),

@@ -47,7 +47,6 @@ def make_baselines(names: Iterable[str], num_values: int, num_bytes: int) -> dic
 
     They return the images and further numbers of each, by name: the ``bytes`` of its file.
     """
-
     known = {
         "bicubic": lambda images: (bicubic_baseline(images, num_values), {}),
         "jpeg": lambda images: jpeg_baseline(images, num_bytes).with_bytes(),

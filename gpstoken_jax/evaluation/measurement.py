@@ -67,7 +67,8 @@ class Outcome(NamedTuple):
 class Methods(Protocol):
     """Reconstructs a batch in several ways; the first is the one that is evaluated."""
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Reconstruction]: ...
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Reconstruction]:
+        """Reconstructs a batch by each method."""
 
 
 @dataclass(frozen=True)

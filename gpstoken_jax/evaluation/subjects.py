@@ -30,6 +30,7 @@ from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
 from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.model.gpstoken import GPSToken
+from gpstoken_jax.model.tiles import tile_grid
 from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
 from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
@@ -39,7 +40,6 @@ from gpstoken_jax.runtime.run_directory import (
     task_name,
 )
 from gpstoken_jax.tokenizer import Tokenizer
-from gpstoken_jax.tokens.tiles import tile_grid
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.feature_networks import FeatureNetwork

@@ -41,6 +41,7 @@ class VGG16(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> tuple[jax.Array, ...]:
+        """Feature maps of the five stages, each before the next one's pooling."""
         maps = []
         for stage, widths in enumerate(VGG16_STAGES, 1):
             if stage > 1:
@@ -65,6 +66,7 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> tuple[jax.Array, ...]:
+        """Feature maps of the five convolutions, after their ReLU."""
         maps = []
         for index, (width, side, stride, padding, pool) in enumerate(ALEXNET_LAYERS, 1):
             if pool:

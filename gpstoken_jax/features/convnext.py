@@ -59,6 +59,7 @@ class ConvNeXtSmall(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b 1000"]:
+        """Logits of the ImageNet classes."""
         how = {"dtype": self.dtype, "precision": _precision(self.dtype)}
         for stage, (width, depth) in enumerate(STAGES):
             name, side = f"features.{2 * stage}", 2

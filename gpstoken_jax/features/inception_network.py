@@ -23,7 +23,7 @@ Layer = tuple
 
 @struct.dataclass
 class InceptionOutputs:
-    """What the network says of each image.
+    """Outputs of the network for each image.
 
     pool: mean of the last map over positions, the features of the FID (`pool_3:0` of the graph)
     spatial: the first 7 channels of the first branch of Mixed_6d (`mixed_6/conv:0` of the graph,
@@ -69,7 +69,7 @@ class ConvNorm(nn.Module):
 
 
 class _Layers(nn.Module):
-    """What the blocks share: convolutions by name."""
+    """Convolutions by name, shared by the blocks."""
 
     train: bool = False
     dtype: jnp.dtype = jnp.float32

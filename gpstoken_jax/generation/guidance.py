@@ -35,18 +35,18 @@ class Guidance:
 
     @classmethod
     def of(cls, config: ConfigDict) -> Self:
-        """What the ``sample`` section of a run says; none where the run never saw no class."""
+        """Reads the ``sample`` section of a run; no guidance where the run never saw no class."""
         sample = config.sample
         scale = 1.0 if -1 in config.get("untrained_labels", ()) else sample.guidance_scale
         return cls(scale, *sample.get("guidance_interval", ()))
 
     @property
     def active(self) -> bool:
-        """Whether there is anything to do at any time."""
+        """True if there is guidance at any time."""
         return self.scale != 1.0 and self.low <= self.high
 
     def applies(self, t: Num[Array, "..."] | np.ndarray) -> Array | np.ndarray:
-        """Whether there is guidance at a float32 time; both ends belong to the interval."""
+        """True if there is guidance at a float32 time; both ends belong to the interval."""
         return (t >= np.float32(self.low)) & (t <= np.float32(self.high))
 
     def rows(self, times: np.ndarray) -> int:
@@ -62,7 +62,7 @@ class Guidance:
         *,
         times_differ: bool = False,
     ) -> Predict:
-        """What samplers evaluate: the guided prediction for these labels.
+        """Makes the guided prediction for these labels, a function for samplers.
 
         Args:
           network: see above.

@@ -39,7 +39,7 @@ class Normalisation:
         initial_geometry: Float[AnyArray, "*b l 5"],
         features: Float[AnyArray, "*b l c"],
     ) -> Float[AnyArray, "*b l 5+c"]:
-        """What the generator learns to make, given the initial geometry."""
+        """Targets of the generator, given the initial geometry."""
         delta = (geometry - initial_geometry - self.mean[:5]) / self.std[:5]
         texture = (features - self.mean[5:]) / self.std[5:]
         numpy = np if isinstance(geometry, np.ndarray) else jnp

@@ -47,7 +47,7 @@ METHODS = (*TABLEAUS, "ode_dopri5", "sde_euler", "sde_heun")
 
 @dataclass(frozen=True)
 class Sampler:
-    """How to sample.
+    """Settings of sampling.
 
     Attributes:
       method: one of ``METHODS``; ``ode_dopri5`` chooses its steps itself, for each image.
@@ -85,6 +85,7 @@ class Sampler:
 
     @property
     def is_sde(self) -> bool:
+        """True for the stochastic methods."""
         return self.method.startswith("sde")
 
     def grid(self, transport: Transport) -> Float[np.ndarray, " n"]:
@@ -114,7 +115,7 @@ class Sampler:
 
 
 def evaluations(sampler: Sampler, transport: Transport, guidance: Guidance) -> int:
-    """How many times the network is evaluated for one image, conditional and null counted each.
+    """Evaluations of the network for one image, conditional and null counted each.
 
     Raises:
       ValueError: for dopri5; ``adaptive.sample_dopri5`` counts.

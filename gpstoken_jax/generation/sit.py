@@ -25,7 +25,7 @@ _zeros = nn.initializers.zeros
 
 
 class SiT(nn.Module):
-    """What a noisy set of tokens moves towards. Fields are those of a config's ``model`` section.
+    """Predicts how a noisy set of tokens moves; fields as in a config's ``model`` section.
 
     Attributes:
       num_tokens: L of the position embedding; with a condition any L is accepted.
@@ -129,6 +129,7 @@ class FinalLayer(nn.Module):
     def __call__(
         self, x: Float[Array, "b l d"], embedding: Float[Array, "b d"]
     ) -> Float[Array, "b l c"]:
+        """Maps tokens to the prediction, shifted and scaled by the embedding."""
         shift, scale = adaln(2, self.width, self.dtype, embedding)
         x = layer_norm(_NORM_EPS, self.dtype, None, affine=False)(x) * (1 + scale) + shift
         return nn.Dense(self.channels, kernel_init=_zeros, dtype=self.dtype, name="token_out")(x)
@@ -142,6 +143,7 @@ class Positions(nn.Module):
 
     @nn.compact
     def __call__(self) -> Float[Array, "l d"]:
+        """The table of position embeddings."""
         return self.param("table", sincos_positions, (self.num_tokens, self.width), jnp.float32)
 
 

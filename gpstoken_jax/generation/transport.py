@@ -31,12 +31,12 @@ class Coefficients(NamedTuple):
 
     @property
     def growth(self) -> Times:
-        """d log(alpha) / dt."""
+        """D log(alpha) / dt."""
         return self.d_alpha / self.alpha
 
     @property
     def variance_rate(self) -> Times:
-        """w with velocity = growth x + w score; twice it is the diffusion of the forward SDE."""
+        """W with velocity = growth x + w score; twice it is the diffusion of the forward SDE."""
         return self.growth * self.sigma**2 - self.sigma * self.d_sigma
 
 
@@ -197,7 +197,7 @@ class Transport:
         return (x + c.sigma**2 * self.score(output, x, t)) / c.alpha
 
     def diffusion(self, t: Times, form: str = "sbdm", norm: float = 1.0) -> Times:
-        """How much noise an SDE adds at a time, and how much of the score its drift takes.
+        """Noise that an SDE adds at a time, and the share of the score in its drift.
 
         Every form leaves the distributions at all times as they are. ``norm`` scales it.
 

@@ -102,6 +102,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """Normalises, by the batch in training."""
         c = x.shape[-1]
         scale = self.param("scale", _near_one, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
@@ -123,7 +124,7 @@ class BatchNorm(nn.Module):
 
 
 def discriminator_loss(real: Logits, fake: Logits, kind: str) -> Scalar:
-    """What the discriminator minimises: ``"hinge"`` or ``"vanilla"`` (cross entropy).
+    """Loss of the discriminator: ``"hinge"`` or ``"vanilla"`` (cross entropy).
 
     Raises:
       ValueError: for another ``kind``.
@@ -136,7 +137,7 @@ def discriminator_loss(real: Logits, fake: Logits, kind: str) -> Scalar:
 
 
 def generator_loss(fake: Logits) -> Scalar:
-    """What the autoencoder minimises: it wants high logits."""
+    """Loss of the autoencoder: lower for higher logits."""
     return -fake.mean()
 
 

@@ -1,4 +1,4 @@
-"""Whether generated images are of the class that was asked for: neighbours among real ones."""
+"""Classes of generated images, told by their neighbours among real ones."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 @dataclass(frozen=True)
 class ClassCheck:
-    """How a classifier that knows real images sees others.
+    """Verdict of a classifier that knows real images on others.
 
     Attributes:
       names: of the classes.
@@ -31,6 +31,7 @@ class ClassCheck:
         return 1 / len(self.names)
 
     def to_json(self) -> dict[str, Any]:
+        """The figures as JSON values."""
         counts = self.confusion.sum(axis=1)
         return {
             "accuracy": self.accuracy,

@@ -41,6 +41,7 @@ class FeatureMoments:
 
     @classmethod
     def empty(cls, dimensions: int) -> Self:
+        """Moments of no features."""
         return cls(0, np.zeros(dimensions), np.zeros((dimensions, dimensions)))
 
     @classmethod
@@ -98,10 +99,12 @@ class FeatureStatistics:
         self._moments = self._moments.merge(other)
 
     def moments(self) -> FeatureMoments:
+        """The moments of all features so far."""
         self._flush()
         return self._moments
 
     def gaussian(self) -> Gaussian:
+        """The Gaussian fitted to all features so far."""
         return self.moments().gaussian()
 
     def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""How close reconstructions are to their originals: per-image values and mergeable means.
+"""Distances of reconstructions from their originals: per-image values and mergeable means.
 
 Values are compared in [0, 1], after clipping and (by default) rounding the reconstruction to the 8
 bits that an image file would hold. PSNR and SSIM are each computed in several ways in the
@@ -185,6 +185,7 @@ class Mean:
 
     @classmethod
     def empty(cls) -> Self:
+        """The mean of nothing."""
         return cls(np.float64(0), np.int64(0))
 
     @classmethod
@@ -197,6 +198,7 @@ class Mean:
         return cls(np.float64(kept.sum()), np.int64(kept.size))
 
     def merge(self, other: Self) -> Self:
+        """The mean of both parts."""
         return type(self)(self.total + other.total, self.count + other.count)
 
     def compute(self) -> float:

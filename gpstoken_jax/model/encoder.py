@@ -57,6 +57,7 @@ class Encoder(nn.Module):
         geometry: Float[Array, "b l 5"],
         boxes: Float[Array, "b l 4"],
     ) -> Float[Array, "b l 5+c"]:
+        """Encodes images [B, H, W, 3] in [-1, 1] with initial geometry and boxes as tokens."""
         x = GeometryEmbedding(self.width, self.dtype, name="embedding")(geometry)
         conditions = None
         if self.condition != "none":
@@ -104,6 +105,8 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w c"]:
+        """Feature map of the images, at their resolution."""
+
         def norm(name: str) -> nn.Module:
             return group_norm(self.norm_groups, self.dtype, name)
 
@@ -114,7 +117,7 @@ class Stem(nn.Module):
 
 
 class BlockConditions(nn.Module):
-    """What each transformer block adds to each token from the token's box, for all blocks at once.
+    """Conditions of all transformer blocks, made from each token's box at once.
 
     The release projects every position of a box to ``width`` channels (``roialign_layer``), then
     takes, in each block, a weighted sum over the positions (``roimlp``). Both are linear, so the
@@ -127,6 +130,7 @@ class BlockConditions(nn.Module):
 
     @nn.compact
     def __call__(self, rois: Float[Array, "b l p q c"]) -> Float[Array, "n b l d"]:
+        """Maps the boxes' samples to one condition a block."""
         b, l, h, w, c = rois.shape
         init = nn.initializers.lecun_normal()
         kernel = self.param("kernel", init, (c, self.width))
@@ -151,6 +155,7 @@ class GeometryEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, geometry: Float[Array, "b l 5"]) -> Float[Array, "b l d"]:
+        """Embeds each token's geometry, added to one learned query."""
         query = self.param("query", nn.initializers.normal(1.0), (self.width,))
         widths, names = (self.width, self.width), ("dense1", "dense2")
         x = mlp(geometry, widths, exact_gelu, names, dtype=self.dtype)

@@ -1,10 +1,4 @@
-"""GPSToken: image -> Gaussian tokens -> feature map -> image (arXiv 2509.01109).
-
-geometry, boxes = partition_images(images, num_tokens)    # partition/: where tokens start
-tokens = encode(images, geometry, boxes)                  # encoder.py: moves and fills them
-features = render(tokens)                                 # kernels/: splats them
-images = decoder(features)                                # decoder.py
-"""
+"""GPSToken: image -> Gaussian tokens -> feature map -> image (arXiv 2509.01109)."""
 
 from typing import Any
 
@@ -17,6 +11,7 @@ from gpstoken_jax import kernels
 from gpstoken_jax.model.decoder import Decoder
 from gpstoken_jax.model.encoder import Encoder
 from gpstoken_jax.model.published_init import published_init
+from gpstoken_jax.partition import partition_images
 
 Params = Any
 
@@ -30,10 +25,20 @@ class GPSToken(nn.Module):
 
     config: ConfigDict
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates the encoder and the decoder."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         self.encoder = Encoder(config.feature_channels, **config.encoder, dtype=dtype)
         self.decoder = Decoder(**config.decoder, dtype=dtype)
+
+    def reconstruct(
+        self, images: Float[Array, "b h w 3"], num_tokens: int, **partition: Any
+    ) -> Float[Array, "b h w 3"]:
+        """Takes images in [-1, 1] all the way; ``partition`` is that of ``partition_images``."""
+        geometry, boxes = partition_images(images, num_tokens, **partition)  # where tokens start
+        tokens = self.encode(images, geometry, boxes)  # the encoder moves and fills them
+        features = self.render(tokens)  # a kernel splats them
+        return self.decoder(features)
 
     def __call__(
         self,
@@ -41,7 +46,7 @@ class GPSToken(nn.Module):
         geometry: Float[Array, "b l 5"],
         boxes: Float[Array, "b l 4"],
     ) -> Float[Array, "b h w 3"]:
-        """Reconstructs images from their tokens."""
+        """Reconstructs images from the tokens that begin at a geometry."""
         return self.decode(self.encode(images, geometry, boxes))
 
     def encode(

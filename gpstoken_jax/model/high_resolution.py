@@ -21,16 +21,18 @@ from jaxtyping import Array, Float
 
 from gpstoken_jax.model.gpstoken import GPSToken, Params
 from gpstoken_jax.model.layers import merge_tiles, split_tiles
+from gpstoken_jax.model.tiles import merge_tokens, split_tokens, tile_grid
 from gpstoken_jax.partition.images import partition_images
-from gpstoken_jax.tokens.tiles import merge_tokens, split_tokens, tile_grid
 
 WAYS = ("merged", "aligned", "tiles")
 
 
 class Decoded(NamedTuple):
-    """Images [B, H, W, 3], and for each the share of its interpolated standard deviations that
-    had to be kept away from zero, in the norm where it was largest (see ``tile_norm``): 0 when all
-    is well, and always for one tile or tiles decoded apart.
+    """Images [B, H, W, 3], and a measure of trouble with their standard deviations.
+
+    That is, for each image, the share of its interpolated standard deviations that had to be kept
+    away from zero, in the norm where it was largest (see ``tile_norm``): 0 when all is well, and
+    always for one tile or tiles decoded apart.
     """
 
     images: Float[Array, "b h w 3"]
@@ -114,7 +116,7 @@ def decode_images(
 
 
 def floored_std_warning(shares: Mapping[str, float]) -> str | None:
-    """What a program says of ``Decoded.floored_std`` by image name; None if there is nothing."""
+    """Words a program's warning of ``Decoded.floored_std`` by image name; None if all is well."""
     affected = {name: share for name, share in shares.items() if share > 0}
     if not affected:
         return None

@@ -46,6 +46,7 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """Adds two normalised convolutions to the input."""
         h = conv(self.features, 3, self.dtype, "conv1")(nn.swish(self.norm("norm1")(x)))
         h = conv(self.features, 3, self.dtype, "conv2")(nn.swish(self.norm("norm2")(h)))
         if x.shape[-1] != self.features:
@@ -68,6 +69,7 @@ class SpatialAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Adds attention over the pixels of each tile."""
         tiled = split_tiles(x, self.tiles)
         n, h, w, c = tiled.shape
         normed = group_norm(self.norm_groups, self.dtype, "norm")(tiled)

@@ -38,6 +38,7 @@ class TileNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Normalises by statistics interpolated between the tiles' centres."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         mean, std = _tile_statistics(x.astype(jnp.float32), self.tiles, self.groups)

@@ -132,6 +132,7 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
+        """Applies both layers to the last axis."""
         options = {"dtype": self.dtype, "kernel_init": self.kernel_init}
         return mlp(x, (self.width,) * 2, self.activation, ("dense1", "dense2"), **options)
 

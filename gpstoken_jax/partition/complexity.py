@@ -1,4 +1,4 @@
-"""How much there is to see in a piece of an image: the entropy of its edges.
+"""Complexity of a piece of an image: the entropy of its edges.
 
 A region of any size is resized to 64 x 64; the magnitudes of its Sobel gradients are counted in
 bins of 11/512; the entropy of the counts, raised to a power and multiplied by the region's area, is
@@ -24,7 +24,7 @@ _BINS_PER_UNIT = np.nextafter(512 / 11, np.inf)
 
 
 def region_complexity(grey: Float[np.ndarray, "h w"], weight: float) -> float:
-    """entropy ** weight * h * w of one region of a grey image in [-1, 1]."""
+    """Entropy ** weight * h * w of one region of a grey image in [-1, 1]."""
     height, width = grey.shape
     entropy = entropy_terms()[edge_counts(grey)].sum()
     return float(entropy**weight * height * width)

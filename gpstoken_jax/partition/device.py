@@ -138,7 +138,7 @@ def _greedy(
 def _halves_of(
     table: RegionTable, made: Int[Array, "n"], cut: Bool[Array, "n"]
 ) -> Bool[Array, "r"]:
-    """Which rows are a half, in either way, of a region that was cut."""
+    """Mask of the rows that are a half, in either way, of a region that was cut."""
     halves = jnp.asarray(table.halves)[made].reshape(len(made), -1)
     return jnp.zeros(len(table.regions), bool).at[halves].max(cut[:, None])
 

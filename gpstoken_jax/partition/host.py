@@ -1,4 +1,4 @@
-"""Where tokens start: cut an image into regions, the most complex first.
+"""Partition on the host: cuts an image into regions, the most complex first.
 
 Starting from the whole image, the region of the largest complexity is cut in half again and again
 until there are as many regions as tokens; each region is the first guess of a Gaussian (GPSToken,

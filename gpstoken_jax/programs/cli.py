@@ -21,7 +21,7 @@ FLAGS = flags.FLAGS
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 
 
-def define_data_flags():
+def define_data_flags() -> flags.FlagHolder:
     """Defines ``--data.folder``, ``--data.tfds_name`` and ``--data.tfds_dir``."""
     return config_flags.DEFINE_config_dict(
         "data",

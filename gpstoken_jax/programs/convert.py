@@ -35,6 +35,7 @@ STEP = flags.DEFINE_integer("step", None, "For --to=torch: which checkpoint, by 
 
 
 def main() -> None:
+    """Converts the weights that the flags name, in the direction they name."""
     from gpstoken_jax.training.conversion import export_weights, import_weights
 
     if TO.value == "layouts":

@@ -42,6 +42,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 
 
 def main() -> None:
+    """Decodes every image of a token data set."""
     tokens = open_tokens(TOKENS.value)
     root, step = pretrained.find(CHECKPOINT.value), STEP.value
     if pretrained.is_work_directory(root):

@@ -74,6 +74,7 @@ SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images a file.", lower_bo
 
 
 def main() -> None:
+    """Encodes every image of a data set."""
     tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value, step=STEP.value, weights=WEIGHTS.value)
     config = tokenizer.config
     num_tokens = NUM_TOKENS.value or config.partition.num_tokens
@@ -207,7 +208,7 @@ def join(parts: list[dict], positions: range) -> tuple[dict[str, np.ndarray], li
 
 
 def measure_storage(tokenizer: Tokenizer, images: np.ndarray, batch: dict) -> dict:
-    """What storing fewer bits costs, on one batch."""
+    """Measures the cost of storing fewer bits, on one batch."""
     mask, storage = batch["mask"], STORAGE_FLAG.value
     geometry, features = (batch[key][mask] for key in ("geometry", "features"))
 

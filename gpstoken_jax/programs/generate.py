@@ -1,6 +1,6 @@
-"""Makes images of classes: a layout, its texture, the image.
+r"""Makes images of classes: a layout, its texture, the image.
 
-    gpstoken generate --generator=runs/sit --tokenizer=runs/m128 --layouts=runs/layout \\
+    gpstoken generate --generator=runs/sit --tokenizer=runs/m128 --layouts=runs/layout \
         --classes=cat,dog --count=8 --output=made
 
 --layouts is a run of stage 1 or a file of layouts; --layout_image takes the layout of a photo. The
@@ -77,6 +77,7 @@ _GRID_COLUMNS, _GRID_ROWS = 8, 16
 
 
 def main() -> None:
+    """Samples images of every class that the flags name."""
     generator = Generator.from_pretrained(GENERATOR.value, weights=WEIGHTS.value)
     tokenizer = Tokenizer.from_pretrained(TOKENIZER.value)
     labels = read_classes(generator)
@@ -183,7 +184,7 @@ def open_outputs(
 
 
 class ImageNames:
-    """Where images go, below the output directory."""
+    """Paths of images, below the output directory."""
 
     def __init__(self, generator: Generator):
         own = ("tokens", "grid.png", "generation.json")
@@ -195,11 +196,12 @@ class ImageNames:
         return self.of_class(labels[position // COUNT.value], position % COUNT.value)
 
     def of_class(self, label: int, number: int) -> str:
+        """Path of a class's image."""
         return f"{self._folders[label]}/{number:06d}.png"
 
 
 def open_stage1(generator: Generator, tokenizer: Tokenizer) -> LayoutSampler:
-    """Where layouts come from.
+    """Opens the source of layouts.
 
     Raises:
       ValueError: if not exactly one place is given.

@@ -32,6 +32,7 @@ _VERIFY = flags.DEFINE_bool(
 
 
 def main() -> None:
+    """Writes the data set that the flags name."""
     if bool(_FOLDER.value) == _DEMO.value:
         raise ValueError("give either --folder DIR or --demo")
     logging.set_verbosity(logging.ERROR)  # what TFDS logs is of no use here

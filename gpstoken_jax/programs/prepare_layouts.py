@@ -58,6 +58,7 @@ _NAMED = 8  # classes in the summary
 
 
 def main() -> None:
+    """Collects the layouts of a folder or of tokens in one file."""
     if TOKENS.value:
         tokens = open_tokens(TOKENS.value)
         made_from, inputs = {"tokens": tokens.fingerprint()}, [TOKENS.value]

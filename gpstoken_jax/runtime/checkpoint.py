@@ -42,7 +42,7 @@ class CheckpointError(RuntimeError):
 
 
 class DamagedCheckpointError(CheckpointError):
-    """What was written is not, or not wholly, there any more."""
+    """A checkpoint that is not, or not wholly, there any more."""
 
 
 class Checkpoints:
@@ -254,12 +254,12 @@ def load_newest_tree(
     if step is not None:
         return step, load_tree(directory, name, template, step)
     latest = latest_step(directory)
-    for step in sorted(steps(directory), reverse=True):
+    for saved in sorted(steps(directory), reverse=True):
         try:
-            return step, load_tree(directory, name, template, step)
+            return saved, load_tree(directory, name, template, saved)
         except DamagedCheckpointError as error:
             logging.warning("%s; trying the one before", error)
-            if step == latest:
+            if saved == latest:
                 newest = error
     raise newest
 

@@ -119,7 +119,7 @@ def _make_distinct(
 
 
 def fold(name: str) -> str:
-    """What two names share if some file system may take one for the other."""
+    """Folds a name to the form that some file systems cannot tell it from."""
     for _ in range(2):
         name = unicodedata.normalize("NFKD", name.upper().casefold())
     return _IGNORABLE.sub("", "".join(c for c in name if unicodedata.category(c) != "Cf"))

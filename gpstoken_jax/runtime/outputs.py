@@ -44,7 +44,7 @@ class FileRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an output directory says of itself.
+    """Description of an output directory, kept in it.
 
     Attributes:
       directory: where it is.

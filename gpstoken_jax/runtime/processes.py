@@ -82,13 +82,13 @@ def _number(name: str, value: int | None, variable: str) -> int:
 
 
 def is_first() -> bool:
-    """Whether this is process 0: the one that prints, logs and writes checkpoints."""
+    """True in process 0: the one that prints, logs and writes checkpoints."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def only_first_prints() -> Iterator[None]:
-    """What other processes print on standard output is dropped; errors are not."""
+    """Drops the standard output of processes other than the first; errors are kept."""
     if is_first():
         yield
     else:
@@ -102,7 +102,7 @@ def name_of_this() -> str:
 
 
 def means_another_is_gone(error: Exception) -> bool:
-    """Whether an error is that of a step that waited for a process which is no more."""
+    """Tells whether an error is that of a step that waited for a process which is no more."""
     kinds = "Gloo|NCCL|coordination service"  # JAX has no type of its own for it
     return jax.process_count() > 1 and re.search(kinds, str(error)) is not None
 
@@ -129,7 +129,7 @@ def total(count: int) -> int:
 
 
 def gather(data: bytes) -> Iterator[bytes]:
-    """What every process has, in their order, in each of them; one at a time, to save memory."""
+    """Gathers every process's value, in their order, in each of them; one at a time, for memory."""
     if jax.process_count() == 1:
         yield data
         return
@@ -153,7 +153,7 @@ def check_same(what: str, value: Any) -> None:
 
 
 def in_first(function: Callable[[], T]) -> T | None:
-    """What ``function`` returns in process 0; None in the others, which wait for it.
+    """Calls ``function`` in process 0 and returns its result there; None in others, which wait.
 
     Raises:
       ProcessError: in the others, if it raises in process 0.
@@ -164,7 +164,7 @@ def in_first(function: Callable[[], T]) -> T | None:
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """What ``function`` returns in process 0, a JSON value, in all of them.
+    """Calls ``function`` in process 0 and returns its result, a JSON value, in all of them.
 
     Raises:
       ProcessError: in the others, if it raises in process 0.

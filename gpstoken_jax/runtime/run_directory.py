@@ -33,47 +33,25 @@ from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_file, write_json
 
 
+def _below(name: str, doc: str) -> property:
+    return property(lambda run: run.root / name, doc=doc)
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """Paths inside a run's directory."""
 
     root: Path
 
-    @property
-    def config(self) -> Path:
-        return self.root / "config.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.root / "best"
-
-    @property
-    def samples(self) -> Path:
-        return self.root / "samples"
-
-    @property
-    def profile(self) -> Path:
-        return self.root / "profile"
-
-    @property
-    def parameters(self) -> Path:
-        return self.root / "parameters.txt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.root / "tensorboard"
-
-    @property
-    def failed_steps(self) -> Path:
-        return self.root / "failed_steps"
+    config = _below("config.json", "The config that the run was started with.")
+    checkpoints = _below("checkpoints", "The newest checkpoints.")
+    best = _below("best", "The best checkpoint, see ``checkpoint.best_metric``.")
+    samples = _below("samples", "Pictures, a file a step.")
+    profile = _below("profile", "Traces of ``--profile``.")
+    parameters = _below("parameters.txt", "A table of the parameters.")
+    metrics = _below("metrics.jsonl", "The log, a line of JSON every few steps.")
+    tensorboard = _below("tensorboard", "The log, for TensorBoard.")
+    failed_steps = _below("failed_steps", "Inputs of steps that were not finite.")
 
 
 def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:
@@ -177,7 +155,7 @@ def read_config(run: RunDirectory) -> ConfigDict:
 
 
 def task_name(config: ConfigDict) -> str:
-    """What a config trains; configs written before there was a choice train a tokenizer."""
+    """Names the task of a config; configs written before there was a choice train a tokenizer."""
     return config.get("task", "tokenizer")
 
 

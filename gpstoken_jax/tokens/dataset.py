@@ -53,7 +53,7 @@ class TokenExample:
 
     @property
     def tokens(self) -> Float[np.ndarray, "l 5+c"]:
-        """What ``GPSToken.decode`` takes."""
+        """The input of ``GPSToken.decode``."""
         return np.concatenate([self.geometry, self.features], axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""What a directory of tokens holds: one file a shard, and index.json.
+"""Format of a directory of tokens: one file a shard, and index.json.
 
 A shard is a safetensors file. Its tensors, for N images of L tokens with C features:
 
@@ -62,7 +62,7 @@ class TokensError(ValueError):
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What a shard says of itself, without its tensors.
+    """Header of a shard, without its tensors.
 
     Attributes:
       names: of the images, in the order of the tensors' rows.

@@ -38,6 +38,7 @@ class Moments:
         return np.sqrt(self.squares / max(self.count, 1))
 
     def to_json(self) -> dict[str, Any]:
+        """The moments as JSON values."""
         return {
             "count": self.count,
             "mean": self.mean.tolist(),
@@ -46,4 +47,5 @@ class Moments:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
+        """Restores moments that `to_json` wrote."""
         return cls(value["count"], np.array(value["mean"]), np.array(value["squares"]))

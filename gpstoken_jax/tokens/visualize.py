@@ -117,7 +117,7 @@ def _draw_contours(
 def token_density(
     geometry: Float[np.ndarray, "l 5"], size: tuple[int, int]
 ) -> Float[np.ndarray, "h w"]:
-    """How many tokens there are around each pixel, as a share of an even spread.
+    """Density of tokens around each pixel, as a share of an even spread.
 
     Every token spreads a weight of 1 over the pixels, by its own Gaussian made half as wide again.
     1 everywhere would be an even spread, 3 is three times as many tokens; the mean is 1.

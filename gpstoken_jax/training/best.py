@@ -78,6 +78,7 @@ class BestCheckpoint:
         return True
 
     def close(self) -> None:
+        """Waits for a write under way."""
         if self._checkpoints:
             self._checkpoints.close()
 

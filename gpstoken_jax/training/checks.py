@@ -1,4 +1,4 @@
-"""What can be known to go wrong is said before the first step, not after a day."""
+"""Checks before the first step of faults that would else show after a day."""
 
 import shutil
 from pathlib import Path

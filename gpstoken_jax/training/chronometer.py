@@ -1,4 +1,4 @@
-"""How long a run has taken and how long it has to go, over all its restarts."""
+"""Time that a run has taken and has to go, over all its restarts."""
 
 import contextlib
 import time
@@ -38,7 +38,7 @@ class Chronometer:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What it encloses (an evaluation, a picture) is no training time."""
+        """Leaves what it encloses (an evaluation, a picture) out of the training time."""
         begun = time.perf_counter()
         yield
         if self._last is not None:

@@ -1,4 +1,4 @@
-"""What the tasks of generation share: examples with a class, some of which lose it."""
+"""Base of the tasks of generation: examples with a class, some of which lose it."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -76,12 +76,14 @@ class ClassConditionalTask(Task):
     def batch_loss(
         self, params: Any, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Metrics]:
+        """Mean loss of a batch; some of its labels become that of no class."""
         label_key, *keys = jax.random.split(key, 3)
         classes, dropout = self.config.model.num_classes, self.config.train.label_dropout
         labels = drop_labels(label_key, batch["label"], classes, dropout)
         return self.loss(params, batch, labels, keys, train=True).mean(), {}
 
     def held_out_metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of `evaluate`."""
         return () if self.held_out is None else ("val_loss", "val_loss_no_class")
 
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:

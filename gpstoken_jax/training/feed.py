@@ -55,9 +55,11 @@ class Feed:
             self._ahead = error
 
     def get_state(self) -> dict[str, Any]:
+        """Position of the next batch, as JSON values."""
         return dict(self._place)
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a position of `get_state`."""
         self._ahead = None
         self._batches.set_state(state)
         self._note_place()
@@ -67,4 +69,5 @@ class Feed:
         self.unreadable = _Unreadable(self._batches.unreadable.count)
 
     def close(self) -> None:
+        """Stops reading."""
         self._batches.close()

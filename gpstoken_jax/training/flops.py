@@ -1,4 +1,4 @@
-"""How much arithmetic a step is, counted in its program, and what share of the device that uses."""
+"""Arithmetic of a step, counted in its program, and the share of the device that it uses."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +101,7 @@ def _count_equation(equation: core.JaxprEqn, used: Sequence[bool]) -> tuple[int,
 
 
 def _same_arity(equation: core.JaxprEqn, jaxpr: core.Jaxpr) -> bool:
-    """Whether an operation is a mere call of its program."""
+    """Tells whether an operation is a mere call of its program."""
     lengths = len(equation.invars), len(equation.outvars)
     return lengths == (len(jaxpr.invars), len(jaxpr.outvars))
 

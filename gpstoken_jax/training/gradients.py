@@ -33,7 +33,7 @@ Tokens = Float[Array, "b l 5+c"]
 
 @dataclass(frozen=True)
 class Update:
-    """What a step updates.
+    """Networks that a step updates.
 
     Attributes:
       autoencoder: the autoencoder.
@@ -47,6 +47,7 @@ class Update:
 
     @property
     def uses_discriminator(self) -> bool:
+        """True if the step evaluates the discriminator."""
         return self.discriminator or self.adversarial
 
 
@@ -226,7 +227,7 @@ class _Terms(NamedTuple):
 
 
 class _Adversarial(NamedTuple):
-    """What the discriminator says.
+    """Terms of the discriminator.
 
     cotangent: gradient of the autoencoder's GAN term with respect to the reconstructions.
     grads: gradient of the discriminator's loss with respect to its parameters.

@@ -34,7 +34,7 @@ _CLASSES_SHOWN = 8
 
 
 class LayoutTask(ClassConditionalTask):
-    """What both networks of stage 1 have in common.
+    """Base of both networks of stage 1.
 
     Reads the files of layouts, and fills what they say into the config: the image's side, the
     number of tokens, the classes.
@@ -48,7 +48,7 @@ class LayoutTask(ClassConditionalTask):
     # ---- What a network of its own has to say ----------------------------------------------------
 
     def rows(self, patterns: Int[np.ndarray, "n q"]) -> dict[str, np.ndarray]:
-        """What the network is trained on, of layouts as patterns of their tree; no labels."""
+        """Targets of the network, made of layouts as patterns of their tree; no labels."""
         raise NotImplementedError
 
     def sampler(self, params: Any) -> LayoutSampler:

@@ -127,8 +127,10 @@ class _Lines:
 
 
 class _Events:
-    """TensorBoard events, written by this thread: tensorboardX's own waits for ever for a queue
-    that is no longer emptied when its file cannot be written.
+    """TensorBoard events, written by this thread.
+
+    tensorboardX's own thread waits for ever for a queue that is no longer emptied when its file
+    cannot be written.
 
     After an error a new file is begun, as the end of the old one may not be readable.
     """

@@ -85,6 +85,7 @@ class SkippedSteps:
         return {"count": self.count, "in_a_row": self.in_a_row}
 
     def set_state(self, state: Mapping[str, int]) -> None:
+        """Restores counts of `get_state`."""
         self.count, self.in_a_row = state["count"], state["in_a_row"]
 
     def _look(self, step: int, batch: Mapping[str, np.ndarray], metrics: Metrics) -> None:

@@ -1,4 +1,4 @@
-"""Where a run is, beside its arrays: the JSON part of a checkpoint."""
+"""State of a run beside its arrays: the JSON part of a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any

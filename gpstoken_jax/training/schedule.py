@@ -1,4 +1,4 @@
-"""Which network is updated when.
+"""Schedule of the updates of each network.
 
 ``"together"``: from the GAN's start on, both networks in every step. ``"alternate"``, as published:
 then odd steps (counted from 0) update the discriminator and even ones the autoencoder.
@@ -18,7 +18,7 @@ from gpstoken_jax.training.gradients import (
 
 
 def gan_start(config: ConfigDict) -> int:
-    """How many steps are done when the discriminator is first updated; the run's length if never.
+    """Steps done before the discriminator's first update; the run's length if there is none.
 
     The release's autoencoder hears the discriminator at ``start_step`` already, before its first
     update (QUIRK of the release); here, never before.
@@ -39,7 +39,7 @@ def gan_start(config: ConfigDict) -> int:
 
 
 def update_after(done: int, config: ConfigDict) -> Update:
-    """What the step updates that comes when ``done`` steps are done."""
+    """Update of the step that comes when ``done`` steps are done."""
     if done < gan_start(config):
         return WITHOUT_GAN
     if config.train.schedule == "together":
@@ -48,7 +48,7 @@ def update_after(done: int, config: ConfigDict) -> Update:
 
 
 def autoencoder_updates(done: Int[Array, ""] | int, config: ConfigDict) -> Int[Array, ""]:
-    """How many of the first ``done`` steps update the autoencoder; its EMA counts these."""
+    """Counts updates of the autoencoder in the first ``done`` steps; its EMA counts these."""
     if config.train.schedule == "together":
         return jnp.asarray(done)
     start = gan_start(config)

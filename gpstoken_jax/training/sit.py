@@ -128,7 +128,7 @@ class SiTTask(ClassConditionalTask):
         return list(self._tokenizer.decode(tokens))
 
     def _examples(self, rows: Batch) -> tuple[Float[Array, "b l 5+c"], Float[Array, "b l 5"]]:
-        """What the network learns to make, and what it is given with every token."""
+        """Targets and conditions of a batch."""
         geometry, cond, features = (
             rows[name] for name in ("geometry", "initial_geometry", "features")
         )

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step."""
+"""State that a training run carries from step to step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How the pure step of one device runs on all of them."""
+"""The pure step of one device, run on all of them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

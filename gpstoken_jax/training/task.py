@@ -1,4 +1,4 @@
-"""What can be trained: the interface between train.py and each kind of model.
+"""Interface between train.py and each kind of model.
 
 train.py is one story for all of them: open the batches, create a state, step, log, save. What
 depends on the kind of model is a ``Task``.
@@ -45,7 +45,8 @@ class Batches(Protocol):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a place that ``get_state`` gave."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stops reading ahead."""
 
 
 class Task:
@@ -93,7 +94,7 @@ class Task:
     # ---- What a task may say ---------------------------------------------------------------------
 
     def describe_data(self) -> Any:
-        """What has to be the same in all processes, as JSON values."""
+        """Values that have to be the same in all processes, as JSON."""
         return None
 
     def load_frozen(self) -> Any:
@@ -119,7 +120,7 @@ class Task:
     # ---- State and step: for a task with more than one network to replace ------------------------
 
     def num_updates(self) -> int:
-        """How often the optimizer is called in the whole run; its schedule is as long."""
+        """Calls of the optimizer in the whole run; its schedule is as long."""
         return self.config.train.steps
 
     def create_state(self, key: PRNGKeyArray) -> TrainState:

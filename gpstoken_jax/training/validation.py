@@ -1,4 +1,4 @@
-"""How well a tokenizer in training reconstructs images that it does not train on."""
+"""Reconstruction of held-out images by a tokenizer in training."""
 
 import json
 from collections.abc import Mapping

@@ -149,7 +149,7 @@ def write_tensors(path: str | Path, tensors: Tensors, **about: Any) -> None:
 
 
 def read_about(path: str | Path) -> dict[str, Any]:
-    """What ``write_tensors`` noted in a file; nothing for files of other programs.
+    """Reads the notes that ``write_tensors`` left in a file; none in files of other programs.
 
     Raises as of ``read_tensors``.
     """

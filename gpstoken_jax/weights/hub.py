@@ -17,7 +17,7 @@ _NAME = r"[A-Za-z0-9][\w.-]*"
 
 
 def is_repository(source: str) -> bool:
-    """Whether a text has the form OWNER/NAME or OWNER/NAME/SUBFOLDER."""
+    """Tells whether a text has the form OWNER/NAME or OWNER/NAME/SUBFOLDER."""
     return re.fullmatch(rf"{_NAME}/{_NAME}(/{_NAME})*", source) is not None
 
 

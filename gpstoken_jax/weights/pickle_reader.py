@@ -248,7 +248,7 @@ def _cost(value: Any) -> int:
 
 
 def _are_sizes(values: Any) -> bool:
-    """Whether these are whole numbers from 0 on, as many as an array can have axes at most."""
+    """Tells whether these are whole numbers from 0 on, at most as many as an array has axes."""
     return (
         isinstance(values, tuple | list)
         and len(values) <= 32

@@ -4,6 +4,7 @@ Such a directory holds ``model.safetensors`` (tensors by the names of the publis
 ``config.json`` and a model card, ``README.md``.
 """
 
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
+from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import write_file, write_json
-from gpstoken_jax.runtime.run_directory import task_name
+from gpstoken_jax.runtime.run_directory import load_weights, task_name
 from gpstoken_jax.weights.files import write_tensors
 from gpstoken_jax.weights.hub import is_repository
+from gpstoken_jax.weights.sources import Task, find_source
 from gpstoken_jax.weights.table import WeightTable
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -79,6 +82,37 @@ def split_step(path: Path, step: int | None) -> tuple[Path, int | None]:
     if not path.name.isdigit() or step not in (None, int(path.name)):
         raise CheckpointError(f"{path} is not a checkpoint of step {step}")
     return path.parents[1], int(path.name)
+
+
+def load(
+    source: str | Path,
+    task: Task,
+    create_model: Callable[[ConfigDict], Any],
+    init_params: Callable[[Any, PRNGKeyArray], Any],
+    step: int | None,
+    weights: str,
+    **where: Any,
+) -> tuple[Any, Any, ConfigDict, int]:
+    """Loads a model, its parameters, its config and their step; see ``Tokenizer.from_pretrained``.
+
+    Args:
+      source: a work directory, or weights for ``find_source``.
+      task: of the model.
+      create_model: makes the model from the ``model`` section of a config.
+      init_params: makes the model's parameters from it and a key; only their shapes are asked for.
+      step: which checkpoint of a work directory; the newest that can be read if None.
+      weights: ``"ema_params"`` or ``"params"``.
+      where: for ``find_source``.
+    """
+    root = find(source)
+    if is_work_directory(root):
+        root, step = split_step(root, step)
+        config, model, params, step = load_weights(
+            root, task, create_model, init_params, step=step, weights=weights
+        )
+        return model, params, config, step
+    found = find_source(root, task, **where)
+    return create_model(found.config.model), found.load(weights), found.config, found.step or 0
 
 
 def save(

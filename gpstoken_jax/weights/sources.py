@@ -54,7 +54,7 @@ class Copy:
 
     @property
     def averaged(self) -> bool:
-        """Whether it is a moving average."""
+        """True for a moving average."""
         return not _AVERAGED.isdisjoint(self.prefix.split("."))
 
     @property
@@ -71,7 +71,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Source:
-    """What was found of a network, fitted to a config.
+    """Weights of a network that were found and fitted to a config.
 
     Attributes:
       path: the file or folder on this machine.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gpstoken_jax.kernels import bench, floor
-from gpstoken_jax.kernels.specs import SPECS, Spec
+from tests.kernels import bench, floor
+from tests.kernels.specs import SPECS, Spec
 
 TINY = Spec(batch=1, side=8, tokens=4, channels=2)
 

@@ -87,6 +87,8 @@ def test_call_is_decode_of_encode(model, params, photos, golden):
     tokens = model.apply(params, *arguments, method="encode")
     np.testing.assert_array_equal(whole, model.apply(params, tokens, method="decode"))
     np.testing.assert_allclose(_nchw(whole), golden["case_n1/decoded@b0"], atol=2e-4)
+    all_the_way = model.apply(params, arguments[0], arguments[1].shape[1], method="reconstruct")
+    np.testing.assert_allclose(all_the_way, whole, atol=2e-4)
 
 
 def test_gradients_are_the_published_ones(

@@ -17,7 +17,7 @@ from gpstoken_jax.model.high_resolution import (
     floored_std_warning,
 )
 from gpstoken_jax.model.layers import merge_tiles
-from gpstoken_jax.tokens.tiles import merge_tokens, split_tokens
+from gpstoken_jax.model.tiles import merge_tokens, split_tokens
 from gpstoken_jax.weights.published import tokenizer_table
 
 TILES = (1, 3)

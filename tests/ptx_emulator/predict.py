@@ -207,8 +207,9 @@ def main() -> int:
     targets.prepare()
     import jax
 
-    from gpstoken_jax.kernels import floor, pallas
-    from gpstoken_jax.kernels.specs import SPECS
+    from gpstoken_jax.kernels import pallas
+    from tests.kernels import floor
+    from tests.kernels.specs import SPECS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", nargs="+", choices=SPECS, default=["b16_64x64_l256"])

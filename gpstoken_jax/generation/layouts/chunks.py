@@ -14,8 +14,10 @@ def in_chunks(
     keys: PRNGKeyArray,
     labels: Int[np.ndarray, "n"],
 ) -> np.ndarray:
-    """``draw(keys, labels)`` of 64 at a time, the last ones filled up: compiled once, and a row
-    comes out the same whatever the number of rows that it is drawn with."""
+    """Calls ``draw(keys, labels)`` on 64 rows at a time, the last ones filled up.
+
+    Compiled once; a row comes out the same whatever the number of rows that it is drawn with.
+    """
     parts = []
     for start in range(0, len(labels), CHUNK):
         part = np.arange(start, start + CHUNK).clip(max=len(labels) - 1)

@@ -15,7 +15,8 @@ class EmpiricalSampler:
     """Takes layouts from a set of them; a ``LayoutSampler``."""
 
     def __init__(self, layouts: Layouts, *, in_turn: bool = False):
-        """
+        """Keeps the set.
+
         Args:
           layouts: the set.
           in_turn: go through those of a class from the last to the first, none twice, as the

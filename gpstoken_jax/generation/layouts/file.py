@@ -140,7 +140,7 @@ def read_layouts(path: str | Path) -> Layouts:
 
 
 def is_layout_file(path: str | Path) -> bool:
-    """Whether a file says of itself that it holds layouts; False for anything unreadable."""
+    """Tells whether a file declares that it holds layouts; False for anything unreadable."""
     try:
         with safe_open(path, framework="np") as file:
             return METADATA in (file.metadata() or {})

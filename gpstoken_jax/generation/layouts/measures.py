@@ -1,4 +1,4 @@
-"""How a set of drawn layouts compares with real ones of the same classes.
+"""Comparison of drawn layouts with real ones of the same classes.
 
 validity      share of layouts that are partitions: "exact" as drawn, to a fiftieth of a pixel;
               "rounded" with every edge moved to the nearest pixel
@@ -13,7 +13,7 @@ distinct      share of layouts that are left when those that are alike are count
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -54,7 +54,7 @@ def compare(
 
 
 def valid_exact(layouts: Layouts) -> Bool[np.ndarray, "n"]:
-    """Which layouts are partitions as they are."""
+    """Marks the layouts that are partitions as they are."""
     tree = split_tree(layouts.image_size, layouts.min_size)
     return np.array([_is_partition(tree, one) for one in layouts.geometry])
 
@@ -78,7 +78,7 @@ def rounded_regions(layouts: Layouts) -> Int[np.ndarray, "n l 4"]:
 
 
 def cover(regions: Int[np.ndarray, "n l 4"], side: int) -> Int[np.ndarray, "n s s"]:
-    """How many regions lie over each pixel."""
+    """Counts the regions over each pixel."""
     return np.round(_paint(regions, np.ones(regions.shape[:2]), side)).astype(np.int64)
 
 
@@ -104,7 +104,7 @@ def _paint(regions: np.ndarray, values: np.ndarray, side: int) -> Float[np.ndarr
     return corners.cumsum(1).cumsum(2)[:, :-1, :-1]
 
 
-def by_class(drawn: Layouts, real: Layouts, distance) -> dict[str, float]:
+def by_class(drawn: Layouts, real: Layouts, distance: Callable[..., float]) -> dict[str, float]:
     """``distance(drawn regions, real regions, side)`` of each class that both have."""
     both = drawn, real
     regions = [rounded_regions(layouts) for layouts in both]

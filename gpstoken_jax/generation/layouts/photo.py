@@ -26,7 +26,8 @@ class PhotoSampler:
         partition: ConfigDict,
         resize: str = "antialias",
     ):
-        """
+        """Partitions the photo.
+
         Args:
           path: the photo; its short side is resized to ``image_size``, then its centre cut.
           image_size: side of the tokenizer's images.

@@ -1,4 +1,4 @@
-"""Where generate.py gets its layouts from."""
+"""Layout samplers for generation."""
 
 from collections.abc import Sequence
 from typing import Protocol

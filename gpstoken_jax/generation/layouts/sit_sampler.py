@@ -29,7 +29,7 @@ _SMALLEST = 1e-4  # sigma of a Gaussian, whatever was drawn
 def to_values(
     geometry: Float[np.ndarray, "*n 5"], statistics: Mapping[str, Sequence[float]] | None = None
 ) -> Float32[np.ndarray, "*n 5"]:
-    """What the network learns: the binary logarithms of sigma, rho and mu, each normalised.
+    """Targets of the network: binary logarithms of sigma, rho and mu, each normalised.
 
     Halving regions again and again makes logarithms of sigma that lie evenly.
     """

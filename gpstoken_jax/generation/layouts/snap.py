@@ -34,7 +34,7 @@ def snap(tree: SplitTree, geometry: Float[np.ndarray, "n l 5"]) -> Float32[np.nd
 
 
 def _votes(tree: SplitTree, geometry: Float[np.ndarray, "l 5"]) -> Float[np.ndarray, "r"]:
-    """What each region gets. Distances: in halvings of size, and of place in the region's own."""
+    """Votes of the regions. Distances: in halvings of size, and of place in the region's own."""
     own = tree.geometry.astype(np.float64)[:, None]
     size = np.log2(geometry[None, :, :2] / own[..., :2])
     place = (geometry[None, :, 3:] - own[..., 3:]) / (3 * own[..., :2])
@@ -120,7 +120,7 @@ def _choice(tree, gain, best, square, extra) -> tuple[int, list[int]]:
 
 
 def _shares(quarters: list[np.ndarray], left: int) -> list[int]:
-    """How the regions are shared out among the quarters."""
+    """Shares the regions out among the quarters."""
     shares = []
     for i in reversed(range(len(quarters))):
         before = _spread(quarters[:i], left + 1)

@@ -19,6 +19,7 @@ a sequence never comes to a dead end.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from types import ModuleType
 from typing import TypeVar
 
 import jax
@@ -82,7 +83,7 @@ class SplitTree:
 
     @cached_property
     def level(self) -> Int[np.ndarray, "q"]:
-        """How many times the image's side was halved."""
+        """Number of times the image's side was halved."""
         return np.repeat(np.arange(self.depth), 4 ** np.arange(self.depth))
 
     @cached_property
@@ -92,7 +93,7 @@ class SplitTree:
 
     @cached_property
     def quadrant(self) -> Int[np.ndarray, "q"]:
-        """Which quarter: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
+        """Quarter of its parent: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
         return np.maximum(np.arange(self.num_squares) - 1, 0) % 4
 
     @cached_property
@@ -162,7 +163,7 @@ class SplitTree:
     # ---- The codec -------------------------------------------------------------------------------
 
     def decode(self, patterns: Int[np.ndarray, "*n q"]) -> Bool[np.ndarray, "*n r"]:
-        """Which of ``regions`` the patterns leave: of any patterns, regions that tile the image.
+        """Mask of ``regions`` that patterns leave: of any patterns, a set that tiles the image.
 
         The patterns of squares that do not occur are not looked at.
         """
@@ -192,8 +193,8 @@ class SplitTree:
             raise ValueError(f"the regions of layout {wrong[0]} do not tile the image")
         return patterns
 
-    def occurs(self, patterns: Array, xp=jnp) -> Array:
-        """Which squares occur, [..., Q]: those that their parents' patterns leave."""
+    def occurs(self, patterns: Array, xp: ModuleType = jnp) -> Array:
+        """Mask of the squares that their parents' patterns leave, [..., Q]."""
         leaves = xp.asarray(LEAVES_SQUARE)
         levels = [xp.ones((*patterns.shape[:-1], 1), bool)]
         for level in range(1, self.depth):
@@ -205,7 +206,7 @@ class SplitTree:
     # ---- How many regions ------------------------------------------------------------------------
 
     def budget(self, patterns: Array, num_regions: Array | int) -> tuple[Array, Array]:
-        """What is left to share out when each square's turn comes, [..., Q] each.
+        """Tokens left to share out when each square's turn comes, [..., Q] each.
 
         Returns:
           remaining: regions still to be added, by this square and what follows.
@@ -268,7 +269,7 @@ class SplitTree:
 
 @struct.dataclass
 class Turn:
-    """What is known when it is a square's turn, for a batch of partitions.
+    """State at a square's turn, for a batch of partitions.
 
     Attributes:
       square: its number.

@@ -45,7 +45,8 @@ class TreeNetwork(nn.Module):
     num_heads: int
     dropout: float = 0.0
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates the layers."""
         self.place = nn.Dense(self.width)
         self.place_before = nn.Dense(self.width)
         self.above = nn.Embed(NUM_PATTERNS + 1, self.width)
@@ -117,7 +118,7 @@ class TreeNetwork(nn.Module):
         return filled, _masked_log_softmax(self.head(self.norm(x[:, 0])), turn.allowed)
 
     def _embed(self, square, before, above, budget):
-        """Which square it is, what became of the one before and the one around it, what is left."""
+        """Embeds the square, the patterns before and above it, and the budget."""
         places = jnp.asarray(_place_features(self.tree))
         place, place_before = places[square], places[jnp.maximum(square - 1, 0)]
         here = self.place(place) + self.place_before(place_before)
@@ -188,7 +189,7 @@ def _masked_log_softmax(logits: Array, allowed: Array) -> Array:
 
 
 def _place_features(tree: SplitTree) -> np.ndarray:
-    """Where and how large each square is, [Q, features]."""
+    """Place and size of each square, [Q, features]."""
     level = np.eye(tree.depth)[tree.level]
     centre = (tree.place + 0.5) / 2.0 ** tree.level[:, None]
     angles = np.pi * centre[:, :, None] * 2.0 ** np.arange(tree.depth)
@@ -198,7 +199,7 @@ def _place_features(tree: SplitTree) -> np.ndarray:
 
 
 def _budget_features(remaining: Array, pending: Array, capacity: Array, most: int) -> Array:
-    """How much is left to share out, absolutely and against what can be taken, about 0 to 1."""
+    """Tokens left to share out, absolutely and against the most that can be, about 0 to 1."""
     remaining, pending = remaining.astype(jnp.float32), pending.astype(jnp.float32)
     room = jnp.maximum(pending + capacity, 1.0)
     share = remaining / room

@@ -11,7 +11,7 @@ def axis_weights(
     size: int,
     pixels: Int[Array, "*#n p"],
 ) -> Float[Array, "*n bins p"]:
-    """How much of each pixel each bin of the interval [low, high] takes.
+    """Share of each pixel in each bin of the interval [low, high].
 
     Bilinear sampling is separable: with Y and X the matrices of a box's two axes, RoIAlign of a map
     F is Y F X^T. Rows sum to 1 for intervals inside the map, and are 0 for empty or reversed ones.

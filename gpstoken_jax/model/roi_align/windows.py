@@ -20,7 +20,7 @@ _SIDES = tuple(2**n + 2 for n in range(3, 12))
 
 
 class Place(NamedTuple):
-    """Which piece of which image one box needs (or several boxes, with a leading axis)."""
+    """Piece of an image that one box needs (or several boxes, with a leading axis)."""
 
     box: Float[Array, "*n 4"]
     window: Int[Array, "*n"]  # its number in `_windows`

@@ -8,7 +8,8 @@ kernels. Run it through `make kernel-compile`: it wants an environment of its ow
 without the CUDA libraries) and leans on interfaces of JAX that may change, so it is no part of the
 library.
 
-    python scripts/kernel_compile.py [--target sm_90a ...] [--json FILE] [--register-ceiling N]
+    python -m tests.ptx_emulator.kernel_compile [--target sm_90a ...] [--json FILE]
+        [--register-ceiling N]
 """
 
 import argparse
@@ -18,8 +19,6 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.ptx_emulator import targets
 
@@ -180,8 +179,17 @@ def main() -> int:
     for target in options.target:
         with tempfile.TemporaryDirectory() as folder:
             found = Path(folder, "usages.json")
-            command = [sys.executable, __file__, "--one", "--target", target, "--json", str(found)]
-            if subprocess.run(command).returncode:
+            command = [
+                sys.executable,
+                "-m",
+                __spec__.name,
+                "--one",
+                "--target",
+                target,
+                "--json",
+                str(found),
+            ]
+            if subprocess.run(command, check=False).returncode:
                 print(f"compiling for {target} failed", file=sys.stderr)
                 return 1
             usages += [Usage(**u) for u in json.loads(found.read_text())]

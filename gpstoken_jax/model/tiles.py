@@ -14,7 +14,7 @@ AnyArray = TypeVar("AnyArray", np.ndarray, Array)
 
 
 def tile_grid(height: int, width: int, tile_size: int) -> tuple[int, int]:
-    """How many (rows, columns) of square tiles an image has.
+    """Rows and columns of an image's square tiles.
 
     Raises:
       ValueError: if the sides are not multiples of `tile_size`; names the nearest size that is.

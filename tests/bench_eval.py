@@ -1,6 +1,6 @@
 """Measures how much memory eval.py takes for many images, and that kills change no result.
 
-    python scripts/measure_eval.py --images=2000,8000 --kills=10 --output=eval_memory.json
+    python -m tests.bench_eval --images=2000,8000 --kills=10 --output=eval_memory.json
 
 Random weights of the smoke configuration and random images of 32 pixels a side: what is measured is
 the program around the model. Needs no accelerator.

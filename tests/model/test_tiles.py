@@ -10,7 +10,7 @@ from gpstoken_jax import kernels
 from gpstoken_jax.configs import common
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.model.layers import merge_tiles
-from gpstoken_jax.tokens.tiles import merge_tokens, split_tokens, tile_grid
+from gpstoken_jax.model.tiles import merge_tokens, split_tokens, tile_grid
 from gpstoken_jax.weights.published import tokenizer_table
 
 TILES = (2, 2)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpstoken_jax.kernels.gaussian import pixel_coordinates
-from gpstoken_jax.kernels.specs import Spec
+from tests.kernels.specs import Spec
 
 PRODUCTS = 3  # bfloat16 products for one of float32 grade
 

@@ -1,6 +1,6 @@
 """Time `splat` in every implementation that serves here, and set it beside the best and the floor.
 
-    python -m gpstoken_jax.kernels.bench [--shape NAME ...] [--implementation NAME ...] [--runs 20]
+    python -m tests.kernels.bench [--shape NAME ...] [--implementation NAME ...] [--runs 20]
         [--json FILE] [--markdown FILE]
 
 Times are medians of many runs, each ended by waiting for the result; memory is what the compiled
@@ -20,8 +20,8 @@ from pathlib import Path
 import jax
 
 from gpstoken_jax import kernels
-from gpstoken_jax.kernels import floor
-from gpstoken_jax.kernels.specs import SPECS, Spec
+from tests.kernels import floor
+from tests.kernels.specs import SPECS, Spec
 
 # Float32 arrays of the size of the weights that the dense form's gradient keeps (as measured).
 DENSE_ARRAYS = 12
@@ -120,6 +120,7 @@ def context() -> dict:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=Path(__file__).parent,
+        check=False,
         capture_output=True,
         text=True,
     ).stdout.strip()
