@@ -92,6 +92,7 @@ METRICS = ("psnr", "ssim", "lpips", "bytes")
 
 
 def main() -> None:
+    """Exports, measures and writes the card."""
     run, output = RunDirectory(Path(RUN.value).expanduser()), Path(OUTPUT.value)
     root = run.root if STEP.value else run.best
     tokenizer = Tokenizer.from_pretrained(root, step=STEP.value)
