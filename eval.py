@@ -95,6 +95,12 @@ BIAS_MAP = flags.DEFINE_string(
 BASELINES = flags.DEFINE_list(
     "baselines", ["bicubic", "jpeg", "webp"], "Baselines beside it, of bicubic, jpeg, webp."
 )
+BITS = flags.DEFINE_list(
+    "bits",
+    [],
+    "Also measure tokens in so many bits a value, entropy-coded, beside JPEG and WebP of as many "
+    "bytes: a rate-distortion curve. Several: 4,5,6,8.",
+)
 BYTES_PER_VALUE = flags.DEFINE_integer(
     "bytes_per_value", 2, "Storage of a token's value that JPEG and WebP may spend.", lower_bound=1
 )
@@ -170,8 +176,10 @@ def check_flags() -> None:
         raise ValueError("--references=DIR are of --images=DIR")
     if IMAGES.value and not (REFERENCES.value or REFERENCE.value):
         raise ValueError("--images need their --references=DIR, or a --reference=FILE.npz")
-    if IMAGES.value and (NUM_TOKENS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value):
-        raise ValueError("--images takes no data sets, numbers of tokens or focus")
+    if IMAGES.value and (
+        NUM_TOKENS.value or BITS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value
+    ):
+        raise ValueError("--images takes no data sets, numbers of tokens, bits or focus")
     if not FRECHET.value and (INCEPTION_FILE.value or REFERENCE.value or SAVE_STATISTICS.value):
         raise ValueError("--nofrechet goes without an Inception file and statistics")
     if SAVE_STATISTICS.value and (
@@ -214,6 +222,7 @@ def read_settings() -> "evaluation.Settings":
         reference_name=REFERENCE.value,
         save_statistics=path(SAVE_STATISTICS.value) if SAVE_STATISTICS.value else None,
         baselines=evaluation.check_baselines(BASELINES.value),
+        bits=evaluation.check_bits(BITS.value),
         bytes_per_value=BYTES_PER_VALUE.value,
         verify=VERIFY.value,
     )
