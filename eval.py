@@ -22,7 +22,7 @@ from gpstoken_jax.programs import cli
 
 with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax import evaluation
-    from gpstoken_jax.runtime import files, outputs, processes
+    from gpstoken_jax.runtime import files, outputs, processes, storage
     from gpstoken_jax.weights import feature_networks, networks
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
@@ -128,6 +128,7 @@ VERIFY = flags.DEFINE_bool(
 REPORT_IMAGES = flags.DEFINE_integer("report_images", 32, "Images shown in a report.")
 REPORT_MAPS = flags.DEFINE_bool("report_maps", True, "Show token density and feature maps there.")
 SOME_FAILED = 2
+_BYTES_A_ROW = 100  # of an image, or more
 
 
 def main() -> int:
@@ -288,6 +289,11 @@ def claim(directory: Path, cells: "list[evaluation.Cell]") -> "outputs.Output":
       ValueError, OSError: if it is not ours, or cannot be written.
     """
     inputs = [folder for cell in cells for folder in cell.inputs]
+    numbers = 2 * _BYTES_A_ROW * sum(cell.num_images for cell in cells)  # once while measuring
+    remedy = "give another --output"
+    storage.check_free_space(directory, numbers, "the numbers of the images take", remedy)
+    if SAVE_STATISTICS.value:
+        storage.check_writable(path(SAVE_STATISTICS.value).parent)
     return outputs.open_output(directory, "evaluation", {}, inputs=inputs)
 
 

@@ -224,14 +224,14 @@ class _Compiled:
             images, bias = inputs["images"], inputs.get("bias")
             return encode_images(self._model, params, images, bias=bias, **partition)
 
-        return spread(run, self._params)
+        return spread(run, self._params, "the encoder")
 
     @functools.cache  # noqa: B019 - lives as long as the tokenizer
     def decode(self, tiles: tuple[int, int], way: str) -> Callable[..., np.ndarray]:
         def run(params, tokens):
             return decode_images(self._model, params, tokens, tiles, way=way).images
 
-        return spread(run, self._params)
+        return spread(run, self._params, "the decoder")
 
 
 def _strength(focus: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:

@@ -5,7 +5,6 @@
 One panel a figure of metrics.jsonl; figures that a run does not have are left out.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime.run_directory import RunDirectory
+from gpstoken_jax.training.metric_log import read_metrics
 
 RUNS = flags.DEFINE_multi_string("run", None, "A run's directory; repeatable.", required=True)
 OUTPUT = flags.DEFINE_string("output", "curves.png", "The picture to write.")
@@ -62,8 +62,7 @@ def read_curves(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
       OSError: if the run has no metrics.jsonl.
     """
     points: dict[str, list[tuple[float, float]]] = {}
-    for line in RunDirectory(root).metrics.read_text().splitlines():
-        values = json.loads(line)
+    for values in read_metrics(RunDirectory(root).metrics):
         for name, value in values.items():
             if value is not None:
                 points.setdefault(name, []).append((values["step"], value))

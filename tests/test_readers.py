@@ -26,7 +26,10 @@ from gpstoken_jax.generation.layouts.release_pickle import layouts_of_pickle
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_json
+from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, write_config
+from gpstoken_jax.tokens import TokensError, TokenWriter, open_tokens
+from gpstoken_jax.training.metric_log import MetricLog, read_metrics
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.files import (
     read_about,
@@ -184,8 +187,68 @@ def _read_config(path):
     return read_config(RunDirectory(path.parent))
 
 
+def _write_tokens(folder):
+    rng = np.random.default_rng(0)
+    settings = {"label_names": ["cat", "dog"], "data": "here"}
+    writer = TokenWriter(folder, settings, 3, shard_size=2)
+    for number in writer.unfinished():
+        count = len(writer.shards[number])
+        sizes = {"geometry": (3, 5), "initial_geometry": (3, 5), "features": (3, 4), "size": (2,)}
+        rows = {name: rng.uniform(0.1, 0.9, (count, *shape)) for name, shape in sizes.items()}
+        rows |= {"label": np.zeros(count), "position": np.array(writer.shards[number])}
+        writer.write(number, rows, [f"{i}.png" for i in range(count)], {})
+    writer.finish({"seconds": 1.5})
+
+
+def _tokens_file(pattern):
+    def write(folder):
+        _write_tokens(folder)
+        return sorted(folder.glob(pattern))
+
+    return write
+
+
+def _read_tokens(path):
+    tokens = open_tokens(path.parent)
+    return [example.name for example in tokens], tokens.fingerprint(), tokens.normalisation
+
+
+def _write_journal(folder):
+    with open_output(folder, "things", {"a": 1}) as output:
+        for i in range(3):
+            output.write(f"{i}.txt", b"content")
+    return [folder / "journal-00000.txt"]
+
+
+def _read_journal(path):
+    with open_output(path.parent, "things", {"a": 1}) as output:
+        return output.names()
+
+
+def _write_metrics(folder):
+    log = MetricLog(RunDirectory(folder), step=0)
+    for step in (1, 2, 3):
+        log.scalars(step, {"loss": 1 / step})
+    log.close()
+    return [folder / "metrics.jsonl"]
+
+
+def _read_manifest(path):
+    manifest = read_manifest(path.parent, "tokens")
+    return [manifest.check(name) for name in manifest.files]
+
+
 WEIGHTS = (WeightsError,)
 READERS = {
+    "token index": Reader(_tokens_file("index.json"), _read_tokens, (TokensError,), damage_json),
+    "token shards": Reader(
+        _tokens_file("tokens-*"), _read_tokens, (TokensError,), damage_safetensors
+    ),
+    "manifest": Reader(
+        _tokens_file("manifest.json"), _read_manifest, (DamagedFileError, OutputError), damage_json
+    ),
+    "journal": Reader(_write_journal, _read_journal, (DamagedFileError,)),
+    "metrics.jsonl": Reader(_write_metrics, read_metrics, ()),
     "safetensors": Reader(_write_safetensors, _read_all, WEIGHTS, damage_safetensors),
     "npz": Reader(_write_npz, read_npz, WEIGHTS),
     "statistics": Reader(

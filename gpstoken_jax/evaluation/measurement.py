@@ -203,7 +203,8 @@ def _measure_on_devices(rounding: Rounding, apply: ApplyNetwork | None, compared
         by_set = {name: {method: one[name] for method, one in features.items()} for name in sets}
         return metrics, by_set
 
-    return map_over_devices(measure, (0, 0, None, None, None), devices=jax.local_devices())
+    axes = (0, 0, None, None, None)
+    return map_over_devices(measure, axes, devices=jax.local_devices(), name="the metrics")
 
 
 class Share:

@@ -60,8 +60,12 @@ def tokenizer_methods(
     def decode(params, tokens):
         return decode_images(model, params, tokens, tiles, way=high_resolution).images
 
-    decode_mapped = map_over_devices(decode, (None, 0), devices=jax.local_devices())
-    mapped = map_over_devices(reconstruct, (None, 0, None), devices=jax.local_devices())
+    decode_mapped = map_over_devices(
+        decode, (None, 0), devices=jax.local_devices(), name="the decoder"
+    )
+    mapped = map_over_devices(
+        reconstruct, (None, 0, None), devices=jax.local_devices(), name="the tokenizer"
+    )
 
     def methods(batch: Batch) -> dict[str, Reconstruction]:
         images = batch["image"]

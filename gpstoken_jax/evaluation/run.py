@@ -28,7 +28,7 @@ from gpstoken_jax.evaluation.tables import markdown_page, table_rows, to_csv, to
 from gpstoken_jax.metrics.catalogue import format_number, heading
 from gpstoken_jax.runtime.files import DamagedFileError
 from gpstoken_jax.runtime.outputs import Output
-from gpstoken_jax.runtime.processes import from_first, gather, is_first
+from gpstoken_jax.runtime.processes import check_same, from_first, gather, is_first
 from gpstoken_jax.runtime.progress import Progress
 from gpstoken_jax.runtime.text import terminal_text
 from gpstoken_jax.weights.feature_networks import ORIGINAL
@@ -95,6 +95,8 @@ class Run:
         subject, problem = self._try(cell.open)
         if problem is None:
             result = replace(result, label=subject.label)
+            same = {k: v for k, v in subject.protocol.items() if k != "data_fingerprint"}
+            check_same("the protocol", same)  # copies of the data have dates of their own
             there = from_first(lambda: self._find(subject, result))
             if there is None:
                 say(cell.description)

@@ -97,7 +97,7 @@ class BatchSampler:
                 batch.get("cond"),
             )
 
-        self._run = spread(run, params)
+        self._run = spread(run, params, "the sampler")
 
     def __call__(
         self,

@@ -7,6 +7,7 @@ do the same: they import what takes a second inside ``main``, or with ``etils.ep
 import difflib
 import importlib.util
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -18,7 +19,13 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 FLAGS = flags.FLAGS
+_HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
+
+
+def asks_for_help() -> bool:
+    """Tells whether the command line has ``--help``, which is answered without any of the work."""
+    return any(argument.split("=")[0] in HELP_FLAGS for argument in sys.argv[1:])
 
 
 def define_data_flags() -> flags.FlagHolder:
@@ -85,15 +92,41 @@ def run(main: Callable[[], int | None]) -> None:
     Its result is the exit code; a user's mistake becomes one line and exit code 1, one in the
     flags one line and exit code 2. ``--help`` prints all flags and the fields of the config.
     """
-    if any(argument.split("=")[0] in HELP_FLAGS for argument in sys.argv[1:]):
+    if asks_for_help():
         print(describe_program(sys.argv))
         sys.exit(0)
     app.run(lambda arguments: _guarded(main, arguments), flags_parser=_parse_flags)
 
 
+def expand_home(argument: str) -> str:
+    """Puts the home directory in place of ``~/`` in a flag's value, as shells do not after ``=``.
+
+    Args:
+      argument: ``--NAME=VALUE``, or anything else. The value may be a list of paths, or of
+        NAME=PATH.
+
+    Raises:
+      ValueError: if there is no home directory.
+    """
+    name, equals, value = argument.partition("=")
+    if not name.startswith("-"):
+        return argument
+
+    def expand(match: re.Match) -> str:
+        try:
+            return str(Path(match[0]).expanduser()) + "/"
+        except RuntimeError as error:
+            raise ValueError(
+                f"{argument}: the system knows no home directory for {match[0]}: give the whole "
+                "path, or set HOME"
+            ) from error
+
+    return name + equals + _HOME.sub(expand, value)
+
+
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
-        rest = FLAGS(arguments)
+        rest = FLAGS([arguments[0], *map(expand_home, arguments[1:])])
         for name in ("config", "data"):
             if name in FLAGS and FLAGS[name].value is not None:
                 FLAGS[name].value.keys()  # a config file that could not be read says so only now

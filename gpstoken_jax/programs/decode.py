@@ -3,6 +3,8 @@
 gpstoken decode --checkpoint=runs/m128 --tokens=tokens/m128 --output=images
 """
 
+from __future__ import annotations
+
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,18 +12,20 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from gpstoken_jax.data.images import EXTENSIONS, encode_png
-from gpstoken_jax.data.transforms import to_uint8
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime import checkpoint
-from gpstoken_jax.runtime.checkpoint import params_checksum
-from gpstoken_jax.runtime.file_names import file_names
-from gpstoken_jax.runtime.outputs import first_difference, open_output
-from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
-from gpstoken_jax.tokenizer import Tokenizer
-from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
-from gpstoken_jax.weights import pretrained
+
+if not cli.asks_for_help():  # which needs no JAX
+    from gpstoken_jax.data.images import EXTENSIONS, encode_png
+    from gpstoken_jax.data.transforms import to_uint8
+    from gpstoken_jax.runtime import checkpoint
+    from gpstoken_jax.runtime.checkpoint import params_checksum
+    from gpstoken_jax.runtime.file_names import file_names
+    from gpstoken_jax.runtime.outputs import first_difference, open_output
+    from gpstoken_jax.runtime.progress import Progress
+    from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
+    from gpstoken_jax.tokenizer import Tokenizer
+    from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
+    from gpstoken_jax.weights import pretrained
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True

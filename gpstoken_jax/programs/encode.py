@@ -5,26 +5,30 @@
 The same command again goes on where it was interrupted. What it writes: see docs/tokens.md.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 
-from gpstoken_jax import data
-from gpstoken_jax.data.crops import RandomCrops
-from gpstoken_jax.data.resize import resize_of
-from gpstoken_jax.metrics.image import image_metrics
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime import processes
-from gpstoken_jax.runtime.checkpoint import params_checksum
-from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.tokenizer import Tokenizer
-from gpstoken_jax.tokens import STORAGE, TokenWriter
-from gpstoken_jax.tokens.codec import MAX_BITS
-from gpstoken_jax.tokens.coded import TABLES, encode_rows
-from gpstoken_jax.tokens.format import open_shard
+
+if not cli.asks_for_help():  # which needs no JAX
+    import jax
+
+    from gpstoken_jax import data
+    from gpstoken_jax.data.crops import RandomCrops
+    from gpstoken_jax.data.resize import resize_of
+    from gpstoken_jax.metrics.image import image_metrics
+    from gpstoken_jax.runtime import processes
+    from gpstoken_jax.runtime.checkpoint import params_checksum
+    from gpstoken_jax.runtime.progress import Progress
+    from gpstoken_jax.tokenizer import Tokenizer
+    from gpstoken_jax.tokens import STORAGE, TokenWriter
+    from gpstoken_jax.tokens.coded import TABLES, encode_rows
+    from gpstoken_jax.tokens.format import open_shard
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
@@ -40,14 +44,16 @@ OUTPUT = flags.DEFINE_string("output", None, "Where the tokens go.", required=Tr
 NUM_TOKENS = flags.DEFINE_integer(
     "num_tokens", None, "Tokens an image; the config's by default.", lower_bound=1
 )
-STORAGE_FLAG = flags.DEFINE_enum("storage", "float32", list(STORAGE), "Features on disk.")
+STORAGE_FLAG = flags.DEFINE_enum(
+    "storage", "float32", ["float32", "float16", "bfloat16"], "Features on disk."
+)
 BITS = flags.DEFINE_integer(
     "bits",
     None,
     "Of a value, 1 to 10: all tokens in 2^N levels, entropy-coded, instead of --storage; 6 cost "
     "little. Not for generators.",
     lower_bound=1,
-    upper_bound=MAX_BITS,
+    upper_bound=10,
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images at a time; the config's by default.", lower_bound=1

@@ -7,6 +7,8 @@ r"""Makes images of classes: a layout, its texture, the image.
 same command again goes on where it was interrupted. What it writes: see docs/generation.md.
 """
 
+from __future__ import annotations
+
 import csv
 import dataclasses
 import io
@@ -15,29 +17,35 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 from PIL import Image
 
-from gpstoken_jax.data.images import encode_png
-from gpstoken_jax.data.resize import resize_of
-from gpstoken_jax.data.transforms import to_uint8
-from gpstoken_jax.generation.guidance import Guidance
-from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
-from gpstoken_jax.generation.layouts.photo import PhotoSampler
-from gpstoken_jax.generation.samplers import LAST_STEPS, METHODS, Sampler
-from gpstoken_jax.generator import NO_CLASS, Generator, Pipeline, takes_layouts_in_turn
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime import processes
-from gpstoken_jax.runtime.checkpoint import params_checksum
-from gpstoken_jax.runtime.file_names import folder_names
-from gpstoken_jax.runtime.files import SEAL_KEY, UNSEALED, seal_bytes
-from gpstoken_jax.runtime.outputs import Output, open_output
-from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.tokenizer import Tokenizer
-from gpstoken_jax.tokens import TokenWriter, visualize
 
+if not cli.asks_for_help():  # which needs no JAX
+    import jax
+
+    from gpstoken_jax.data.images import encode_png
+    from gpstoken_jax.data.resize import resize_of
+    from gpstoken_jax.data.transforms import to_uint8
+    from gpstoken_jax.generation.guidance import Guidance
+    from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
+    from gpstoken_jax.generation.layouts.photo import PhotoSampler
+    from gpstoken_jax.generation.samplers import Sampler
+    from gpstoken_jax.generator import NO_CLASS, Generator, Pipeline, takes_layouts_in_turn
+    from gpstoken_jax.runtime import processes
+    from gpstoken_jax.runtime.checkpoint import params_checksum
+    from gpstoken_jax.runtime.file_names import folder_names
+    from gpstoken_jax.runtime.files import SEAL_KEY, UNSEALED, seal_bytes
+    from gpstoken_jax.runtime.outputs import Output, open_output
+    from gpstoken_jax.runtime.progress import Progress
+    from gpstoken_jax.tokenizer import Tokenizer
+    from gpstoken_jax.tokens import TokenWriter, visualize
+
+METHODS = ["ode_euler", "ode_midpoint", "ode_heun", "ode_rk4"]
+METHODS += ["ode_dopri5", "sde_euler", "sde_heun"]
+LAST_STEPS = ["mean", "tweedie", "euler", "none"]
 GENERATOR = flags.DEFINE_string("generator", None, "The run of stage 2.", required=True)
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "The tokenizer's run.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Where everything goes.", required=True)
@@ -54,9 +62,9 @@ CLASSES = flags.DEFINE_string(
 )
 COUNT = flags.DEFINE_integer("count", 8, "Images a class.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Image i of a class and a seed is always the same.")
-METHOD = flags.DEFINE_enum("method", None, list(METHODS), "Of sampling; the run's by default.")
+METHOD = flags.DEFINE_enum("method", None, METHODS, "Of sampling; the run's by default.")
 STEPS = flags.DEFINE_integer("steps", None, "Of sampling; the run's by default.", lower_bound=2)
-LAST_STEP = flags.DEFINE_enum("last_step", "mean", list(LAST_STEPS), "Of an SDE.")
+LAST_STEP = flags.DEFINE_enum("last_step", "mean", LAST_STEPS, "Of an SDE.")
 SCALE = flags.DEFINE_float("guidance_scale", None, "1 is no guidance; the run's by default.")
 INTERVAL = flags.DEFINE_list(
     "guidance_interval", None, "From and to which time there is guidance; 0 is noise, 1 the image."

@@ -8,13 +8,17 @@ Files that cannot be used are skipped and named in OUTPUT/report.json. The same 
 on where it was interrupted, and does nothing when nothing has changed.
 """
 
+from __future__ import annotations
+
 import shlex
 
 from absl import flags, logging
 
-from gpstoken_jax.data import demo, folder, prepare
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime.progress import Progress
+
+if not cli.asks_for_help():  # which needs no JAX
+    from gpstoken_jax.data import demo, folder, prepare
+    from gpstoken_jax.runtime.progress import Progress
 
 _FOLDER = flags.DEFINE_string("folder", None, "Directory of images, with or without sub-folders.")
 _DEMO = flags.DEFINE_bool("demo", False, "Use the photos that scikit-image and scikit-learn ship.")

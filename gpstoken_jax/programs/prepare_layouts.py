@@ -7,6 +7,8 @@ From a directory of tokens, or from images, partitioned as the config says. What
 docs/layouts.md.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -18,19 +20,21 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from gpstoken_jax import data
-from gpstoken_jax.configs import common
-from gpstoken_jax.data.resize import resize_of
-from gpstoken_jax.generation.layouts.collect import layouts_of_images, layouts_of_tokens
-from gpstoken_jax.generation.layouts.file import (
-    Layouts,
-    is_layout_file,
-    read_layouts,
-    write_layouts,
-)
 from gpstoken_jax.programs import cli
-from gpstoken_jax.runtime.outputs import OutputError, check_apart, first_difference
-from gpstoken_jax.tokens import open_tokens
+
+if not cli.asks_for_help():  # which needs no JAX
+    from gpstoken_jax import data
+    from gpstoken_jax.configs import common
+    from gpstoken_jax.data.resize import resize_of
+    from gpstoken_jax.generation.layouts.collect import layouts_of_images, layouts_of_tokens
+    from gpstoken_jax.generation.layouts.file import (
+        Layouts,
+        is_layout_file,
+        read_layouts,
+        write_layouts,
+    )
+    from gpstoken_jax.runtime.outputs import OutputError, check_apart, first_difference
+    from gpstoken_jax.tokens import open_tokens
 
 TOKENS = flags.DEFINE_string("tokens", None, "A directory of tokens, written by encode.py.")
 CONFIG = config_flags.DEFINE_config_file(

@@ -1,11 +1,14 @@
 """Functions of batches on all devices of this process."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
 import jax
 import numpy as np
+
+from gpstoken_jax.runtime.progress import compiling
 
 Tree = Any
 
@@ -18,6 +21,7 @@ def map_over_devices(
     axis_name: str | None = None,
     donate_first: int = 0,
     devices: Sequence[jax.Device] | None = None,
+    name: str | None = None,
 ) -> Callable[..., Tree]:
     """``jax.pmap`` with one axis for each argument, whatever trees the arguments are.
 
@@ -33,6 +37,7 @@ def map_over_devices(
       axis_name: for ``jax.lax.psum`` and its like.
       donate_first: how many of the first arguments give their memory to the results.
       devices: all of this and of other processes by default, see ``jax.pmap``.
+      name: for the line that says that it is being compiled; None is no line.
 
     Returns:
       The function of arrays that have the devices in those axes.
@@ -52,26 +57,38 @@ def map_over_devices(
         devices=devices,
     )
 
+    seen: set[str] = set()
+
     @wraps(function)
     def call(*arguments: Tree) -> Tree:
         if len(arguments) != len(in_axes):
             raise TypeError(f"{len(arguments)} arguments for {len(in_axes)} axes")
-        return mapped(arguments[:split], arguments[split:])
+        shared = [a for a, axis in zip(arguments, in_axes, strict=True) if axis is not None]
+        shapes = str(jax.tree.map(np.shape, shared))
+        words = contextlib.nullcontext()
+        if name is not None and shapes not in seen:
+            seen.add(shapes)
+            words = compiling(name, f"{name} {shapes} {jax.devices()[0].device_kind}")
+        with words:
+            return mapped(arguments[:split], arguments[split:])
 
     return call
 
 
-def spread(function: Callable[[Any, Tree], Tree], params: Any) -> Callable[[Tree], Tree]:
+def spread(
+    function: Callable[[Any, Tree], Tree], params: Any, name: str | None = None
+) -> Callable[[Tree], Tree]:
     """``function(params, batch)`` with the batch shared out; a short batch is filled up.
 
     Args:
       function: of parameters and a tree of arrays [b, ...], one device's share, to another such.
       params: the same on every device.
+      name: see ``map_over_devices``.
 
     Returns:
       The same of a tree of NumPy arrays [B, ...].
     """
-    mapped = map_over_devices(function, (None, 0), devices=jax.local_devices())
+    mapped = map_over_devices(function, (None, 0), devices=jax.local_devices(), name=name)
 
     def run(batch: Tree) -> Tree:
         count = len(jax.tree.leaves(batch)[0])

@@ -164,9 +164,16 @@ def check_sealed_file(path: str | Path, *, required: bool = True) -> bool:
 
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Writes a sealed JSON object, whole or not at all."""
-    text = json.dumps({SEAL_KEY: UNSEALED} | dict(value), indent=2)
-    write_file(path, seal_bytes(text.encode() + b"\n"))
+    """Writes a sealed JSON object, whole or not at all, and without all of its text in memory."""
+    sealed, digest = {SEAL_KEY: UNSEALED} | dict(value), hashlib.sha256()
+    with open_new(path) as file:
+        for piece in json.JSONEncoder(indent=2).iterencode(sealed):
+            digest.update(piece.encode())
+            file.write(piece.encode())
+        digest.update(b"\n")
+        file.write(b"\n")
+        file.seek(len(f'{{\n  "{SEAL_KEY}": "'.encode() + _SEAL))
+        file.write(digest.hexdigest().encode())
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, Any], *, durable: bool = True) -> None:

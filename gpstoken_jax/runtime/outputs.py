@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -26,6 +25,7 @@ from gpstoken_jax.runtime.files import (
     remove_temporary_files,
     write_json,
 )
+from gpstoken_jax.runtime.json_lines import read_line, seal_line
 
 MANIFEST = "manifest.json"
 _JOURNAL = "journal-{:05d}.txt"
@@ -176,7 +176,8 @@ class Output:
         Raises:
           DamagedFileError: if a file is not what was written.
         """
-        self._files |= _read_journals(self.directory)
+        mine = self._journal.name
+        self._files |= _read_journals(p for p in _journals(self.directory) if str(p) != mine)
         manifest = Manifest(
             self.directory,
             *self._header,
@@ -223,8 +224,7 @@ class Output:
         if self.complete:
             self.complete = False
             _write_manifest(Manifest(self.directory, *self._header, self._files, False, {}))
-        text = json.dumps(entry).encode()
-        self._journal.write(f"{zlib.crc32(text):08x} ".encode() + text + b"\n")
+        self._journal.write(seal_line(entry))
         self._journal.flush()
 
 
@@ -258,20 +258,25 @@ def open_output(
     directory = Path(directory).expanduser()
     check_apart(directory, inputs)
     made_from = json.loads(json.dumps(dict(made_from)))
-    old = _read_own(directory, kind)
-    if old is not None and (difference := first_difference(old.made_from, made_from)):
-        if not overwrite:
-            raise OutputError(
-                f"{directory} was made from something else: {difference}. Give another --output, "
-                "or --overwrite to make it again"
-            )
-        _delete(old)
-        old = None
+    if directory.exists() and not directory.is_dir():
+        raise OutputError(f"{directory} is a file, not a directory: give another --output")
     directory.mkdir(parents=True, exist_ok=True)
-    if old is None:
-        old = Manifest(directory, kind, made_from, {}, False, {})
-        _write_manifest(old)
-    journal = _open_journal(directory, process)
+    with _locked(directory):  # others that start now wait for their turn
+        old = _read_own(directory, kind)
+        if old is not None and (difference := first_difference(old.made_from, made_from)):
+            if not overwrite:
+                raise OutputError(
+                    f"{directory} was made from something else: {difference}. Give another "
+                    "--output, or --overwrite to make it again"
+                )
+            for path in _journals(directory):
+                _lock_journal(path).close()
+            _delete(old)
+            old = None
+        if old is None:
+            old = Manifest(directory, kind, made_from, {}, False, {})
+            _write_manifest(old)
+        journal = _lock_journal(directory / _JOURNAL.format(process))
     return Output(directory, old.complete, (kind, made_from), dict(old.files), journal)
 
 
@@ -355,11 +360,8 @@ def first_difference(old: Any, new: Any, name: str = "") -> str | None:
 
 
 def _read_own(directory: Path, kind: str) -> Manifest | None:
-    """The manifest of a directory that may be written to; None if it is new or empty."""
-    if not directory.exists():
-        return None
-    if not directory.is_dir():
-        raise OutputError(f"{directory} is a file, not a directory: give another --output")
+    """The manifest of a directory that may be written to; None if it is empty."""
+    remove_temporary_files(directory)  # a kill may have left the manifest's own
     manifest = _read(directory)
     if manifest is None:
         foreign = next(iter(sorted(path.name for path in directory.iterdir())), None)
@@ -371,7 +373,6 @@ def _read_own(directory: Path, kind: str) -> Manifest | None:
         return None
     if manifest.kind != kind:
         raise OutputError(f"{directory} holds {manifest.kind}, not {kind}: give another --output")
-    remove_temporary_files(directory)
     return manifest
 
 
@@ -389,7 +390,7 @@ def _read(directory: Path) -> Manifest | None:
         raise DamagedFileError(f"{path} is not a manifest of this program: {error!r}") from error
     if manifest.complete:
         return manifest
-    return Manifest(**{**vars(manifest), "files": files | _read_journals(directory)})
+    return Manifest(**{**vars(manifest), "files": files | _read_journals(_journals(directory))})
 
 
 def _write_manifest(manifest: Manifest) -> None:
@@ -417,15 +418,27 @@ def _journals(directory: Path) -> Sequence[Path]:
     )
 
 
-def _open_journal(directory: Path, process: int) -> IO[bytes]:
-    path = directory / _JOURNAL.format(process)
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds a lock on a directory, where the file system has such."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock_journal(path: Path) -> IO[bytes]:
+    """Opens a journal that no other process has open; closing it lets go of it."""
     journal = path.open("ab")
     try:
         fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         journal.close()
         raise OutputError(
-            f"another process is writing to {directory}: wait for it, or give another --output"
+            f"another process is writing to {path.parent}: wait for it, or give another --output"
         ) from error
     except OSError:  # a file system without locks
         pass
@@ -434,9 +447,9 @@ def _open_journal(directory: Path, process: int) -> IO[bytes]:
     return journal
 
 
-def _read_journals(directory: Path) -> dict[str, FileRecord]:
+def _read_journals(paths: Iterable[Path]) -> dict[str, FileRecord]:
     files: dict[str, FileRecord] = {}
-    for path in _journals(directory):
+    for path in paths:
         for entry in _read_journal(path):
             if "sha256" in entry:
                 files[entry["name"]] = FileRecord(entry["bytes"], entry["sha256"])
@@ -449,15 +462,12 @@ def _read_journal(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     whole = path.read_bytes().rpartition(b"\n")[0]  # a torn line's file had not appeared yet
-    entries = []
-    for line in whole.split(b"\n") if whole else []:
-        checksum, _, text = line.partition(b" ")
-        if checksum != f"{zlib.crc32(text):08x}".encode():
-            raise DamagedFileError(
-                f"{path} is damaged: a line does not match its checksum; delete the directory and "
-                "make it again"
-            )
-        entries.append(json.loads(text))
+    entries = [read_line(line) for line in whole.split(b"\n")] if whole else []
+    if None in entries:
+        raise DamagedFileError(
+            f"{path} is damaged: a line does not match its checksum; delete the directory and "
+            "make it again"
+        )
     return entries
 
 

@@ -50,14 +50,18 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # between CPUs
     jax.config.update("jax_enable_preemption_service", False)  # training/stop_signals.py does it
-    known = {} if coordinator == AUTO else _address(coordinator, num_processes, process_id)
     try:
-        if known:
-            rendezvous.meet(*known.values())
+        if coordinator == AUTO:
+            known = _find_cluster()
+        else:
+            known = _address(coordinator, num_processes, process_id)
+        rendezvous.meet(*list(known.values())[:3])
         jax.distributed.initialize(**known)
     except rendezvous.RendezvousError as error:
         raise ProcessError(str(error)) from error
-    except Exception as error:  # RuntimeError, ValueError or what the cluster's variables cause
+    except (ValueError, ProcessError):
+        raise
+    except Exception as error:  # RuntimeError or what the cluster's variables cause
         reason = " ".join(str(error).split())
         raise ProcessError(f"cannot join the processes at {coordinator}: {reason}") from error
 
@@ -72,6 +76,22 @@ def _address(coordinator: str, num_processes: int | None, process_id: int | None
         "num_processes": num_processes,
         "process_id": process_id,
     }
+
+
+def _find_cluster() -> dict[str, Any]:
+    """Asks JAX for what it finds out by itself, so that the missing are named before it joins."""
+    from jax._src.clusters import ClusterEnv  # there is no public way to ask
+
+    found = ClusterEnv.auto_detect_unset_distributed_params(
+        *[None] * 5, int(rendezvous.GIVE_UP_SECONDS)
+    )
+    if None in found[:3]:
+        raise ProcessError(
+            "--coordinator=auto finds no SLURM, Open MPI or Kubernetes here: give HOST:PORT of "
+            "process 0, --num_processes and --process_id"
+        )
+    names = "coordinator_address", "num_processes", "process_id", "local_device_ids"
+    return dict(zip(names, found, strict=True))
 
 
 def _number(name: str, value: int | None, variable: str) -> int:

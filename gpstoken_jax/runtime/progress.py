@@ -1,9 +1,15 @@
-"""Progress lines of programs that go through many images."""
+"""Progress lines of programs that go through many images, and words for long silences."""
 
+import contextlib
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 EVERY_SECONDS = 5.0
+SILENCE_SECONDS = 3.0
+_TIMES = "gpstoken_seconds.json"  # beside the compiled programs, by what was compiled
 
 
 @dataclass
@@ -39,6 +45,38 @@ class Progress:
             eta = format_seconds((self.total - self.done + self.later) / speed)
             line = f"{self.done}/{self.total} images  {format_speed(speed)}  ETA {eta}"
             print(f"{self.label}{line}", flush=True)
+
+
+@contextlib.contextmanager
+def compiling(what: str, key: str) -> Iterator[None]:
+    """Prints that something is being compiled if that takes more than a moment.
+
+    Args:
+      what: for people, e.g. ``"the encoder"``.
+      key: tells programs apart; the time of each is kept beside JAX's compilation cache.
+    """
+    import jax
+
+    from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_json
+
+    folder, times = jax.config.jax_compilation_cache_dir, {}
+    if folder is not None:
+        with contextlib.suppress(OSError, DamagedFileError):
+            times = read_json(Path(folder) / _TIMES)
+    about = f"{format_seconds(times[key])} last time" if key in times else "a minute or so at first"
+    line = f"compiling {what} ... ({about}{', cached after' if folder else ''})"
+    timer = threading.Timer(SILENCE_SECONDS, print, [line], {"flush": True})
+    timer.daemon = True
+    start = time.perf_counter()
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    seconds = time.perf_counter() - start
+    if folder is not None and seconds > SILENCE_SECONDS:
+        with contextlib.suppress(OSError):
+            write_json(Path(folder) / _TIMES, times | {key: seconds})
 
 
 def format_speed(images_per_second: float) -> str:

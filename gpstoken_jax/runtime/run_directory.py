@@ -4,7 +4,7 @@ config.json     the whole config
 parameters.txt  name and shape of every parameter
 checkpoints/    one directory a step
 best/           the checkpoint of the best evaluation, as a run's directory of its own
-metrics.jsonl   one JSON object a logged step
+metrics.jsonl   one JSON object a logged step, its last value a checksum of the line
 tensorboard/    the same as scalars, and pictures
 samples/        the pictures as files, one a step
 profile/        what --profile recorded

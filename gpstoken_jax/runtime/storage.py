@@ -4,6 +4,8 @@ They are not to be taken for damaged images, which are skipped: a mount that van
 would silently cost half of a data set.
 """
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +46,42 @@ def _explain(path: str | Path, error: OSError) -> str:
         f"cannot read {str(path)!r}: {error.strerror} (tried {len(RETRY_SECONDS) + 1} times). "
         "Bring the storage back, then run the same command again: it goes on"
     )
+
+
+def check_free_space(directory: str | Path, needed: int, what: str, remedy: str) -> None:
+    """Checks that a disk has room.
+
+    Args:
+      directory: on the disk; it need not be there yet.
+      needed: bytes, at least.
+      what: takes them, for the message.
+      remedy: what else can be done, beside making room.
+
+    Raises:
+      StorageError: with both figures.
+    """
+    free = shutil.disk_usage(_existing(directory)).free
+    if free < needed:
+        raise StorageError(
+            f"{what} {needed / 2**20:.0f} MiB and only {free / 2**20:.0f} MiB are free in "
+            f"{directory}: free some space or {remedy}"
+        )
+
+
+def check_writable(directory: str | Path) -> None:
+    """Checks that files can be made in a directory, or that it can be made.
+
+    Raises:
+      PermissionError: if not.
+    """
+    if not os.access(place := _existing(directory), os.W_OK | os.X_OK):
+        raise PermissionError(f"{place} cannot be written to: give another place")
+
+
+def _existing(directory: str | Path) -> Path:
+    """The directory, or the nearest one above it that is there."""
+    place = Path(directory).absolute()
+    return next(path for path in (place, *place.parents) if path.exists())
 
 
 def read_through(path: str | Path) -> None:

@@ -1,14 +1,12 @@
 """Checks before the first step of faults that would else show after a day."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from gpstoken_jax.runtime import processes
-from gpstoken_jax.runtime.checkpoint import CheckpointError
+from gpstoken_jax.runtime import processes, storage
 from gpstoken_jax.training.task import Task
 
 
@@ -55,16 +53,8 @@ def check_free_space(directory: Path, trees: Any) -> None:
     """Checks that there is room for a checkpoint.
 
     Raises:
-      CheckpointError: with both figures.
+      StorageError: with both figures.
     """
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
-
-    def check() -> None:
-        free = shutil.disk_usage(directory).free
-        if free < needed:
-            raise CheckpointError(
-                f"a checkpoint takes {needed / 2**20:.0f} MiB and only {free / 2**20:.0f} MiB are "
-                f"free in {directory}: free some space or give another --workdir"
-            )
-
-    processes.from_first(check)
+    what, remedy = "a checkpoint takes", "give another --workdir"
+    processes.from_first(lambda: storage.check_free_space(directory, needed, what, remedy))

@@ -6,7 +6,6 @@ time there is a warning, and at the end it is said what the log lacks.
 
 import contextlib
 import io
-import json
 import math
 import os
 import time
@@ -22,13 +21,24 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from gpstoken_jax.runtime import processes
 from gpstoken_jax.runtime.files import write_file
+from gpstoken_jax.runtime.json_lines import CHECKSUM, read_line, seal_line
 from gpstoken_jax.runtime.run_directory import RunDirectory
 
 # What a line tells of the machine and the moment; all else is the same in every run of a config.
 MEASURED = frozenset(
     {"seconds", "images_per_second", "seconds_per_step", "train_seconds", "eta_seconds"}
     | {"data_wait", "device_wait", "tflops", "mfu", "host_memory_gb", "device_memory_gb"}
+    | {CHECKSUM}
 )
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """The lines of a metrics.jsonl; those that are not what was written are named and left out.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    return [values for _, values in _whole_lines(path)]
 
 
 class MetricLog:
@@ -110,15 +120,15 @@ class _Lines:
 
     def __init__(self, path: Path, step: int):
         with contextlib.suppress(FileNotFoundError):
-            lines = path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            if kept != lines:
-                write_file(path, "".join(line + "\n" for line in kept))
+            kept = [line for line, values in _whole_lines(path) if values["step"] <= step]
+            data = b"".join(line + b"\n" for line in kept)
+            if path.stat().st_size != len(data):
+                write_file(path, data)
         self._path = path
         path.open("ab").close()
 
     def append(self, values: Mapping[str, float | None]) -> None:
-        line = json.dumps(dict(values)).encode() + b"\n"
+        line = seal_line(values)
         with self._path.open("ab", buffering=0) as file:
             start = os.fstat(file.fileno()).st_size
             if file.write(line) != len(line):
@@ -175,8 +185,11 @@ def _drop_pictures_after(directory: Path, step: int) -> None:
             path.unlink()
 
 
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")  # the half-written line of a killed process
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, float | None]]]:
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        values = read_line(line, required=False) if number < len(lines) else None
+        if values is not None and values.get("step") is not None:
+            yield line, values
+        elif line:  # perhaps half of one, of a killed process
+            logging.warning("%s is damaged: line %d of it is left out", path, number)

@@ -25,7 +25,14 @@ def on_all_devices(step: Step) -> Step:
       The same with batches [devices, b, ...]; state, frozen arrays and metrics are the same on
       all devices. The given state's memory is reused: do not use it again.
     """
-    return map_over_devices(step, (None, 0, None), (None, None), axis_name=AXIS, donate_first=1)
+    return map_over_devices(
+        step,
+        (None, 0, None),
+        (None, None),
+        axis_name=AXIS,
+        donate_first=1,
+        name="the training step",
+    )
 
 
 def step_key(seed: int, step: Int[Array, ""]) -> PRNGKeyArray:

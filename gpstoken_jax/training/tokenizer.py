@@ -1,9 +1,7 @@
 """The task of training a tokenizer: images in, the same images out."""
 
-import os
 from collections.abc import Mapping
 from functools import cached_property, partial
-from hashlib import sha256
 from typing import Any
 
 import jax
@@ -14,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
-from gpstoken_jax.data.sources import FolderSource
+from gpstoken_jax.data.sources import likeness
 from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminator
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
@@ -40,7 +38,6 @@ from gpstoken_jax.training.validation import Validation
 from gpstoken_jax.weights.networks import load_loss_networks
 
 Params = Any
-_SIZES_COMPARED = 1000  # files
 
 
 class TokenizerTask(Task):
@@ -67,20 +64,7 @@ class TokenizerTask(Task):
         return open_images(self.config)
 
     def describe_data(self) -> dict[str, Any]:
-        """Names of the images, and sizes of some of the files; dates differ between copies."""
-        source = data.open_source(self.config.data, self.config.data.train_split)
-        if isinstance(source, FolderSource):
-            names = [(file.name, file.label) for file in source.files]
-            paths = [file.path for file in source.files]
-        else:
-            names, paths = source.shard_ends, source.shards
-        sizes = [os.stat(path).st_size for path in paths[:: max(len(paths) // _SIZES_COMPARED, 1)]]
-        return {
-            "images": len(source),
-            "classes": list(source.label_names),
-            "names": sha256(repr(names).encode("utf-8", "surrogatepass")).hexdigest()[:16],
-            "sizes of files": sha256(repr(sizes).encode()).hexdigest()[:16],
-        }
+        return likeness(data.open_source(self.config.data, self.config.data.train_split))
 
     def init_params(self, key: PRNGKeyArray) -> Params:
         return init_params(self.model, key)

@@ -1,6 +1,8 @@
 """Help and mistakes on the command line, as a user meets them."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,10 @@ import pytest
 
 from gpstoken_jax.__main__ import PROGRAMS
 from gpstoken_jax.configs import fields
+from gpstoken_jax.generation import samplers
+from gpstoken_jax.programs import cli
 from gpstoken_jax.programs.cli import flatten
+from gpstoken_jax.tokens import STORAGE
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
@@ -47,14 +52,23 @@ def test_help_of_every_program(name):
         assert "train.batch_size  int  (default: 16)\n      Images a step" in result.stdout
 
 
-@pytest.mark.parametrize("program", ["train.py", "eval.py"])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_help_imports_no_jax(program):
     code = (
         "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "try: runpy.run_module('gpstoken_jax.programs.' + sys.argv[0], run_name='__main__')\n"
         "finally: print('jax' in sys.modules)"
     )
     assert _run("-c", code, program).stdout.endswith("False\n")
+
+
+def test_choices_that_help_lists_are_all_that_there_are():
+    text = (ROOT / "gpstoken_jax/programs/generate.py").read_text()
+    choices = {}
+    exec("\n".join(re.findall(r"^(?:METHODS|LAST_STEPS) \+?= .*$", text, re.M)), choices)
+    assert tuple(choices["METHODS"]) == samplers.METHODS
+    assert tuple(choices["LAST_STEPS"]) == samplers.LAST_STEPS
+    assert json.dumps(list(STORAGE)) in (ROOT / "gpstoken_jax/programs/encode.py").read_text()
 
 
 def test_help_shows_the_values_of_the_config_that_is_named():
@@ -106,3 +120,26 @@ def test_no_home(tmp_path):
     result = _run("-c", code, env=env)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "None"
+
+
+@pytest.mark.parametrize(
+    ("argument", "expanded"),
+    [
+        ("--workdir=~/a/b", "--workdir=/home/me/a/b"),
+        ("--config.data.folder=~/a ~/b", "--config.data.folder=/home/me/a ~/b"),
+        ("--datasets=a=~/a,b=~/b,~/c", "--datasets=a=/home/me/a,b=/home/me/b,/home/me/c"),
+        ("-config=~/c.py:smoke", "-config=/home/me/c.py:smoke"),
+        ("--classes=~,a~/b", "--classes=~,a~/b"),
+        ("~/rest", "~/rest"),
+    ],
+)
+def test_the_home_directory_in_any_flag(argument, expanded, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cli.expand_home(argument) == expanded
+
+
+def test_without_a_home_directory_it_is_asked_for(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(ValueError, match=r"--workdir=~/a: the system knows no home directory"):
+        cli.expand_home("--workdir=~/a")

@@ -198,3 +198,11 @@ def test_mistakes_are_named_in_one_line(run, layouts, random_run, tmp_path):
     )
     with pytest.raises(CheckpointError, match="is a run of task 'tokenizer', not 'sit'"):
         Generator.from_pretrained(random_run)
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(env, tmp_path):
+    script = [sys.executable, "scripts/kill_and_resume.py", "generate", f"--workdir={tmp_path}"]
+    script += ["--images=64", "--kills=2"]
+    result = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "[2/2] killed while" in result.stdout and "the same bits" in result.stdout

@@ -305,7 +305,7 @@ def _listens_to(pid, number):
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(environment, tmp_path):
     """The script that users can run; the tokenizer's own test is in test_train_eval.py."""
-    script = [sys.executable, "scripts/kill_and_resume.py", "--program=tests/toy_training.py"]
+    script = [sys.executable, "scripts/kill_and_resume.py", "tests/toy_training.py"]
     run = ["--config=tests/toy_training.py", "--config.model.width=200000"]
     run += ["--config.train.steps=40", "--config.toy.seconds=0.05"]
     script += [f"--workdir={tmp_path}", "--kills=3", *run]

@@ -33,6 +33,50 @@ def test_a_finished_output_says_what_it_is(tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "deep", "manifest.json"]
 
 
+RACE = """
+import os, sys, time
+from pathlib import Path
+from gpstoken_jax.runtime.outputs import OutputError, open_output
+folder, me, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+def meet(name):
+    (folder / f"{name} {me}").touch()
+    while not (folder / f"{name} {other}").exists():
+        pass
+
+for number in range(20):
+    meet(f"ready {number}")
+    try:
+        made_from = {"by": me if number % 2 else "both"}
+        place = folder / f"out {number}"
+        output = open_output(place, "things", made_from, overwrite=number % 4 > 1)
+        print("won", flush=True)
+    except OutputError as error:
+        output = None
+        print(error, flush=True)
+    meet(f"done {number}")
+    if output:
+        output.write(f"{me}.txt", me)
+        output.finish()
+"""
+
+
+def test_of_two_that_claim_a_directory_at_once_one_wins(tmp_path):
+    """With the same settings and with others, also if they may overwrite."""
+    starts = [[sys.executable, "-c", RACE, tmp_path, *names] for names in ("ab", "ba")]
+    racers = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for start in starts]
+    said = [racer.communicate(timeout=120)[0].splitlines() for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0]
+    for number, (first, second) in enumerate(zip(*said, strict=True)):
+        assert (first == "won") != (second == "won"), (number, first, second)
+        lost = second if first == "won" else first
+        assert "another process is writing to" in lost or "was made from something else" in lost
+        winner = "a" if first == "won" else "b"
+        manifest = read_manifest(tmp_path / f"out {number}", "things")
+        assert list(manifest.files) == [f"{winner}.txt"]
+        assert manifest.made_from == {"by": winner if number % 2 else "both"}
+
+
 def test_the_same_command_again_finds_it_complete(tmp_path):
     _make(tmp_path)
     with open_output(tmp_path, "tokens", FROM) as output:

@@ -4,10 +4,20 @@ import socket
 import threading
 import time
 
+import jax
 import pytest
 
-from gpstoken_jax.runtime import rendezvous
+from gpstoken_jax.runtime import processes, rendezvous
 from gpstoken_jax.runtime.rendezvous import RendezvousError, meet
+
+
+@pytest.fixture(autouse=True)
+def collectives():
+    """Leaves JAX as it was: joining chooses how processes talk."""
+    name = "jax_cpu_collectives_implementation"
+    before = getattr(jax.config, name)
+    yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture
@@ -134,3 +144,42 @@ def test_one_that_was_killed_may_come_again(port):
 def test_what_is_no_address_is_named(address):
     with pytest.raises(ValueError, match="is not HOST:PORT"):
         meet(address, 2, 0)
+
+
+@pytest.fixture
+def slurm(monkeypatch, port):
+    """As `srun` sets it for the first of two processes on this host."""
+    names = {"JOB_ID": 1, "STEP_NODELIST": "localhost", "NTASKS": 2, "PROCID": 0, "LOCALID": 0}
+    for name, value in names.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(port))
+
+
+def test_a_cluster_that_is_found_by_itself_says_who_is_missing(slurm, monkeypatch, capsys):
+    monkeypatch.setattr(rendezvous, "REMIND_SECONDS", 0.2)
+    monkeypatch.setattr(rendezvous, "GIVE_UP_SECONDS", 0.7)
+    with pytest.raises(processes.ProcessError, match="process 1 did not come"):
+        processes.join("auto", None, None)
+    assert "still waiting for process 1" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_found_is_joined_once_all_are_there(slurm, port, monkeypatch):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **known: joined.append(known))
+    results, threads = _start(port, 2, [1])
+    processes.join("auto", None, None)
+    _finish(threads)
+    assert results == {1: None}
+    assert joined == [
+        {
+            "coordinator_address": f"localhost:{port}",
+            "num_processes": 2,
+            "process_id": 0,
+            "local_device_ids": [0],
+        }
+    ]
+
+
+def test_no_cluster_is_said_in_one_line():
+    with pytest.raises(processes.ProcessError, match="finds no SLURM, Open MPI or Kubernetes"):
+        processes.join("auto", None, None)

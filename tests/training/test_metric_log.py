@@ -9,11 +9,11 @@ import pytest
 from gpstoken_jax.runtime.progress import format_seconds
 from gpstoken_jax.runtime.run_directory import RunDirectory
 from gpstoken_jax.training.chronometer import Chronometer
-from gpstoken_jax.training.metric_log import MetricLog
+from gpstoken_jax.training.metric_log import MetricLog, read_metrics
 
 
 def _lines(run):
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return read_metrics(run.metrics)
 
 
 def test_values_become_lines_and_events(tmp_path):
@@ -39,6 +39,37 @@ def test_a_resumed_run_writes_later_lines_again(tmp_path):
     log.scalars(3, {"loss": 30})
     log.close()
     assert [line["loss"] for line in _lines(run)] == [1, 2, 30]
+
+
+def test_lines_are_json_and_those_of_early_versions_are_read(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.metrics.write_text('{"step": 1, "loss": 2.0, "psnr": null}\n')
+    log = MetricLog(run, step=1)
+    log.scalars(2, {"loss": 1.0, "psnr": np.inf})
+    log.close()
+    first, second = map(json.loads, run.metrics.read_text().splitlines())
+    assert first == {"step": 1, "loss": 2.0, "psnr": None}
+    assert _lines(run) == [first, {"step": 2, "loss": 1.0, "psnr": None}]
+    assert list(second) == ["step", "loss", "psnr", "crc32"]
+
+
+def test_every_flipped_bit_of_a_line_is_noticed(tmp_path, caplog):
+    run = RunDirectory(tmp_path)
+    log = MetricLog(run, step=0)
+    for step in (1, 2, 3):
+        log.scalars(step, {"loss": 1 / step})
+    log.close()
+    content, expected = run.metrics.read_bytes(), _lines(run)
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        run.metrics.write_bytes(damaged)
+        caplog.clear()
+        found = _lines(run)
+        assert "is damaged: line" in caplog.text, bit
+        assert [line for line in expected if line in found] == found and len(found) in (1, 2)
+    run.metrics.write_bytes(content)
+    assert _lines(run) == expected
 
 
 def test_chronometer_counts_only_training_and_goes_on_after_a_restart():
