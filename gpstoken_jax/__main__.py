@@ -6,6 +6,7 @@ import sys
 import gpstoken_jax
 
 PROGRAMS = {
+    "demo": "show what tokens make of photos, and fine-tune on them",
     "train": "train a tokenizer, a generator or a layout network",
     "eval": "measure checkpoints, other methods' images, or samples",
     "encode": "turn a data set into token files",

@@ -258,7 +258,7 @@ def report_page(
     (_, model), *others = methods.items()
     names = [name for name in in_order(model) if name not in _NOT_SHOWN]
     curves = [rate_curve(name, series, "bytes") for name in names] if series else []
-    return _render(
+    return render(
         "report.html",
         title=title,
         lead=lead,
@@ -326,7 +326,7 @@ def overview_page(
     ]
     names = in_order(n for _, metrics in rows for n in metrics if n not in _NOT_SHOWN)
     series = rate_series(measured)
-    return _render(
+    return render(
         "overview.html",
         title=f"Evaluation of {len(results)} combinations",
         failures=failures(results),
@@ -346,7 +346,8 @@ def overview_page(
     )
 
 
-def _render(template: str, **context: Any) -> Iterator[bytes]:
+def render(template: str, **context: Any) -> Iterator[bytes]:
+    """Fills in a template, in pieces."""
     for piece in _environment().get_template(template).generate(**context):
         yield piece.encode("utf-8", "backslashreplace")
 
