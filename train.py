@@ -80,14 +80,14 @@ def train(
     checkpoints = stack.enter_context(
         checkpoint.Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
     )
-    chronometer = training.Chronometer(config.train.steps, config.train.batch_size)
+    timer = training.StepTimer(config.train.steps, config.train.batch_size)
     skipped = training.SkippedSteps(config.train.get("max_skipped", 10), run.failed_steps)
     first_step = 0
     latest = {}  # of each metric: a step need not compute all
     if restored := checkpoints.restore_latest(task.to_trees(state)):
-        first_step, trees, place = restored
+        first_step, trees, loop_state = restored
         state = task.from_trees(trees)
-        latest = training.set_place(place, batches, chronometer, skipped)
+        latest = training.restore_loop_state(loop_state, batches, timer, skipped)
         if first_step >= config.train.steps:
             print(f"nothing to do: {first_step} steps are done, train.steps={config.train.steps}")
             return 0
@@ -100,7 +100,7 @@ def train(
 
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
     state, frozen = training.replicate((state, frozen))
-    feed = training.Feed(batches, chronometer)
+    prefetcher = training.DevicePrefetcher(batches, timer)
     log = stack.enter_context(contextlib.closing(training.MetricLog(run, step=first_step)))
     best = training.BestCheckpoint(run_directory.RunDirectory(run.best), config, step=first_step)
     compiled, work = functools.cache(training.on_all_devices), training.Work()
@@ -110,7 +110,7 @@ def train(
 
     def here() -> dict[str, Any]:
         skipped.catch_up()
-        return training.get_place(feed, chronometer, skipped, latest)
+        return training.get_loop_state(prefetcher, timer, skipped, latest)
 
     def save(step: int) -> None:
         checkpoints.save(step, task.to_trees(state), here())
@@ -119,7 +119,7 @@ def train(
     for step in range(first_step + 1, config.train.steps + 1):
         first, last = step == first_step + 1, step == config.train.steps
         try:
-            batch = next(feed)
+            batch = next(prefetcher)
         except Exception:  # the data is gone; what was learnt from it shall not be
             if step - 1 > saved and jax.process_count() == 1:  # others would not join in saving
                 save(step - 1)
@@ -128,8 +128,8 @@ def train(
         work.follow(run_step, state, batch, frozen)
         state, metrics = run_step(state, batch, frozen)
         if not last:
-            feed.fetch()  # while the device works
-        with chronometer.waiting("device"):
+            prefetcher.fetch()  # while the device works
+        with timer.waiting("device"):
             skipped.follow(step, batch, metrics)
         profile.follow(step, metrics)
         latest |= metrics
@@ -140,16 +140,16 @@ def train(
                 f"first step after {training.format_seconds(time.perf_counter() - started)}",
                 flush=True,
             )
-            chronometer.start(step)
+            timer.start(step)
             work.tick(1.0)
         if training.is_due(step, config.log.every_steps, last):
-            with chronometer.waiting("device"):
+            with timer.waiting("device"):
                 skipped.catch_up()  # waits for the device, so that times are its own
-            times = {} if first else chronometer.tick(step)
+            times = {} if first else timer.tick(step)
             if times:
                 times |= work.tick(times["seconds"])
             counts = {
-                "unreadable_images": processes.total(feed.unreadable.count),
+                "unreadable_images": processes.total(prefetcher.unreadable.count),
                 "skipped_steps": skipped.count,
             }
             values = jax.device_get(latest) | times | counts | training.memory_in_use()
@@ -160,13 +160,13 @@ def train(
             saved = step
         if training.is_due(step, evaluate_every, last):
             jax.block_until_ready(metrics)
-            with chronometer.paused():
+            with timer.paused():
                 figures = task.evaluate(state, frozen)
                 report_evaluation(log, step, figures)
                 best.consider(step, figures, functools.partial(task.to_trees, state), here)
         if training.is_due(step, config.log.images_every_steps, last):
             jax.block_until_ready(metrics)
-            with chronometer.paused():
+            with timer.paused():
                 picture = task.preview(state)
                 if picture is not None:
                     log.image(step, "held out", picture)
@@ -181,9 +181,7 @@ def train(
     if saved < config.train.steps:
         print(f"stopped and saved after step {saved}; the same command goes on from there")
         return training.EXIT_CODE
-    print(
-        f"done: {config.train.steps} steps in {training.format_seconds(chronometer.train_seconds)}"
-    )
+    print(f"done: {config.train.steps} steps in {training.format_seconds(timer.train_seconds)}")
     if task.after_training:
         print(task.after_training.format(workdir=run.root))
     return 0

@@ -8,15 +8,15 @@ from gpstoken_jax.training.checks import (
     evaluation_interval,
     is_due,
 )
-from gpstoken_jax.training.chronometer import Chronometer
-from gpstoken_jax.training.feed import Feed
 from gpstoken_jax.training.flops import Work
+from gpstoken_jax.training.loop_state import get_loop_state, restore_loop_state
 from gpstoken_jax.training.memory import memory_in_use
 from gpstoken_jax.training.metric_log import MetricLog
 from gpstoken_jax.training.non_finite import SkippedSteps
-from gpstoken_jax.training.place import get_place, set_place
+from gpstoken_jax.training.prefetch import DevicePrefetcher
 from gpstoken_jax.training.profile import Profile
 from gpstoken_jax.training.step import on_all_devices, replicate
+from gpstoken_jax.training.step_timer import StepTimer
 from gpstoken_jax.training.stop_signals import EXIT_CODE, StopSignals, StopVote
 from gpstoken_jax.training.task import Batches, Task, create_task
 
@@ -24,11 +24,11 @@ __all__ = [
     "EXIT_CODE",
     "Batches",
     "BestCheckpoint",
-    "Chronometer",
-    "Feed",
+    "DevicePrefetcher",
     "MetricLog",
     "Profile",
     "SkippedSteps",
+    "StepTimer",
     "StopSignals",
     "StopVote",
     "Task",
@@ -38,10 +38,10 @@ __all__ = [
     "create_task",
     "evaluation_interval",
     "format_seconds",
-    "get_place",
+    "get_loop_state",
     "is_due",
     "memory_in_use",
     "on_all_devices",
     "replicate",
-    "set_place",
+    "restore_loop_state",
 ]

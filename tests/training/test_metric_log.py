@@ -8,8 +8,8 @@ import pytest
 
 from gpstoken_jax.runtime.progress import format_seconds
 from gpstoken_jax.runtime.run_directory import RunDirectory
-from gpstoken_jax.training.chronometer import Chronometer
 from gpstoken_jax.training.metric_log import MetricLog, read_metrics
+from gpstoken_jax.training.step_timer import StepTimer
 
 
 def _lines(run):
@@ -72,32 +72,32 @@ def test_every_flipped_bit_of_a_line_is_noticed(tmp_path, caplog):
     assert _lines(run) == expected
 
 
-def test_chronometer_counts_only_training_and_goes_on_after_a_restart():
-    chronometer = Chronometer(total_steps=10, batch_size=4, train_seconds=100.0)
+def test_step_timer_counts_only_training_and_goes_on_after_a_restart():
+    timer = StepTimer(total_steps=10, batch_size=4, train_seconds=100.0)
     with pytest.raises(RuntimeError, match="start"):
-        chronometer.tick(1)
-    chronometer.start(5)
-    times = chronometer.tick(7)
+        timer.tick(1)
+    timer.start(5)
+    times = timer.tick(7)
     assert times["train_seconds"] > 100
     assert times["images_per_second"] == pytest.approx(4 / times["seconds_per_step"])
     assert times["eta_seconds"] == pytest.approx(3 * times["seconds_per_step"])
 
 
-def test_chronometer_leaves_out_pauses_and_tells_who_waited(monkeypatch):
+def test_step_timer_leaves_out_pauses_and_tells_who_waited(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    chronometer = Chronometer(total_steps=10, batch_size=4)
-    chronometer.start(0)
-    with chronometer.paused():
+    timer = StepTimer(total_steps=10, batch_size=4)
+    timer.start(0)
+    with timer.paused():
         now[0] += 100
-    with chronometer.waiting("data"):
+    with timer.waiting("data"):
         now[0] += 1
     now[0] += 3
-    times = chronometer.tick(2)
+    times = timer.tick(2)
     assert times["seconds"] == times["train_seconds"] == 4 and times["seconds_per_step"] == 2
     assert times["data_wait"] == 0.25 and times["device_wait"] == 0
     now[0] += 1
-    assert chronometer.tick(3)["data_wait"] == 0
+    assert timer.tick(3)["data_wait"] == 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.generation import samplers
 from gpstoken_jax.generation.guidance import Guidance
-from gpstoken_jax.generation.layouts.chunks import in_chunks
+from gpstoken_jax.generation.layouts.batching import map_in_batches
 from gpstoken_jax.generation.layouts.sampler import check_labels
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import SiT, init_params
@@ -111,7 +111,7 @@ class SitLayoutSampler:
         """One layout a key, in canonical order or about it; see ``LayoutSampler``."""
         labels = check_labels(labels, self.label_names, self._untrained)
         labels = np.where(labels < 0, self._null, labels)
-        return in_chunks(partial(self._draw, self._params), keys, labels)
+        return map_in_batches(partial(self._draw, self._params), keys, labels)
 
     def check(self, label: int, number: int) -> None:
         """Checks that the network has seen a class; see ``LayoutSampler``."""

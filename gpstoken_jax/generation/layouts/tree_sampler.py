@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax.generation.layouts.chunks import in_chunks
+from gpstoken_jax.generation.layouts.batching import map_in_batches
 from gpstoken_jax.generation.layouts.sampler import check_labels
 from gpstoken_jax.generation.layouts.split_tree import split_tree
 from gpstoken_jax.generation.layouts.tree_network import TreeNetwork, draw, init_params
@@ -72,7 +72,7 @@ class TreeSampler:
             counts = np.full(len(labels), self.num_tokens)
             return _draw(self._network, self._params, keys, labels, counts, self._temperature)
 
-        return self._network.tree.to_geometry(in_chunks(draw_some, keys, labels))
+        return self._network.tree.to_geometry(map_in_batches(draw_some, keys, labels))
 
     def check(self, label: int, number: int) -> None:
         """Checks that the network has seen a class; see ``LayoutSampler``."""

@@ -19,7 +19,7 @@ Size = tuple[int, int]
 _SIDES = tuple(2**n + 2 for n in range(3, 12))
 
 
-class Place(NamedTuple):
+class Piece(NamedTuple):
     """Piece of an image that one box needs (or several boxes, with a leading axis)."""
 
     box: Float[Array, "*n 4"]
@@ -33,13 +33,13 @@ def forward(
     """See `roi_align`; `size` is the number of bins (vertically, horizontally)."""
     map_size, channels = features.shape[1:3], features.shape[3]
 
-    def from_window(window: Size, place: Place) -> Array:
-        rows, columns = _weights(size, map_size, window, place, features.dtype)
-        piece = lax.dynamic_slice(features, place.corner, (1, *window, channels))[0]
-        return _product("qx,pxc->pqc", columns, _product("py,yxc->pxc", rows, piece))
+    def from_window(window: Size, piece: Piece) -> Array:
+        rows, columns = _weights(size, map_size, window, piece, features.dtype)
+        values = lax.dynamic_slice(features, piece.corner, (1, *window, channels))[0]
+        return _product("qx,pxc->pqc", columns, _product("py,yxc->pxc", rows, values))
 
     branches = [partial(from_window, window) for window in _windows(*map_size)]
-    out = lax.map(lambda place: lax.switch(place.window, branches, place), _places(boxes, map_size))
+    out = lax.map(lambda piece: lax.switch(piece.window, branches, piece), _pieces(boxes, map_size))
     return out.reshape(*boxes.shape[:2], *size, channels)
 
 
@@ -49,20 +49,20 @@ def backward(
     """Gradient with respect to a map of `map_size`, added up piece by piece, in float32."""
     channels = cotangent.shape[-1]
 
-    def into_window(window: Size, place: Place, cotangent: Array, gradient: Array) -> Array:
-        rows, columns = _weights(size, map_size, window, place, cotangent.dtype)
+    def into_window(window: Size, piece: Piece, cotangent: Array, gradient: Array) -> Array:
+        rows, columns = _weights(size, map_size, window, piece, cotangent.dtype)
         change = _product("py,pxc->yxc", rows, _product("qx,pqc->pxc", columns, cotangent))
-        before = lax.dynamic_slice(gradient, place.corner, (1, *window, channels))
-        return lax.dynamic_update_slice(gradient, before + change, place.corner)
+        before = lax.dynamic_slice(gradient, piece.corner, (1, *window, channels))
+        return lax.dynamic_update_slice(gradient, before + change, piece.corner)
 
     branches = [partial(into_window, window) for window in _windows(*map_size)]
 
-    def add(gradient: Array, box: tuple[Place, Array]) -> tuple[Array, None]:
+    def add(gradient: Array, box: tuple[Piece, Array]) -> tuple[Array, None]:
         return lax.switch(box[0].window, branches, *box, gradient), None
 
     each = cotangent.reshape(-1, *size, channels)
     nothing = jnp.zeros((len(cotangent), *map_size, channels), jnp.float32)
-    gradient, _ = lax.scan(add, nothing, (_places(boxes, map_size), each))
+    gradient, _ = lax.scan(add, nothing, (_pieces(boxes, map_size), each))
     return gradient.astype(cotangent.dtype)
 
 
@@ -75,7 +75,7 @@ def _windows(height: int, width: int) -> list[Size]:
     return [(min(side, height), min(side, width)) for side in smaller] + [(height, width)]
 
 
-def _places(boxes: Float[Array, "b l 4"], map_size: Size) -> Place:
+def _pieces(boxes: Float[Array, "b l 4"], map_size: Size) -> Piece:
     """The places of the boxes of all images, one after another."""
     batch, count, _ = boxes.shape
     boxes = boxes.reshape(-1, 4)
@@ -89,11 +89,11 @@ def _places(boxes: Float[Array, "b l 4"], map_size: Size) -> Place:
     start = jnp.minimum(begin, last + 1 - windows[window])
     image = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), count)
     corner = (image, start[:, 0], start[:, 1], jnp.zeros_like(image))
-    return Place(boxes, window, corner)
+    return Piece(boxes, window, corner)
 
 
-def _weights(size: Size, map_size: Size, window: Size, place: Place, dtype) -> tuple[Array, Array]:
-    (x1, y1, x2, y2), (_, top, left, _) = place.box, place.corner
+def _weights(size: Size, map_size: Size, window: Size, piece: Piece, dtype) -> tuple[Array, Array]:
+    (x1, y1, x2, y2), (_, top, left, _) = piece.box, piece.corner
     rows = axis_weights(y1, y2, size[0], map_size[0], top + jnp.arange(window[0]))
     columns = axis_weights(x1, x2, size[1], map_size[1], left + jnp.arange(window[1]))
     return rows.astype(dtype), columns.astype(dtype)

@@ -9,7 +9,7 @@ WAITS = ("data", "device")
 
 
 @dataclass
-class Chronometer:
+class StepTimer:
     """Measures training speed between calls of ``tick``.
 
     Attributes:

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-CHUNK = 64
+BATCH = 64
 
 
-def in_chunks(
+def map_in_batches(
     draw: Callable[[PRNGKeyArray, Int[np.ndarray, "b"]], Array],
     keys: PRNGKeyArray,
     labels: Int[np.ndarray, "n"],
@@ -19,7 +19,7 @@ def in_chunks(
     Compiled once; a row comes out the same whatever the number of rows that it is drawn with.
     """
     parts = []
-    for start in range(0, len(labels), CHUNK):
-        part = np.arange(start, start + CHUNK).clip(max=len(labels) - 1)
+    for start in range(0, len(labels), BATCH):
+        part = np.arange(start, start + BATCH).clip(max=len(labels) - 1)
         parts.append(np.asarray(draw(keys[part], labels[part]))[: len(labels) - start])
     return np.concatenate(jax.device_get(parts))

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gpstoken_jax.training.chronometer import Chronometer
 from gpstoken_jax.training.step import AXIS, Batch, shard
+from gpstoken_jax.training.step_timer import StepTimer
 from gpstoken_jax.training.task import Batches
 
 
@@ -16,21 +16,21 @@ class _Unreadable:
     count: int
 
 
-class Feed:
+class DevicePrefetcher:
     """``Batches`` in the form that a step takes, one ahead.
 
     ``get_state`` and ``unreadable`` are of the last batch that was taken, not of the one ahead.
     """
 
-    def __init__(self, batches: Batches, chronometer: Chronometer):
+    def __init__(self, batches: Batches, timer: StepTimer):
         self._batches = batches
-        self._chronometer = chronometer
+        self._timer = timer
         self._ahead: Batch | Exception | None = None
         self._note_place()
         mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
-    def __iter__(self) -> "Feed":
+    def __iter__(self) -> "DevicePrefetcher":
         return self
 
     def __next__(self) -> Batch:
@@ -48,7 +48,7 @@ class Feed:
         if self._ahead is not None:
             return
         try:
-            with self._chronometer.waiting("data"):
+            with self._timer.waiting("data"):
                 batch = shard(next(self._batches), jax.local_device_count())
                 self._ahead = jax.device_put(batch, self._sharding)
         except Exception as error:
