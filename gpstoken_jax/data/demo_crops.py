@@ -14,7 +14,7 @@ from gpstoken_jax.data.transforms import to_unit_range
 from gpstoken_jax.runtime.files import write_file
 
 MAX_PHOTOS = 64
-_LEARNT = 2 / 3  # of the width
+_LEARNT = 1 / 2  # of the width
 _FITTING_SIDE = 2  # in squares, of a photo that codes are fitted on
 _SMALLEST = 32  # side of a square that is shown, before it is brought to size
 Photo = UInt8[np.ndarray, "h w 3"]
@@ -75,7 +75,7 @@ def write_crops(photos: Mapping[str, Photo], output: Path) -> Path:
 
 
 def held_out(photos: Mapping[str, Photo], side: int) -> Crops:
-    """The right third of every photo as squares, one below the other; every photo's first first."""
+    """The right half of every photo as squares, one below the other; every photo's first first."""
     rows = []
     for name, photo in photos.items():
         right = photo[:, round(_LEARNT * photo.shape[1]) :]

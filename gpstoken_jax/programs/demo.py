@@ -3,8 +3,8 @@
     gpstoken demo --output=runs/demo
     gpstoken demo --photos=DIR --output=runs/demo
 
-Starts from weights that ship with this package. It learns from the left two thirds of every photo;
-all figures and pictures are of the right third, which it does not see. Without --photos it takes
+Starts from weights that ship with this package. It learns from the left half of every photo;
+all figures and pictures are of the right half, which it does not see. Without --photos it takes
 four that scikit-image and scikit-learn ship and that the weights were not trained on. The same
 command again fine-tunes two minutes more.
 """
@@ -51,7 +51,7 @@ def main() -> None:
 
     after = None
     if SECONDS.value:
-        print(f"[2/3] fine-tuning for {SECONDS.value} s on the left two thirds of the photos")
+        print(f"[2/3] fine-tuning for {SECONDS.value} s on the left half of every photo")
         run = folder / "run"
         if not (run / "checkpoints").is_dir():
             import_weights(WEIGHTS, None, run)
