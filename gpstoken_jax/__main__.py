@@ -4,6 +4,7 @@ import runpy
 import sys
 
 import gpstoken_jax
+from gpstoken_jax.programs.cli import find_temporary_directory
 
 PROGRAMS = {
     "demo": "show what tokens make of photos, and fine-tune on them",
@@ -32,6 +33,7 @@ def main() -> int | None:
         print(f"error: there is no program {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     sys.argv = [f"gpstoken {name}", *arguments[1:]]
+    find_temporary_directory(sys.argv)  # libraries ask for one when they are imported
     runpy.run_module(f"gpstoken_jax.programs.{name}", run_name="__main__", alter_sys=True)
     return None
 

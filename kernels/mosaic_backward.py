@@ -6,6 +6,7 @@ the geometry: with w = weight * d loss / d weight and scaled a and v (see `mosai
 w a^2, w v^2, w a v, w a and w v. They stay exact for |rho| near 1, where sums of u and v cancel.
 """
 
+import functools
 import math
 
 from jax import Array
@@ -22,8 +23,7 @@ from gpstoken_jax.kernels.mosaic_tiles import (
     Tile,
     Token,
     Vectors,
-    choose,
-    for_each_share,
+    for_each_step,
     load_channels,
     load_features,
     load_geometry,
@@ -106,35 +106,17 @@ def sum_tile(problem, shared, number, geometry, features, cotangent, xs, ys, pla
     *lists, vectors, moments = rest
     tile, room = Tile.of(problem, number), Room(problem, shared, cotangent=True)
     stage_cotangent(problem, room, cotangent, tile)
-    bounds = tile.bounds(xs, ys)
-    x, y = tile.my_centres(xs, ys)
+    arrays, listed = (geometry, features, xs, ys), (*lists, region_of) if lists else ()
 
-    def share(row_of, count, carry):
-        tabulate(problem, room, geometry, row_of, count)
-        barrier()
-        total = tile.exists.where(choose(room, count, bounds), 0)
+    def add(token, slot, _):
+        sums = add_pixels(problem, room, token.rho, no_sums(problem))
+        store_sums(problem, vectors, moments, tile.chunk, slot, sums)
 
-        def step(first, _):
-            token = read_token(room, first, total)
-            vectors_ = load_features(problem, features, token, tile.chunk)
-            slot = slot_of(problem, plan, token, tile)
-            stage_geometry(problem, room, token, x, y)
-            store_vectors(problem, room.features, STEP, range(STEP), vectors_)
-            warp_barrier()
-            sums = add_pixels(problem, room, token.rho, no_sums(problem))
-            store_sums(problem, vectors, moments, tile.chunk, slot, sums)
-            warp_barrier()
-
-        loop(0, total, STEP, [], step)
-        if lists or problem.tokens > problem.capacity:
-            barrier()
-        return carry
-
-    listed = (*lists, region_of(problem, tile)) if lists else None
-    for_each_share(problem, listed, tile, [], share)
+    slot = functools.partial(slot_of, problem, plan, tile)
+    for_each_step(problem, room, tile, arrays, listed, list, add, slot)
 
 
-def slot_of(problem: Problem, plan: Global, token: Token, tile: Tile) -> Number:
+def slot_of(problem: Problem, plan: Global, tile: Tile, token: Token) -> Number:
     """Slot of this lane's token for its sums of the tile; -1: none."""
     first, corner, wide, high = plan.load(token.row * 4, 4)
     x, y = tile.x - (corner & 0xFFFF), tile.y - (corner >> 16)

@@ -1,5 +1,7 @@
 """The forward GPU kernel: the whole map in one launch, and the backward's plan beside it."""
 
+import functools
+
 from jax import Array
 
 from gpstoken_jax.kernels.mosaic_lists import region_of
@@ -13,30 +15,21 @@ from gpstoken_jax.kernels.mosaic_tiles import (
     Room,
     Tile,
     Vectors,
-    choose,
-    for_each_share,
-    load_features,
-    read_token,
-    stage_geometry,
+    for_each_step,
     store_channels,
-    store_vectors,
-    tabulate,
 )
 from gpstoken_jax.kernels.mosaic_words import (
     Global,
     Number,
-    barrier,
     block,
     fma,
     from_lane,
     kernel,
-    loop,
     matmul,
     power_of_two,
     shape,
     split,
     thread,
-    warp_barrier,
     when,
     zeros,
 )
@@ -71,31 +64,13 @@ def draw_tile(problem, shared, number, geometry, features, xs: Global, ys: Globa
     tile = Tile.of(problem, number)
     room = Room(problem, shared, cotangent=False)
     groups = problem.chunk // 16
-    bounds = tile.bounds(xs, ys)
-    x, y = tile.my_centres(xs, ys)
+    arrays, listed = (geometry, features, xs, ys), (*lists, region_of) if lists else ()
 
-    def share(row_of, count, sums):
-        tabulate(problem, room, geometry, row_of, count)
-        barrier()
-        total = tile.exists.where(choose(room, count, bounds), 0)
+    def add(token, _, sums):
+        return add_tokens(problem, room, token.rho, sums)
 
-        def step(first, sums):
-            token = read_token(room, first, total)
-            vectors = load_features(problem, features, token, tile.chunk)
-            stage_geometry(problem, room, token, x, y)
-            store_vectors(problem, room.features, STEP, range(STEP), vectors)
-            warp_barrier()
-            sums = add_tokens(problem, room, token.rho, sums)
-            warp_barrier()
-            return sums
-
-        sums = loop(0, total, STEP, sums, step)
-        if lists or problem.tokens > problem.capacity:
-            barrier()
-        return sums
-
-    listed = (*lists, region_of(problem, tile)) if lists else None
-    sums = for_each_share(problem, listed, tile, zeros(4 * 8 * groups), share)
+    start = functools.partial(zeros, 4 * 8 * groups)
+    sums = for_each_step(problem, room, tile, arrays, listed, start, add)
 
     lane_x, quad = tile.x * TILE + (tile.lane >> 2), (tile.lane & 3) * 4
     for n in range(TILE):

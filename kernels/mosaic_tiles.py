@@ -10,7 +10,7 @@ offsets over sigma, scaled by sqrt(log2(e) / 2 / o); see `gaussian`.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from gpstoken_jax.kernels.mosaic_words import (
     Shared,
     absolute,
     ballot,
+    barrier,
     count_ones,
     fma,
     from_lane,
@@ -406,18 +407,66 @@ def store_channels(
             when(channel + n < problem.channels, put)
 
 
+def for_each_step(
+    problem: Problem,
+    room: Room,
+    tile: Tile,
+    arrays: Sequence[Global],
+    listed,
+    start: Callable[[], list[Number]],
+    body: Callable,
+    look: Callable[[Token], Number] = lambda _: None,
+) -> list[Number]:
+    """Fold `body(token, looked, carry)` over the tile's tokens, sixteen staged at a time.
+
+    Args:
+      arrays: geometry, features, and coordinates of columns and rows.
+      listed: see `for_each_share`.
+      start: makes the carry before the first token.
+      body: makes the next carry.
+      look: loads what else a token needs, before the staging; the result is `looked`.
+    """
+    geometry, features, xs, ys = arrays
+    bounds = tile.bounds(xs, ys)
+    x, y = tile.my_centres(xs, ys)
+
+    def share(row_of, count, carry):
+        tabulate(problem, room, geometry, row_of, count)
+        barrier()
+        total = tile.exists.where(choose(room, count, bounds), 0)
+
+        def step(first, carry):
+            token = read_token(room, first, total)
+            vectors = load_features(problem, features, token, tile.chunk)
+            looked = look(token)
+            stage_geometry(problem, room, token, x, y)
+            store_vectors(problem, room.features, STEP, range(STEP), vectors)
+            warp_barrier()
+            carry = body(token, looked, carry)
+            warp_barrier()
+            return carry
+
+        carry = loop(0, total, STEP, carry, step)
+        if listed or problem.tokens > problem.capacity:
+            barrier()
+        return carry
+
+    return for_each_share(problem, listed, tile, start(), share)
+
+
 def for_each_share(problem: Problem, listed, tile: Tile, carry, body: Callable) -> list[Number]:
     """Fold `body(row_of, count, carry)` over shares of up to `capacity` tokens of a tile's image.
 
-    listed: (lists, counts) of `mosaic_lists`, or None for all tokens of the image.
+    listed: lists, counts and region_of of `mosaic_lists`, or nothing for all tokens of the image.
     """
-    if listed is None:
+    if not listed:
         for start in range(0, problem.tokens, problem.capacity):
             first = tile.image * problem.tokens + start
             count = min(problem.capacity, problem.tokens - start)
             carry = body(lambda n, first=first: first + n, count, carry)
         return carry
-    lists, counts, region = listed
+    lists, counts, region_of = listed
+    region = region_of(problem, tile)
     total = counts.load(region)[0]
 
     def one(first, carry):

@@ -8,6 +8,7 @@ Everything that is private in JAX, and all PTX, is in this file.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partialmethod
 
 import jax
 import numpy as np
@@ -33,6 +34,10 @@ def _float_type() -> ir.Type:
 
 def _constant(value, kind: ir.Type) -> ir.Value:
     return utils.c(float(value) if str(kind) == "f32" else int(value), kind)
+
+
+def _operator(build: Callable[[ir.Value, ir.Value], ir.Value]) -> Callable:
+    return lambda number, other: Number(build(number.value, number._other(other)))
 
 
 class Number:
@@ -90,23 +95,9 @@ class Number:
     def __neg__(self):
         return _ptx("neg.f32", _float_type(), self)  # an operand's sign in the machine's code
 
-    def __floordiv__(self, other):  # of numbers >= 0, like the next
-        return Number(arith.divui(self.value, self._other(other)))
-
-    def __mod__(self, other):
-        return Number(arith.remui(self.value, self._other(other)))
-
-    def __and__(self, other):
-        return Number(arith.andi(self.value, self._other(other)))
-
-    def __or__(self, other):
-        return Number(arith.ori(self.value, self._other(other)))
-
-    def __lshift__(self, count):
-        return Number(arith.shli(self.value, self._other(count)))
-
-    def __rshift__(self, count: int):
-        return Number(arith.shrui(self.value, self._other(count)))
+    __floordiv__, __mod__ = _operator(arith.divui), _operator(arith.remui)  # of numbers >= 0
+    __and__, __or__ = _operator(arith.andi), _operator(arith.ori)
+    __lshift__, __rshift__ = _operator(arith.shli), _operator(arith.shrui)
 
     def _compare(self, other, name: str) -> "Number":
         if self.is_float:  # false with a NaN
@@ -115,21 +106,9 @@ class Number:
         name = name.lower() if name == "EQ" else f"s{name.lower()}"
         return Number(arith.cmpi(arith.CmpIPredicate[name], self.value, self._other(other)))
 
-    def __lt__(self, other):
-        return self._compare(other, "LT")
-
-    def __le__(self, other):
-        return self._compare(other, "LE")
-
-    def __gt__(self, other):
-        return self._compare(other, "GT")
-
-    def __ge__(self, other):
-        return self._compare(other, "GE")
-
-    def equals(self, other) -> "Number":
-        """True where both are equal."""
-        return self._compare(other, "EQ")
+    __lt__, __le__ = partialmethod(_compare, name="LT"), partialmethod(_compare, name="LE")
+    __gt__, __ge__ = partialmethod(_compare, name="GT"), partialmethod(_compare, name="GE")
+    equals = partialmethod(_compare, name="EQ")
 
     def where(self, yes, no) -> "Number":
         """Of a truth value: `yes` or `no`, one of them a Number."""

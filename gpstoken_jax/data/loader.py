@@ -7,11 +7,12 @@ of P takes positions p, p + P, p + 2 P, ...; the state of an iterator is one pos
 """
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
@@ -72,12 +73,7 @@ class _TrainExample:
     """Makes the training example of one position; picklable, so that workers can have it."""
 
     fitted: FittedImages
-    image_size: int
-    crop: str
-    crop_scale: tuple[float, float]
-    flip: bool
-    permute_colours: bool
-    resize: str
+    augment: Callable[..., UInt8[np.ndarray, "s s 3"]]
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         unreadable = []
@@ -93,28 +89,21 @@ class _TrainExample:
                         f"({self.fitted.source.description}); the last: {unreadable[-1]}"
                     ) from error
                 index = int(rng.integers(len(self.fitted.source)))
-        pixels = transforms.augment(
-            example.pixels,
-            self.image_size,
-            self.crop,
-            self.crop_scale,
-            self.flip,
-            self.permute_colours,
-            self.resize,
-            rng,
-        )
+        pixels = self.augment(example.pixels, rng=rng)
         return {"pixels": pixels, "label": example.label, "unreadable": unreadable}
 
 
 @dataclasses.dataclass(frozen=True)
 class _EvalExample:
-    """Makes the evaluation example of one index; None is padding."""
+    """Makes the evaluation example of one row of this process; an index of None is padding."""
 
+    indices: list[int | None]
     source: ImageSource
     size: tuple[int, int]
     resize: str
 
-    def __call__(self, index: int | None) -> dict[str, Any]:
+    def __call__(self, row_number: int) -> dict[str, Any]:
+        index = self.indices[row_number]
         blank = np.zeros((*self.size, 3), np.uint8)
         row = {"pixels": blank, "label": -1, "name": "", "size": (0, 0), "mask": False}
         if index is None:
@@ -168,7 +157,7 @@ class TrainBatches:
         examples: grain.MapDataset,
         batch_size: int,
         process_count: int,
-        reading: "_Reading",
+        reading: "ReadAhead",
         identity: dict[str, int],
     ):
         self._examples = examples
@@ -252,7 +241,7 @@ class EvalBatches:
         unreadable: What could not be read so far, in this process.
     """
 
-    def __init__(self, batches: grain.MapDataset, num_images: int, reading: "_Reading"):
+    def __init__(self, batches: grain.MapDataset, num_images: int, reading: "ReadAhead"):
         self._batches = batches
         self._reading = reading
         self.num_images = num_images
@@ -274,35 +263,28 @@ class EvalBatches:
 
 @dataclasses.dataclass(frozen=True)
 class ReadAhead:
-    """Reading ahead where there is no config; see `configs/common.py`, section data."""
+    """Number of readers and depth of reading ahead; see `configs/common.py`, section data."""
 
     num_threads: int = 0
     num_workers: int = 0
     prefetch: int = 2
 
-
-@dataclasses.dataclass(frozen=True)
-class _Reading:
-    """Depth of reading ahead, and number of readers."""
-
-    num_threads: int
-    num_workers: int
-    prefetch: int
-
     @classmethod
-    def from_config(cls, data_config: Any) -> "_Reading":
-        threads = data_config.num_threads or min(16, available_cores())
-        return cls(threads, data_config.num_workers, max(1, data_config.prefetch))
+    def from_config(cls, data_config: Any) -> "ReadAhead":
+        """Those fields of a config's section."""
+        return cls(data_config.num_threads, data_config.num_workers, data_config.prefetch)
 
     def start(self, batches: grain.MapDataset) -> Iterator:
-        buffer = max(self.prefetch, self.num_threads)
-        read = grain.ReadOptions(num_threads=self.num_threads, prefetch_buffer_size=buffer)
+        """Begins to read batches."""
+        threads = self.num_threads or min(16, available_cores())
+        buffer = max(self.prefetch, threads)
+        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
         dataset = batches.to_iter_dataset(read)
         if self.num_workers:
             if not flags.FLAGS.is_parsed():  # Grain's workers insist, also in a notebook
                 flags.FLAGS.mark_as_parsed()
             options = grain.multiprocessing.MultiprocessingOptions(
-                num_workers=self.num_workers, per_worker_buffer_size=self.prefetch
+                num_workers=self.num_workers, per_worker_buffer_size=max(1, self.prefetch)
             )
             dataset = dataset.mp_prefetch(options, _end_with_parent).map(_own_copy)
         return iter(dataset)
@@ -354,15 +336,14 @@ def train_batches(
     scale, resize = tuple(data_config.crop_scale), resize_of(data_config)
     side = transforms.working_side(image_size, data_config.crop, scale)
     fitted = FittedImages(source, side, data_config.crop, resize, _budget(data_config))
-    make = _TrainExample(
-        fitted,
-        image_size,
-        data_config.crop,
-        scale,
-        data_config.flip,
-        data_config.permute_colours,
-        resize,
+    augment = functools.partial(
+        transforms.augment,
+        image_size=image_size,
+        crop_scale=scale,
+        resize=resize,
+        **{name: getattr(data_config, name) for name in ("crop", "flip", "permute_colours")},
     )
+    make = _TrainExample(fitted, augment)
     examples = (
         grain.MapDataset.range(len(source))
         .shuffle(seed=seed)
@@ -372,7 +353,7 @@ def train_batches(
     )
     identity = {"seed": seed, "num_images": len(source)}
     return TrainBatches(
-        examples, batch_size, process_count, _Reading.from_config(data_config), identity
+        examples, batch_size, process_count, ReadAhead.from_config(data_config), identity
     )
 
 
@@ -394,23 +375,9 @@ def eval_batches(
     num_rows = -(-len(source) // (process_count * batch_size)) * batch_size
     own: list[int | None] = list(range(process_index, len(source), process_count))
     own += [None] * (num_rows - len(own))
-    batches = (
-        grain.MapDataset.range(num_rows)
-        .map(_EvalRow(own, _EvalExample(source, size, resize_of(data_config))))
-        .batch(batch_size, batch_fn=_stack_eval)
-    )
-    return EvalBatches(batches, len(source), _Reading.from_config(data_config))
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvalRow:
-    """Row number of this process to example."""
-
-    indices: list[int | None]
-    make: _EvalExample
-
-    def __call__(self, row: int) -> dict[str, Any]:
-        return self.make(self.indices[row])
+    make = _EvalExample(own, source, size, resize_of(data_config))
+    batches = grain.MapDataset.range(num_rows).map(make).batch(batch_size, batch_fn=_stack_eval)
+    return EvalBatches(batches, len(source), ReadAhead.from_config(data_config))
 
 
 def _stack_train(rows: list[dict[str, Any]]) -> dict[str, Any]:

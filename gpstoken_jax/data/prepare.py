@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 from gpstoken_jax.data import folder, images, sources
 from gpstoken_jax.data.loader import available_cores
-from gpstoken_jax.runtime.files import SEAL_KEY, UNSEALED, read_json, seal_bytes
+from gpstoken_jax.runtime.files import read_json, sealed_json
 from gpstoken_jax.runtime.outputs import Output, open_output
 from gpstoken_jax.runtime.progress import Progress
 
@@ -64,7 +63,7 @@ class _Account:
 
     @classmethod
     def read(cls, path: pathlib.Path) -> "_Account":
-        """Reads what `_write_sealed` wrote."""
+        """Reads what `_write_records` wrote."""
         values = read_json(path, required=True)
         values["written"] = {int(label): count for label, count in values["written"].items()}
         return cls(**values)
@@ -109,7 +108,7 @@ def prepare(
         accounts = _write_records(listing, result, progress)
         seconds = time.monotonic() - started
         report = _report(listing, accounts, digest, seconds)
-        _write_sealed(result, REPORT_NAME, report)
+        result.write(REPORT_NAME, sealed_json(report, indent=1))
         result.finish({"images": report["images_written"]})
     return report | {"reused": False}
 
@@ -122,10 +121,6 @@ def read_report(output: str | pathlib.Path) -> dict[str, Any]:
         OSError: When it cannot be read.
     """
     return read_json(pathlib.Path(output) / REPORT_NAME, required=True)
-
-
-def _write_sealed(output: Output, name: str, value: dict[str, Any]) -> None:
-    output.write(name, seal_bytes(json.dumps({SEAL_KEY: UNSEALED} | value, indent=1).encode()))
 
 
 def _write_records(
@@ -146,7 +141,7 @@ def _write_records(
             kept.append(f"accounts/{split}-{number:05d}.json")
             if not (output.has(name) and output.has(kept[-1])):
                 account = _write_shard(layout, output, name, part, progress)
-                _write_sealed(output, kept[-1], dataclasses.asdict(account))
+                output.write(kept[-1], sealed_json(dataclasses.asdict(account), indent=1))
             elif progress:
                 progress.advance(len(part))
             accounts[split].append(_Account.read(output.directory / kept[-1]))

@@ -7,7 +7,8 @@ then every image of it is reconstructed (`methods.py`, `codecs.py`) and measured
 through all cells, past those that are there already and those that fail.
 """
 
-from gpstoken_jax.evaluation.cells import (
+from gpstoken_jax.evaluation.codecs import check_baselines
+from gpstoken_jax.evaluation.grid import (
     HELD_OUT,
     Dataset,
     find_checkpoints,
@@ -16,7 +17,6 @@ from gpstoken_jax.evaluation.cells import (
     parse_sizes,
     parse_token_counts,
 )
-from gpstoken_jax.evaluation.codecs import check_baselines
 from gpstoken_jax.evaluation.rates import check_bits
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.run import Run, say

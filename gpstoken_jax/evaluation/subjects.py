@@ -23,8 +23,8 @@ from gpstoken_jax.data.loader import ReadAhead, Unreadable
 from gpstoken_jax.data.pairs import PairBatches, check_batch, find_pairs
 from gpstoken_jax.data.resize import resize_of
 from gpstoken_jax.data.sources import open_folder
-from gpstoken_jax.evaluation.cells import Combination
 from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
+from gpstoken_jax.evaluation.grid import Combination
 from gpstoken_jax.evaluation.measurement import Evaluator
 from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
 from gpstoken_jax.evaluation.rates import FITTED_IMAGES, fit_rates

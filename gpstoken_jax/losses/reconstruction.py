@@ -1,13 +1,15 @@
 """Losses of the tokenizer. Images are in [-1, 1]; every loss is a float32 scalar."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax.features import convnext, inception
+from gpstoken_jax.features.convnext import convnext_perceptual
+from gpstoken_jax.features.inception import inception_perceptual
 from gpstoken_jax.features.lpips import lpips
 from gpstoken_jax.features.vgg import vgg_perceptual
 
@@ -40,15 +42,9 @@ def reconstruction_loss(
     terms = {"mse": jnp.square(reconstructions.astype(jnp.float32) - images).mean()}
     loss = config.mse_weight * terms["mse"]
     if config.lpips_weight:
-        n = config.lpips_images or images.shape[0]
+        pair = [x[: config.lpips_images or None] for x in (reconstructions, images)]
         dropout_key = key if config.lpips_dropout else None
-        distances = lpips(
-            frozen["lpips"],
-            reconstructions[:n],
-            images[:n],
-            dtype=dtype,
-            dropout_key=dropout_key,
-        )
+        distances = lpips(frozen["lpips"], *pair, dtype=dtype, dropout_key=dropout_key)
         terms["lpips"] = distances.mean()
         loss += config.lpips_weight * terms["lpips"]
     return loss, terms
@@ -68,24 +64,16 @@ def perceptual_loss(
     weight of the GAN leaves these terms out. Arguments and results are those of
     ``reconstruction_loss``.
     """
-    terms = {}
-    if config.inception_weight:
-        terms["inception"] = inception.inception_perceptual(
-            frozen["inception"],
-            reconstructions,
-            images,
-            scaling=config.inception_scaling,
-            dtype=dtype,
-        ).mean()
-    if config.convnext_weight:
-        terms["convnext"] = convnext.convnext_perceptual(
-            frozen["convnext"],
-            reconstructions,
-            images,
-            normalisation=config.convnext_normalisation,
-            dtype=dtype,
-        ).mean()
-    if config.vgg_weight:
-        terms["vgg"] = vgg_perceptual(frozen["lpips"], reconstructions, images, dtype=dtype).mean()
+    inception_loss = partial(inception_perceptual, scaling=config.inception_scaling)
+    convnext_loss = partial(convnext_perceptual, normalisation=config.convnext_normalisation)
+    terms = {
+        name: distance(frozen[weights], reconstructions, images, dtype=dtype).mean()
+        for name, distance, weights in (
+            ("inception", inception_loss, "inception"),
+            ("convnext", convnext_loss, "convnext"),
+            ("vgg", vgg_perceptual, "lpips"),
+        )
+        if config[f"{name}_weight"]
+    }
     loss = sum((config[f"{name}_weight"] * term for name, term in terms.items()), jnp.float32(0))
     return loss, terms

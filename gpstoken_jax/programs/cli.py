@@ -4,11 +4,16 @@ Nothing here imports JAX before the flags are parsed, so that ``--help`` answers
 do the same: they import what takes a second inside ``main``, or with ``etils.epy.lazy_imports``.
 """
 
+import atexit
+import contextlib
 import difflib
 import importlib.util
+import itertools
 import os
 import re
+import shutil
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +22,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
+
+from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
 
 FLAGS = flags.FLAGS
 _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
@@ -75,6 +82,27 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
+def find_temporary_directory(arguments: list[str]) -> None:
+    """Puts temporary files beside the results where nothing else can be written to.
+
+    As in a container whose root is read-only. Some libraries cannot be imported without a place.
+    """
+    try:
+        tempfile.gettempdir()
+        return
+    except FileNotFoundError:
+        pass
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = argument.partition("=")
+        if name.lstrip("-") in ("workdir", "output"):
+            place = Path(value if equals else following or "").absolute()
+            place = next(path for path in (place, *place.parents) if path.is_dir())
+            with contextlib.suppress(OSError):
+                made = tempfile.mkdtemp(TEMPORARY_SUFFIX, ".", place)
+                atexit.register(shutil.rmtree, made, ignore_errors=True)
+                tempfile.tempdir = os.environ["TMPDIR"] = made
+
+
 def user_errors() -> tuple[type[Exception], ...]:
     """Lists the errors that are mistakes of input: their message is all that a user needs."""
     from gpstoken_jax.data.loader import UnreadableDataError
@@ -92,6 +120,7 @@ def run(main: Callable[[], int | None]) -> None:
     Its result is the exit code; a user's mistake becomes one line and exit code 1, one in the
     flags one line and exit code 2. ``--help`` prints all flags and the fields of the config.
     """
+    find_temporary_directory(sys.argv)
     if asks_for_help():
         print(describe_program(sys.argv))
         sys.exit(0)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +36,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime import processes
     from gpstoken_jax.runtime.checkpoint import params_checksum
     from gpstoken_jax.runtime.file_names import folder_names
-    from gpstoken_jax.runtime.files import SEAL_KEY, UNSEALED, seal_bytes
+    from gpstoken_jax.runtime.files import sealed_json
     from gpstoken_jax.runtime.outputs import Output, open_output
     from gpstoken_jax.runtime.progress import Progress
     from gpstoken_jax.tokenizer import Tokenizer
@@ -145,7 +144,7 @@ def main() -> None:
     processes.wait_for_all("images written")
     if processes.is_first():
         writer.finish({})
-        if progress.total:
+        if progress.total or not images.has("generation.json"):
             report(images, settings, progress.total, evaluations, seconds)
         if progress.total or not images.complete:
             images.write("grid.png", encode_png(grid(names, labels)))
@@ -288,16 +287,16 @@ def report(images: Output, settings: dict, made: int, evaluations: int, seconds:
     """Writes generation.json: the settings, and how this run fared."""
     fared = {
         "images_made": made,
-        "evaluations_per_image": evaluations / made,
-        "images_per_second": made / seconds,  # with compilation
+        "evaluations_per_image": evaluations / made if made else None,
+        "images_per_second": made / seconds if made else None,  # with compilation
         "device": jax.devices()[0].device_kind,
     }
-    record = {SEAL_KEY: UNSEALED, **settings, "last_run": fared}
-    images.write("generation.json", seal_bytes(json.dumps(record, indent=2).encode() + b"\n"))
-    print(
-        f"{fared['evaluations_per_image']:.0f} evaluations of the network an image, "
-        f"{fared['images_per_second']:.2f} images/s"
-    )
+    images.write("generation.json", sealed_json({**settings, "last_run": fared}))
+    if made:
+        print(
+            f"{fared['evaluations_per_image']:.0f} evaluations of the network an image, "
+            f"{fared['images_per_second']:.2f} images/s"
+        )
 
 
 def grid(names: ImageNames, labels: list[int]) -> np.ndarray:

@@ -176,6 +176,29 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
         file.write(digest.hexdigest().encode())
 
 
+def sealed_json(value: Mapping[str, Any], indent: int = 2) -> bytes:
+    """The content of a sealed JSON file, in memory."""
+    text = json.dumps({SEAL_KEY: UNSEALED} | dict(value), indent=indent)
+    return seal_bytes(text.encode() + b"\n")
+
+
+def sealed_safetensors(
+    tensors: Mapping[str, Any], key: str, about: Mapping[str, Any], **metadata: str
+) -> bytes:
+    """The content of a sealed safetensors file; equal contents are equal bytes.
+
+    Args:
+      tensors: NumPy arrays by name.
+      key: of the metadata that holds the seal and ``about``, as one JSON text.
+      about: anything that JSON can hold.
+      metadata: further entries.
+    """
+    from safetensors.numpy import save
+
+    text = json.dumps({SEAL_KEY: UNSEALED} | dict(about))
+    return seal_bytes(save(dict(tensors), {**metadata, key: text}))
+
+
 def write_npz(path: str | Path, arrays: Mapping[str, Any], *, durable: bool = True) -> None:
     """Writes NumPy arrays as a sealed ``.npz``, whole or not at all; its seal is a zip comment."""
     import numpy as np

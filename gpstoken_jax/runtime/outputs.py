@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from gpstoken_jax.runtime.files import (
+    TEMPORARY_SUFFIX,
     DamagedFileError,
     digest_file,
     open_new,
@@ -177,7 +178,8 @@ class Output:
           DamagedFileError: if a file is not what was written.
         """
         mine = self._journal.name
-        self._files |= _read_journals(p for p in _journals(self.directory) if str(p) != mine)
+        others = [path for path in _journals(self.directory) if str(path) != mine]
+        self._files |= _read_journals(self.directory, others, {})
         manifest = Manifest(
             self.directory,
             *self._header,
@@ -351,12 +353,16 @@ def fingerprint_files(files: Iterable[tuple[str, str | Path]], *, content: bool 
 
 def first_difference(old: Any, new: Any, name: str = "") -> str | None:
     """Names the first entry in which two nested mappings differ; None if they are equal."""
+    return next(differences(old, new, name), None)
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Names every entry in which two nested mappings differ, with both values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted(old.keys() | new.keys()):
-            if found := first_difference(old.get(key), new.get(key), f"{name}.{key}".lstrip(".")):
-                return found
-        return None
-    return None if old == new else f"{name} was {old!r} and is now {new!r}"
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+    elif old != new:
+        yield f"{name} was {old!r} and is now {new!r}"
 
 
 def _read_own(directory: Path, kind: str) -> Manifest | None:
@@ -364,7 +370,8 @@ def _read_own(directory: Path, kind: str) -> Manifest | None:
     remove_temporary_files(directory)  # a kill may have left the manifest's own
     manifest = _read(directory)
     if manifest is None:
-        foreign = next(iter(sorted(path.name for path in directory.iterdir())), None)
+        names = sorted(path.name for path in directory.iterdir())
+        foreign = next((name for name in names if not name.endswith(TEMPORARY_SUFFIX)), None)
         if foreign is not None:
             raise OutputError(
                 f"{directory} holds {foreign!r}, which this program did not write: give an empty "
@@ -390,7 +397,9 @@ def _read(directory: Path) -> Manifest | None:
         raise DamagedFileError(f"{path} is not a manifest of this program: {error!r}") from error
     if manifest.complete:
         return manifest
-    return Manifest(**{**vars(manifest), "files": files | _read_journals(_journals(directory))})
+    files = _read_journals(directory, _journals(directory), files)
+    files = {name: record for name, record in files.items() if (directory / name).exists()}
+    return Manifest(**{**vars(manifest), "files": files})
 
 
 def _write_manifest(manifest: Manifest) -> None:
@@ -447,15 +456,30 @@ def _lock_journal(path: Path) -> IO[bytes]:
     return journal
 
 
-def _read_journals(paths: Iterable[Path]) -> dict[str, FileRecord]:
-    files: dict[str, FileRecord] = {}
+def _read_journals(
+    directory: Path, paths: Iterable[Path], files: Mapping[str, FileRecord]
+) -> dict[str, FileRecord]:
+    """Reads what became of ``files`` and of others, as journals tell.
+
+    Of a file that was written again, the record is that of what lies there: a process may have been
+    killed between the line of the journal and the file.
+    """
+    records = {name: (record,) for name, record in files.items()}
     for path in paths:
         for entry in _read_journal(path):
+            name = entry["name"]
             if "sha256" in entry:
-                files[entry["name"]] = FileRecord(entry["bytes"], entry["sha256"])
+                record = FileRecord(entry["bytes"], entry["sha256"])
+                records[name] = (*records.get(name, ()), record)
             else:
-                files.pop(entry["name"], None)
-    return files
+                records.pop(name, None)
+    return {name: _fitting(directory / name, of) for name, of in records.items()}
+
+
+def _fitting(path: Path, records: Sequence[FileRecord]) -> FileRecord:
+    if len(records) > 1 and path.is_file() and (found := _describe(path)) in records:
+        return found
+    return records[-1]
 
 
 def _read_journal(path: Path) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax.runtime import checkpoint, processes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_file, write_json
+from gpstoken_jax.runtime.outputs import differences
 
 
 def _below(name: str, doc: str) -> property:
@@ -77,7 +78,7 @@ def _check_config(run: RunDirectory, config: ConfigDict) -> None:
     ):  # what it has seen once, it knows
         still = [label for label in config.untrained_labels if label in old.untrained_labels]
         config.untrained_labels = tuple(still)
-    for difference in _differences(old.to_dict(), config.to_dict(), "config"):
+    for difference in differences(old.to_dict(), config.to_dict(), "config"):
         print(difference)
 
 
@@ -203,12 +204,12 @@ _AS_BEFORE = (("condition", "roi"), ("refine", True), ("isotropic", False))
 
 
 def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> None:
-    differences = itertools.chain(
-        _differences(task_name(old), task_name(new), "task"),
-        _differences(*(_network(config.model.to_dict()) for config in (old, new)), "model"),
-        _differences(*(_section(config, "statistics") for config in (old, new)), "statistics"),
+    found = itertools.chain(
+        differences(task_name(old), task_name(new), "task"),
+        differences(*(_network(config.model.to_dict()) for config in (old, new)), "model"),
+        differences(*(_section(config, "statistics") for config in (old, new)), "statistics"),
     )
-    if difference := next(differences, None):
+    if difference := next(found, None):
         raise CheckpointError(
             f"{run.root} has a run of another model: {difference}. "
             "Use that config, or another --workdir."
@@ -226,12 +227,3 @@ def _network(model: dict[str, Any]) -> dict[str, Any]:
 
 def _section(config: ConfigDict, name: str) -> dict[str, Any]:
     return config[name].to_dict() if name in config else {}
-
-
-def _differences(old: Any, new: Any, name: str) -> Iterator[str]:
-    """Every field that is another, in words."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
-    elif old != new:
-        yield f"{name} was {old} and is now {new}"

@@ -26,16 +26,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save
 
 from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.files import (
-    SEAL_KEY,
-    UNSEALED,
     check_sealed_file,
     read_json,
     reading,
-    seal_bytes,
+    sealed_safetensors,
 )
 from gpstoken_jax.runtime.outputs import safe_name
 from gpstoken_jax.tokens import coded
@@ -83,8 +80,7 @@ def shard_name(process: int, processes: int, shard: int) -> str:
 def shard_bytes(tensors: Mapping[str, np.ndarray], header: Header, info: ShardInfo) -> bytes:
     """The content of a shard's file."""
     shard = {"names": info.names, "unreadable": info.unreadable, "moments": info.moments.to_json()}
-    metadata = {METADATA: json.dumps({SEAL_KEY: UNSEALED, "header": header, "shard": shard})}
-    return seal_bytes(save(dict(tensors), metadata))
+    return sealed_safetensors(tensors, METADATA, {"header": header, "shard": shard})
 
 
 def open_shard(path: Path, *, sealed: bool = True) -> tuple[safe_open, ShardInfo]:

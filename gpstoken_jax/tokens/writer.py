@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpstoken_jax.runtime.files import SEAL_KEY, UNSEALED, seal_bytes
+from gpstoken_jax.runtime.files import sealed_json
 from gpstoken_jax.runtime.outputs import open_output, read_manifest
 from gpstoken_jax.tokens import coded
 from gpstoken_jax.tokens.format import (
@@ -177,8 +177,7 @@ class TokenWriter:
             "statistics": _statistics([info.moments for info in infos]),
             **notes,
         }
-        text = json.dumps({SEAL_KEY: UNSEALED} | index, indent=2) + "\n"
-        self._output.write(INDEX, seal_bytes(text.encode()))
+        self._output.write(INDEX, sealed_json(index))
         self._output.finish()
         return index
 

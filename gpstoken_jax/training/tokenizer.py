@@ -168,15 +168,8 @@ class TokenizerTask(Task):
             tokens = self.model.apply(params, images, geometry, boxes, method="encode")
             return self.model.apply(params, tokens, method="decode"), tokens
 
-        return self._loss.gradients(
-            update,
-            autoencode,
-            params,
-            discriminator,
-            images,
-            frozen,
-            key,
-        )
+        inputs = params, discriminator, images, frozen, key
+        return self._loss.gradients(update, autoencode, *inputs)
 
     def held_out_metrics(self) -> tuple[str, ...]:
         """``val_psnr``, ``val_ssim`` and, if a loss, ``val_lpips``."""

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save
 
-from gpstoken_jax.runtime.files import UNSEALED, reading, seal_bytes, write_file
+from gpstoken_jax.runtime.files import reading, sealed_safetensors, write_file
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.pickle_reader import Unpickler, expansion_limit
 
@@ -144,8 +143,7 @@ def write_tensors(path: str | Path, tensors: Tensors, **about: Any) -> None:
     Raises:
       OSError: if it cannot be written.
     """
-    text = json.dumps({"seal": UNSEALED} | about)
-    write_file(path, seal_bytes(save(dict(tensors), {"format": "pt", _METADATA: text})))
+    write_file(path, sealed_safetensors(tensors, _METADATA, about, format="pt"))
 
 
 def read_about(path: str | Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gpstoken_jax.evaluation import (
     plan_samples,
     plan_tokenizer,
 )
-from gpstoken_jax.evaluation.cells import HELD_OUT, Dataset
+from gpstoken_jax.evaluation.grid import HELD_OUT, Dataset
 from gpstoken_jax.evaluation.measurement import PROGRESS
 from gpstoken_jax.evaluation.subjects import split_checkpoint
 from gpstoken_jax.runtime.checkpoint import CheckpointError

@@ -71,12 +71,12 @@ def test_features_of_whole_images_are_weighted(pair, frozen, monkeypatch):
     config = common.get_config().loss
     assert perceptual_loss(*pair, {}, config) == (0, {})
     monkeypatch.setattr(
-        losses.inception,
+        losses,
         "inception_perceptual",
         lambda weights, x, y, *, scaling, dtype: jnp.full(3, weights[scaling]),
     )
     monkeypatch.setattr(
-        losses.convnext,
+        losses,
         "convnext_perceptual",
         lambda weights, x, y, *, normalisation, dtype: jnp.full(3, weights[normalisation]),
     )

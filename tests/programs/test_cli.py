@@ -3,17 +3,21 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gpstoken_jax.__main__ import PROGRAMS
 from gpstoken_jax.configs import fields
 from gpstoken_jax.generation import samplers
 from gpstoken_jax.programs import cli
 from gpstoken_jax.programs.cli import flatten
+from gpstoken_jax.runtime.outputs import open_output
 from gpstoken_jax.tokens import STORAGE
 
 ROOT = Path(__file__).parents[2]
@@ -143,3 +147,40 @@ def test_without_a_home_directory_it_is_asked_for(monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     with pytest.raises(ValueError, match=r"--workdir=~/a: the system knows no home directory"):
         cli.expand_home("--workdir=~/a")
+
+
+@pytest.mark.parametrize("arguments", [["--output={}"], ["--workdir={}/run"], ["--output", "{}"]])
+def test_temporary_files_lie_beside_the_results_where_there_is_no_other_place(
+    arguments, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", "")
+    cli.find_temporary_directory(["program", *(one.format(tmp_path) for one in arguments)])
+    assert Path(tempfile.gettempdir()).parent == tmp_path
+    open_output(tmp_path, "things", {}).close()  # nothing of anyone else's
+
+
+def test_in_a_container(tmp_path):
+    """A read-only root, a user without a name or a home, and one directory to write to."""
+    if not shutil.which("unshare"):
+        pytest.skip("there is no unshare to make a container with")
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    script = (
+        "mount -t tmpfs tmpfs out || exit 77\n"
+        "while read -r _ place _; do case $place in /proc*|/sys*|/dev*) ;; *) "
+        "mount -o remount,ro,bind $place;; esac; done </proc/mounts\n"
+        "mount -o remount,rw out; touch x 2>/dev/null && exit 77\n"
+        "env -i unshare --user --map-user=54321 "
+        f"{sys.executable} -m gpstoken_jax prepare_data --folder=in --output=out/data && ls -A out"
+    )
+    (tmp_path / "script").write_text(script)
+    container = ["unshare", "--user", "--mount", "--map-root-user", "sh", "script"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(container, cwd=tmp_path, env=env, capture_output=True, text=True)
+    if result.returncode == 77 or "unshare" in result.stderr:
+        pytest.skip(f"this system lets nobody make one: {result.stderr.strip()}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("data\n") and "Traceback" not in result.stderr

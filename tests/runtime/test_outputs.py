@@ -1,5 +1,6 @@
 """Output directories: nothing of anyone else is touched, nothing stale is mixed in."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,6 +32,42 @@ def test_a_finished_output_says_what_it_is(tmp_path):
     assert list(manifest.files) == ["a.txt", "deep/er/b.txt"]
     assert manifest.check("deep/er/b.txt").read_text() == "deep/er/b.txt of d1"
     assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "deep", "manifest.json"]
+
+
+class Kill(BaseException):
+    """As SIGKILL: nothing handles it."""
+
+
+@pytest.mark.parametrize("where", ["replace", "unlink"])
+def test_killed_between_the_journal_and_any_file_it_goes_on(where, tmp_path, monkeypatch):
+    """Files that are new, written again, and removed; those that go on may not write all again."""
+    real, left = getattr(os, where), [0]
+
+    def call(path, *rest):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Kill
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, where, call)
+    for number in range(1, 9):
+        out, left[0] = tmp_path / str(number), number
+        with contextlib.suppress(Kill), open_output(out, "things", FROM) as output:
+            for name in "ab":
+                output.write(name, "1")
+            output.remove("b")
+            output.write("a", "2")
+            output.write("extra", "1")
+            output.finish()
+        left[0] = 0
+        with open_output(out, "things", FROM) as output:
+            if not output.has("a"):
+                output.write("a", "3")
+            manifest = output.finish()
+        assert manifest.check("a").read_text() in "123"
+        there = {path.name for path in out.iterdir()}
+        assert there == {*manifest.files, "manifest.json"}, number
+        assert read_manifest(out, "things") == manifest
 
 
 RACE = """

@@ -1,13 +1,11 @@
 """The plainest stage 1: a layout of a class is one of that class's training layouts."""
 
-from collections.abc import Sequence
-
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from gpstoken_jax.generation.layouts.file import Layouts
-from gpstoken_jax.generation.layouts.sampler import check_labels
+from gpstoken_jax.generation.layouts.sampler import Geometry, Labels, check_labels
 from gpstoken_jax.runtime.checkpoint import params_checksum
 
 
@@ -36,12 +34,7 @@ class EmpiricalSampler:
         if in_turn:
             self.fingerprint += " in turn"
 
-    def sample(
-        self,
-        keys: PRNGKeyArray,
-        labels: Int[np.ndarray, "b"] | Sequence[int],
-        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
-    ) -> Float32[np.ndarray, "b l 5"]:
+    def sample(self, keys: PRNGKeyArray, labels: Labels, numbers: Labels | None = None) -> Geometry:
         """One layout a key; see ``LayoutSampler``."""
         labels = check_labels(labels, self.label_names)
         for label in np.unique(labels):
@@ -71,9 +64,7 @@ class EmpiricalSampler:
                 "fewer, or let some come twice (generate --noin_turn)"
             )
 
-    def _rows_in_turn(
-        self, labels: Int[np.ndarray, "b"], numbers: Sequence[int] | None
-    ) -> list[int]:
+    def _rows_in_turn(self, labels: np.ndarray, numbers: Labels | None) -> list[int]:
         if numbers is None:
             raise ValueError("layouts in turn need the numbers of the images in their classes")
         taken = []

@@ -19,15 +19,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.files import (
-    SEAL_KEY,
-    UNSEALED,
     check_sealed_file,
     reading,
-    seal_bytes,
+    sealed_safetensors,
     write_file,
 )
 
@@ -90,7 +87,6 @@ def write_layouts(path: str | Path, layouts: Layouts) -> None:
         "label": np.ascontiguousarray(layouts.label, np.int32),
     }
     header = {
-        SEAL_KEY: UNSEALED,
         "version": VERSION,
         "label_names": list(layouts.label_names),
         "image_size": layouts.image_size,
@@ -99,7 +95,7 @@ def write_layouts(path: str | Path, layouts: Layouts) -> None:
         "made_from": dict(layouts.made_from),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, seal_bytes(save(tensors, {METADATA: json.dumps(header)})))
+    write_file(path, sealed_safetensors(tensors, METADATA, header))
     read_layouts(path)  # what is called done can be read
 
 

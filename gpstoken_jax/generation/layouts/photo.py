@@ -1,15 +1,15 @@
 """The layout of a photo, for every image that is made: someone's layout with another texture."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.data import images, resize_and_crop, transforms
-from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.generation.layouts.sampler import Geometry, Labels
+from gpstoken_jax.partition import partition_images
 from gpstoken_jax.runtime.checkpoint import params_checksum
 
 
@@ -42,22 +42,14 @@ class PhotoSampler:
         pixels = images.decode(images.read_bytes(Path(path).expanduser())).pixels
         pixels = resize_and_crop(pixels, image_size, resize=resize)
         image = transforms.to_unit_range(pixels)[None]
-        geometry, _ = jax.jit(
-            lambda image: partition_images(
-                image, num_tokens, weight=partition.weight, min_size=partition.min_size
-            )
-        )(image)
+        how = {"weight": partition.weight, "min_size": partition.min_size}
+        geometry, _ = jax.jit(lambda image: partition_images(image, num_tokens, **how))(image)
         self.num_tokens, self.image_size = num_tokens, image_size
         self.description = f"that of {path}"
         self._geometry = np.asarray(geometry, np.float32)
         self.fingerprint = f"{params_checksum(self._geometry):08x}"
 
-    def sample(
-        self,
-        keys: PRNGKeyArray,
-        labels: Int[np.ndarray, "b"] | Sequence[int],
-        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
-    ) -> Float32[np.ndarray, "b l 5"]:
+    def sample(self, keys: PRNGKeyArray, labels: Labels, numbers: Labels | None = None) -> Geometry:
         """The same layout for every key."""
         return self._geometry.repeat(len(labels), axis=0)
 

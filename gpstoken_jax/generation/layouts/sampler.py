@@ -6,6 +6,9 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float32, Int, PRNGKeyArray
 
+Labels = Int[np.ndarray, "b"] | Sequence[int]
+Geometry = Float32[np.ndarray, "b l 5"]
+
 
 class LayoutSampler(Protocol):
     """Draws layouts of a class.
@@ -27,12 +30,7 @@ class LayoutSampler(Protocol):
     description: str
     fingerprint: str
 
-    def sample(
-        self,
-        keys: PRNGKeyArray,
-        labels: Int[np.ndarray, "b"] | Sequence[int],
-        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
-    ) -> Float32[np.ndarray, "b l 5"]:
+    def sample(self, keys: PRNGKeyArray, labels: Labels, numbers: Labels | None = None) -> Geometry:
         """One layout a key.
 
         Args:
@@ -55,9 +53,7 @@ class LayoutSampler(Protocol):
 
 
 def check_labels(
-    labels: Int[np.ndarray, "b"] | Sequence[int],
-    label_names: tuple[str, ...],
-    untrained: Sequence[int] = (),
+    labels: Labels, label_names: tuple[str, ...], untrained: Sequence[int] = ()
 ) -> Int[np.ndarray, "b"]:
     """Labels as an array.
 

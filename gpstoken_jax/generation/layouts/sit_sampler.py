@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation import samplers
 from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.layouts.batching import map_in_batches
-from gpstoken_jax.generation.layouts.sampler import check_labels
+from gpstoken_jax.generation.layouts.sampler import Geometry, Labels, check_labels
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import SiT, init_params
 from gpstoken_jax.generation.transport import Transport
@@ -99,15 +99,10 @@ class SitLayoutSampler:
         transport = Transport.of(config.transport)
         sampler = Sampler(config.sample.method, config.sample.steps)
         guidance = Guidance.of(config)
-        statistics = config.statistics.to_dict()
-        self._draw = partial(_draw, network, transport, sampler, guidance, _frozen(statistics))
+        statistics = tuple(sorted(config.statistics.to_dict().items()))  # can be hashed
+        self._draw = partial(_draw, network, transport, sampler, guidance, statistics)
 
-    def sample(
-        self,
-        keys: PRNGKeyArray,
-        labels: Int[np.ndarray, "b"] | Sequence[int],
-        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
-    ) -> Float32[np.ndarray, "b l 5"]:
+    def sample(self, keys: PRNGKeyArray, labels: Labels, numbers: Labels | None = None) -> Geometry:
         """One layout a key, in canonical order or about it; see ``LayoutSampler``."""
         labels = check_labels(labels, self.label_names, self._untrained)
         labels = np.where(labels < 0, self._null, labels)
@@ -124,11 +119,6 @@ def _draw(network, transport, sampler, guidance, statistics, params, keys, label
     predict = guidance.predictor(partial(network.apply, params), labels, network.num_classes)
     values = samplers.sample(predict, transport, sampler, noise)
     return to_geometry(values, dict(statistics))
-
-
-def _frozen(statistics: Mapping[str, Sequence[float]]) -> tuple[tuple[str, tuple[float, ...]], ...]:
-    """The statistics as something that can be hashed."""
-    return tuple((key, tuple(values)) for key, values in sorted(statistics.items()))
 
 
 def load_sit_sampler(

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation.layouts.batching import map_in_batches
-from gpstoken_jax.generation.layouts.sampler import check_labels
+from gpstoken_jax.generation.layouts.sampler import Geometry, Labels, check_labels
 from gpstoken_jax.generation.layouts.split_tree import split_tree
 from gpstoken_jax.generation.layouts.tree_network import TreeNetwork, draw, init_params
 from gpstoken_jax.runtime.checkpoint import params_checksum
@@ -58,12 +58,7 @@ class TreeSampler:
                 f"{self.image_size} pixels a side, got {num_tokens}"
             )
 
-    def sample(
-        self,
-        keys: PRNGKeyArray,
-        labels: Int[np.ndarray, "b"] | Sequence[int],
-        numbers: Int[np.ndarray, "b"] | Sequence[int] | None = None,
-    ) -> Float32[np.ndarray, "b l 5"]:
+    def sample(self, keys: PRNGKeyArray, labels: Labels, numbers: Labels | None = None) -> Geometry:
         """One layout a key, in canonical order; see ``LayoutSampler``."""
         labels = check_labels(labels, self.label_names, self._untrained)
         labels = np.where(labels < 0, self._network.num_classes, labels)

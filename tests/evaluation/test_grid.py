@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpstoken_jax.evaluation.cells import (
+from gpstoken_jax.evaluation.grid import (
     HELD_OUT,
     Dataset,
     distinct_names,
