@@ -65,6 +65,7 @@ _FIELDS = {
     "data.layouts": "A file of layouts to learn from, written by prepare_layouts.",
     "data.val_layouts": "A file of held-out layouts.",
     # ---- Losses
+    "loss.token_bits": "Round tokens to so many bits a value in training; 0 does not.",
     "loss.mse_weight": "Weight of the mean squared error.",
     "loss.lpips_weight": "Weight of LPIPS; 0 does without its weights.",
     "loss.lpips_images": "Take LPIPS of this many images of a device's batch; 0 is all.",
