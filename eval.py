@@ -79,7 +79,7 @@ RESIZE = flags.DEFINE_enum(
 HIGH_RESOLUTION = flags.DEFINE_enum(
     "high_resolution",
     None,
-    ["merged", "aligned", "tiles"],
+    ["merged", "aligned", "tiles", "blended"],
     "How an image of several tiles is decoded: its tokens merged (as published, or aligned to the "
     "pixel), or tile by tile; the config's way by default.",
 )

@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
                 "max_images": 512,  # held out, looked at in a training; 0 is all
                 "batch_size": 8,
                 "rounding": "round",  # to 8 bits; "truncate" is what the release does
-                "high_resolution": "merged",  # images of several tiles; or "aligned", "tiles"
+                "high_resolution": "merged",  # images of several tiles; or "aligned", "tiles", "blended"
             },
         }
     )

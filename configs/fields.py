@@ -122,7 +122,7 @@ _FIELDS = {
     "eval.max_examples": "Held-out examples of an evaluation; 0 is all.",
     "eval.batch_size": "Images at a time.",
     "eval.rounding": "To 8 bits: round, or truncate as published.",
-    "eval.high_resolution": "How several tiles are decoded: merged, aligned or tiles.",
+    "eval.high_resolution": "How several tiles are decoded: merged, aligned, tiles or blended.",
     "eval.num_times": "Times, and noises, at which each example is tried.",
     "sample.method": "Of sampling: sde_euler, sde_heun, ode_euler, ode_heun or ode_dopri5.",
     "sample.steps": "Steps of the sampler.",

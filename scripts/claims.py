@@ -48,6 +48,7 @@ SEEDS = flags.DEFINE_integer("seeds", 3, "Of (a), (b) and (f).", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 300, "Of each training, of 16 images.", lower_bound=1)
 BATCH, SIDE, NUM_TOKENS = 16, 32, 16
 LATENTS = (2, 5, 10, 20)  # channels of the autoencoder on its map of 8 x 8
+MOST_TOKENS = 64
 CENTRE = np.array([[-0.5, -0.5, 0.5, 0.5]], np.float32)
 Result = dict[str, Any]
 
@@ -78,6 +79,8 @@ def measure_tokens() -> Result:
     tokenizer, images = load()
     result = {"counts": [16, 24, 32, 48, 64, 96, 128], "tokens": [], "bicubic": []}
     for count in result["counts"]:
+        if count > MOST_TOKENS:  # of regions as small as in training
+            tokenizer.config.partition.min_size = 4
         tokens = tokenizer.encode(images, num_tokens=count)
         result["tokens"].append(psnr(images, tokenizer.decode(tokens)).tolist())
         copies = bicubic_baseline(images, count * tokens.shape[-1])
@@ -322,7 +325,8 @@ def tokens_section(one: Result, found: dict[str, Result], images: Path) -> str:
 
 {of_weights(one, "tokens")} Trained with 32 tokens alone
 ({gains[trained]:.2f} dB); {counts[-1]} give {gains[-1]:.2f} dB, {counts[0]} give {gains[0]:.2f} dB.
-± is the standard error over photos.
+± is the standard error over photos. Above {MOST_TOKENS} regions may be half as large as in training
+(`partition.min_size=4`).
 
 {table}"""
 

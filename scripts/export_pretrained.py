@@ -97,6 +97,7 @@ def main() -> None:
     root = run.root if STEP.value else run.best
     tokenizer = Tokenizer.from_pretrained(root, step=STEP.value)
     tokenizer.config.data.update(folder=None, tfds_dir=None, tfds_name=None)  # of that machine
+    tokenizer.config.eval.high_resolution = "blended"  # runs begun before there was that way
     tokenizer.save_pretrained(output, dtype="float16")
     size = (output / pretrained.WEIGHTS).stat().st_size
     print(f"step {tokenizer.step}: {output / pretrained.WEIGHTS}, {size / 1e6:.1f} MB")
