@@ -310,21 +310,21 @@ def report(run: "evaluation.Run", results: "list[evaluation.CellResult]") -> Non
     print(f"\n{text}")
     measured = [result for result in results if result.summary]
     for result in measured if len(results) == 1 else ():
-        evaluation.say(evaluation.describe_gain(result))
+        text.say(evaluation.describe_gain(result))
         if effect := evaluation.focus_effect(result):
-            evaluation.say(effect)
+            text.say(effect)
     for result in measured:
         of = f"{result.name}: " if len(results) > 1 else ""
         if skipped := result.summary["num_unreadable"]:
-            evaluation.say(f"{of}skipped {skipped} unreadable image(s): see metrics.json")
+            text.say(f"{of}skipped {skipped} unreadable image(s): see metrics.json")
     for warning in dict.fromkeys(text for one in measured for text in one.summary["warnings"]):
-        evaluation.say(f"warning: {warning}")
+        text.say(f"warning: {warning}")
     for names, error in evaluation.failures(results).items():
-        evaluation.say(f"FAILED {names}: {error}")
+        text.say(f"FAILED {names}: {error}")
     if len(results) == 1:
-        evaluation.say(f"metrics: {run.directory / 'metrics.json'}")
-    evaluation.say(f"table:   {run.directory / 'results.md'}")
-    evaluation.say(f"report:  {run.directory / 'report.html'}")
+        text.say(f"metrics: {run.directory / 'metrics.json'}")
+    text.say(f"table:   {run.directory / 'results.md'}")
+    text.say(f"report:  {run.directory / 'report.html'}")
 
 
 if __name__ == "__main__":

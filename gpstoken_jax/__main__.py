@@ -13,6 +13,7 @@ PROGRAMS = {
     "encode": "turn a data set into token files",
     "decode": "turn token files into images",
     "generate": "draw new images of a class",
+    "view": "open photos in a browser and take hold of their tokens",
     "convert": "load published PyTorch weights, or write them",
     "prepare_data": "pack a folder of images into array_record files",
     "prepare_layouts": "collect the layouts of tokenised images",

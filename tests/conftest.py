@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -11,6 +12,13 @@ from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.runtime.checkpoint import Checkpoints
 from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 
+ROOT = Path(__file__).parents[1]
+# Compiled programs are shared by all tests, the processes that they start, and the next run.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", type=int, default=2000, help="Damaged files that each reader tries.")
@@ -20,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def golden_dir() -> Path:
     """Values measured from the published implementation; see its README.md."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def env() -> dict[str, str]:
+    """Returns the environment of the programs that tests start, wherever they start them."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="session")

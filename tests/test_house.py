@@ -18,6 +18,7 @@ FLOORS = (
     {"tokenizer"},  # below those who hold one: previews of a training, subjects of an evaluation
     {"training", "generation", "evaluation"},
     {"generator"},
+    {"viewer"},
     {"programs", "train", "eval"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

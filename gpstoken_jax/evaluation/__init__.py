@@ -19,7 +19,7 @@ from gpstoken_jax.evaluation.grid import (
 )
 from gpstoken_jax.evaluation.rates import check_bits
 from gpstoken_jax.evaluation.results import CellResult
-from gpstoken_jax.evaluation.run import Run, say
+from gpstoken_jax.evaluation.run import Run
 from gpstoken_jax.evaluation.subjects import (
     Cell,
     Settings,
@@ -52,6 +52,5 @@ __all__ = [
     "plan_pairs",
     "plan_samples",
     "plan_tokenizer",
-    "say",
     "split_checkpoint",
 ]

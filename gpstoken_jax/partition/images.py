@@ -1,5 +1,8 @@
 """The layout of an image: its initial Gaussians and their boxes, from its colours."""
 
+from functools import partial
+
+import jax
 from jaxtyping import Array, Float
 
 from gpstoken_jax.partition.device import partition_jit
@@ -13,6 +16,7 @@ def to_grey(images: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w"]:
     return red + green + blue
 
 
+@partial(jax.jit, static_argnames=("num_tokens", "weight", "min_size"))
 def partition_images(
     images: Float[Array, "b h w 3"],
     num_tokens: int,
@@ -21,6 +25,6 @@ def partition_images(
     min_size: int = 8,
     bias: Float[Array, "#b h w"] | None = None,
 ) -> tuple[Float[Array, "b l 5"], Float[Array, "b l 4"]]:
-    """Initial geometry and boxes of RGB images in [-1, 1]; can be traced. See ``partition``."""
+    """Partitions RGB images in [-1, 1]; compiled once a shape. See ``partition``."""
     grey = to_grey(images).clip(-1.0, 1.0)
     return partition_jit(grey, num_tokens, weight=weight, min_size=min_size, bias=bias)

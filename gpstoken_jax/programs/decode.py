@@ -34,7 +34,9 @@ STEP = flags.DEFINE_integer("step", None, "Which of its checkpoints; that of the
 WEIGHTS = flags.DEFINE_enum(
     "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
 )
-TOKENS = flags.DEFINE_string("tokens", None, "A directory that encode.py wrote.", required=True)
+TOKENS = flags.DEFINE_string(
+    "tokens", None, "A directory that encode.py wrote, or a file of the viewer.", required=True
+)
 OUTPUT = flags.DEFINE_string("output", None, "Where the PNG files go.", required=True)
 ROUNDING = flags.DEFINE_enum(
     "rounding", "round", ["round", "truncate"], "To 8 bits: nearest, or down as the release does."
@@ -78,6 +80,7 @@ def main() -> None:
         print(f"{done} of {done + len(todo)} batches are there already")
 
     # ---- Batches of one shape: the last one is filled up ----------------------------------------
+    size = tuple(tokens.header.get("image_size", ())) or None
     progress = Progress(sum(len(files[start : start + batch_size]) for start in todo))
 
     def write(name: str, pixels: np.ndarray) -> None:
@@ -88,7 +91,8 @@ def main() -> None:
             rows, _ = tokens.read(start, start + batch_size)
             batch = np.concatenate([rows["geometry"], rows["features"]], axis=-1)
             filler = [(0, batch_size - len(batch)), (0, 0), (0, 0)]
-            images = tokenizer.decode(np.pad(batch, filler, mode="edge"))[: len(batch)]
+            padded = np.pad(batch, filler, mode="edge")
+            images = tokenizer.decode(padded, image_size=size)[: len(batch)]
             list(
                 pool.map(write, files[start : start + batch_size], to_uint8(images, ROUNDING.value))
             )

@@ -25,10 +25,11 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime import processes
     from gpstoken_jax.runtime.checkpoint import params_checksum
     from gpstoken_jax.runtime.progress import Progress
+    from gpstoken_jax.runtime.text import say
     from gpstoken_jax.tokenizer import Tokenizer
-    from gpstoken_jax.tokens import STORAGE, TokenWriter
     from gpstoken_jax.tokens.coded import TABLES, encode_rows
     from gpstoken_jax.tokens.format import open_shard
+from gpstoken_jax.tokens import STORAGE, TokenWriter
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
@@ -110,7 +111,7 @@ def main() -> None:
         writer.verify()
     todo = writer.unfinished()
     positions = [position for shard in todo for position in writer.shards[shard]]
-    print(f"{CHECKPOINT.value} step {tokenizer.step}; {source.description}; {num_tokens} tokens")
+    say(f"{CHECKPOINT.value} step {tokenizer.step}; {source.description}; {num_tokens} tokens")
     if finished := len(writer.shards) - len(todo):
         print(f"{finished} of {len(writer.shards)} shards are there already")
 
@@ -259,7 +260,7 @@ def summarise(index: dict) -> None:
             f"all; {size['files']} bytes on disk with names, labels and settings"
         )
     if unreadable:
-        print(f"skipped {len(unreadable)} unreadable image(s): {', '.join(list(unreadable)[:5])}")
+        say(f"skipped {len(unreadable)} unreadable image(s): {', '.join(list(unreadable)[:5])}")
     print(
         f"images again: gpstoken decode --checkpoint={CHECKPOINT.value} "
         f"--tokens={OUTPUT.value} --output=DIR"

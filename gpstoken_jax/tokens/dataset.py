@@ -22,6 +22,7 @@ from gpstoken_jax.tokens.format import (
     ROWS,
     VERSION,
     TokensError,
+    index_of_shard,
     open_shard,
     read_index,
 )
@@ -60,14 +61,20 @@ class TokenExample:
 class TokenDataset:
     """A sequence of ``TokenExample``; can be pickled, so that worker processes can read too.
 
+    Args:
+      directory: that encode.py wrote; or one file of it, or of the viewer.
+
     Attributes:
       header: the settings of the tokens: config, checkpoint, partition, num_tokens, storage, ...
       index: everything in index.json.
     """
 
     def __init__(self, directory: str | Path):
-        self.directory = Path(directory).expanduser()
-        index = read_index(self.directory)
+        path = Path(directory).expanduser()
+        single = path.is_file()
+        self.directory = path.parent if single else path
+        index = index_of_shard(path) if single else read_index(path)
+        self._single = single
         if index is None:
             raise TokensError(
                 f"{self.directory} has no index.json: it holds no tokens, or encode.py has not "
@@ -116,6 +123,9 @@ class TokenDataset:
         Raises:
           TokensError: if the manifest is damaged.
         """
+        if self._single:
+            (name,) = self._files
+            return fingerprint_files([(name, self.directory / name)], content=True)
         if not (self.directory / MANIFEST).exists():  # of version 1: by size and date
             names = (INDEX, *self._files)
             return fingerprint_files((name, self.directory / name) for name in names)
@@ -194,7 +204,7 @@ class TokenDataset:
 
 
 def open_tokens(directory: str | Path) -> TokenDataset:
-    """Opens a directory that encode.py wrote.
+    """Opens a directory that encode.py wrote, or a single file of tokens.
 
     Raises:
       TokensError: if it has no finished tokens.

@@ -36,7 +36,7 @@ from gpstoken_jax.runtime.files import (
 )
 from gpstoken_jax.runtime.outputs import safe_name
 from gpstoken_jax.tokens import coded
-from gpstoken_jax.tokens.statistics import Moments
+from gpstoken_jax.tokens.statistics import Moments, statistics_of_channels
 
 VERSION = 2
 KIND = "tokens"
@@ -119,7 +119,7 @@ def open_shard(path: Path, *, sealed: bool = True) -> tuple[safe_open, ShardInfo
             _, l, c = shapes["features"]
             expected |= {"geometry": [n, l, 5], "initial_geometry": [n, l, 5]}
             expected |= {"features": [n, l, c]}
-        if n != len(info.names) or shapes != expected:
+        if n != len(info.names) or any(shapes.get(key) != x for key, x in expected.items()):
             raise TokensError(
                 f"{path} is damaged: its {len(info.names)} names have arrays {shapes}"
             )
@@ -148,6 +148,26 @@ def read_index(directory: Path) -> dict[str, Any] | None:
             if not isinstance(count, int) or count < 0:
                 raise TokensError(f"{path} is damaged: {name} has {count!r} images")
         return index | {"header": _Header(index["header"], path)}
+
+
+def index_of_shard(path: Path) -> dict[str, Any]:
+    """Describes a shard by itself as index.json would.
+
+    Raises:
+      TokensError: if it is damaged, no shard, or of another version of this format.
+    """
+    file, info = open_shard(path)
+    with reading(path, "of tokens", TokensError):
+        header = json.loads(file.metadata()[METADATA])["header"]
+        if header["version"] != VERSION:
+            raise TokensError(f"{path} has another version of the format; this reads {VERSION}")
+        return {
+            "header": _Header(header, path),
+            "num_tokenized": len(info.names),
+            "shards": {path.name: len(info.names)},
+            "unreadable": dict(info.unreadable),
+            "statistics": statistics_of_channels(info.moments),
+        }
 
 
 class _Header(dict):

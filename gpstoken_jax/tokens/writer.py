@@ -24,7 +24,7 @@ from gpstoken_jax.tokens.format import (
     shard_bytes,
     shard_name,
 )
-from gpstoken_jax.tokens.statistics import Moments
+from gpstoken_jax.tokens.statistics import Moments, statistics_of_channels
 
 # Where things lie may change between two calls; what they are is in the fingerprints.
 _PLACES = ("checkpoint", "data")
@@ -174,7 +174,9 @@ class TokenWriter:
             "num_tokenized": sum(len(info.names) for info in infos),
             "shards": {p.name: len(i.names) for p, i in zip(paths, infos, strict=True)},
             "unreadable": {k: v for info in infos for k, v in info.unreadable.items()},
-            "statistics": _statistics([info.moments for info in infos]),
+            "statistics": statistics_of_channels(
+                functools.reduce(Moments.merge, (info.moments for info in infos))
+            ),
             **notes,
         }
         self._output.write(INDEX, sealed_json(index))
@@ -191,13 +193,3 @@ class TokenWriter:
 
     def _name(self, shard: int) -> str:
         return shard_name(self._process, self._processes, shard)
-
-
-def _statistics(parts: list[Moments]) -> dict[str, Any]:
-    """Mean and std of every channel: the geometry's deltas, then the features."""
-    total = functools.reduce(Moments.merge, parts)
-    channels = {"geometry_delta": np.s_[:5], "features": np.s_[5:]}
-    return {"num_tokens": total.count} | {
-        name: {"mean": total.mean[part].tolist(), "std": total.std[part].tolist()}
-        for name, part in channels.items()
-    }

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -51,12 +50,6 @@ def files(tmp_path_factory):
     for name, count in (("train", 24), ("val", 6)):
         write_layouts(root / f"{name}.safetensors", _layouts(count, seed=count))
     return root
-
-
-@pytest.fixture(scope="module")
-def env(tmp_path_factory):
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
 
 
 def _train(files, config, workdir, env, *more):

@@ -1,5 +1,7 @@
 """The switches of the paper's ablations do what they say, and nothing else."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,25 +17,29 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float
 IMAGES[0, :, :16] = 0.3  # nothing to see on the left
 
 
-def encoded(images=IMAGES, boxes=None, **switches):
-    """Initial geometry and tokens of a small model with weights that move every token."""
+@functools.cache
+def network(switches):
+    """Returns random weights that move every token, and the compiled encoder."""
     config = gpstoken_s64.get_config("smoke").model
-    config.encoder.update(switches)
+    config.encoder.update(dict(switches))
     model = GPSToken(config)
     # As a training does it: without optimisation it compiles in seconds.
     options = {"xla_backend_optimization_level": "0"}
-    params = jax.jit(lambda key: init_params(model, key), compiler_options=options)(
-        jax.random.key(0)
-    )
+    init = jax.jit(functools.partial(init_params, model), compiler_options=options)
+    params = init(jax.random.key(0))
     if "geometry_head" in params["params"]["encoder"]:
         head = params["params"]["encoder"]["geometry_head"]
         head["kernel"] = 0.3 * jax.random.normal(jax.random.key(1), head["kernel"].shape)
+    encode = jax.jit(functools.partial(model.apply, params, method="encode"))
+    return params["params"]["encoder"], encode
+
+
+def encoded(images=IMAGES, boxes=None, **switches):
+    """Returns initial geometry, tokens, and the encoder's weights."""
+    params, encode = network(tuple(switches.items()))
     geometry, own_boxes = partition_images(IMAGES, 8)
-    boxes = own_boxes if boxes is None else boxes
-    tokens = jax.jit(lambda *given: model.apply(params, *given, method="encode"))(
-        images, geometry, boxes
-    )
-    return np.asarray(geometry), np.asarray(tokens), params["params"]["encoder"]
+    tokens = encode(images, geometry, own_boxes if boxes is None else boxes)
+    return np.asarray(geometry), np.asarray(tokens), params
 
 
 def test_the_defaults_are_the_published_model():

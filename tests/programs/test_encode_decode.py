@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import pickle
 import re
 import shutil
@@ -62,12 +61,6 @@ def run_dir(tmp_path_factory):
     save_file(tensors, root / "weights.safetensors")
     import_weights(root / "weights.safetensors", config, root / "run")
     return root / "run"
-
-
-@pytest.fixture(scope="module")
-def env(tmp_path_factory):
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
 
 
 def _encode(run_dir, folder, output, *more):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import socket
@@ -33,9 +32,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Starts eval.py; what it compiles is kept for the others."""
-    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+def start(env):
+    """Starts eval.py."""
 
     def start(*flags):
         command = [sys.executable, "eval.py", *map(str, flags)]

@@ -1,7 +1,6 @@
 """generate.py as a user runs it: images of classes, the same ones however they are made."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,12 +54,6 @@ def layouts(tmp_path_factory):
     path = tmp_path_factory.mktemp("layouts") / "layouts.safetensors"
     write_layouts(path, Layouts(geometry, label, ("dog", "cat"), 32))
     return path
-
-
-@pytest.fixture(scope="module")
-def env(tmp_path_factory):
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +193,7 @@ def test_mistakes_are_named_in_one_line(run, layouts, random_run, tmp_path):
         Generator.from_pretrained(random_run)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits(env, tmp_path):
     script = [sys.executable, "scripts/kill_and_resume.py", "generate", f"--workdir={tmp_path}"]
     script += ["--images=64", "--kills=2"]

@@ -1,7 +1,6 @@
 """eval.py on images of several tiles and with a focus, as a user runs it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +22,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluate(folder, random_run, tmp_path_factory):
+def evaluate(folder, random_run, env, tmp_path_factory):
     """Runs eval.py without LPIPS; gives the process and, if it went well, its two results."""
-    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
 
     def evaluate(*flags):
         output = tmp_path_factory.mktemp("eval")

@@ -5,7 +5,6 @@ whose batch norms see one image a device.
 """
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -28,17 +27,15 @@ STEPS = 5
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Starts a training in one process of some virtual devices; they share compiled programs."""
-    cache = str(tmp_path_factory.mktemp("cache"))
+def start(env):
+    """Starts a training in one process of some virtual devices."""
 
     def start(arguments, devices=1, cwd=ROOT):
         flags = f"--xla_force_host_platform_device_count={devices}"
         flags += " --xla_backend_optimization_level=0"  # compiles in a third of the time
-        env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
-        env |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        flags = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, *arguments], cwd=cwd, env=env, **pipes)
+        return subprocess.Popen([sys.executable, *arguments], cwd=cwd, env=env | flags, **pipes)
 
     return start
 

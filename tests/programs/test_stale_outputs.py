@@ -4,7 +4,6 @@ One chain of runs in a directory of the oddest name: images, tokens, layouts, im
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +24,6 @@ NAMES = (
     "e\u0301/1.jpg", "é/1.jpg", "new\nline/[1].jpg", "x" * 251 + ".jpg",
 )  # fmt: skip
 ALWAYS_EIO = Path("/proc/self/mem")
-
-
-@pytest.fixture(scope="module")
-def env(tmp_path_factory):
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")

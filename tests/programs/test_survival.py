@@ -19,14 +19,8 @@ from gpstoken_jax.training.metric_log import MEASURED
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
-
-
 @pytest.fixture
-def toy(environment):
+def toy(env):
     """Starts the training of tests/toy_training.py; what is still running at the end is killed."""
     started = []
 
@@ -34,7 +28,7 @@ def toy(environment):
         program = [sys.executable, "tests/toy_training.py", "--config=tests/toy_training.py"]
         command = [*prefix, *program, f"--workdir={workdir}", *more]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **options)
+        process = subprocess.Popen(command, cwd=ROOT, env=env, **pipes, **options)
         started.append(process)
         return process
 
@@ -73,10 +67,10 @@ def _trees(workdir, step):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(environment, tmp_path_factory):
+def undisturbed(env, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
     program = [sys.executable, "tests/toy_training.py", "--config=tests/toy_training.py"]
-    subprocess.run([*program, f"--workdir={workdir}"], cwd=ROOT, env=environment, check=True)
+    subprocess.run([*program, f"--workdir={workdir}"], cwd=ROOT, env=env, check=True)
     return workdir
 
 
@@ -303,13 +297,13 @@ def _listens_to(pid, number):
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bits(environment, tmp_path):
+def test_killed_at_random_moments_it_ends_with_the_same_bits(env, tmp_path):
     """The script that users can run; the tokenizer's own test is in test_train_eval.py."""
     script = [sys.executable, "scripts/kill_and_resume.py", "tests/toy_training.py"]
     run = ["--config=tests/toy_training.py", "--config.model.width=200000"]
     run += ["--config.train.steps=40", "--config.toy.seconds=0.05"]
     script += [f"--workdir={tmp_path}", "--kills=3", *run]
-    result = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "[3/3] killed while" in result.stdout and "the same bits" in result.stdout
 

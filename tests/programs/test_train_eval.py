@@ -1,7 +1,6 @@
 """The programs as a user runs them: train, be killed, resume, evaluate."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -35,11 +34,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
-
-
 def _command(folder, workdir, *more):
     arguments = [
         "--config=configs/tiny.py:smoke",
@@ -50,16 +44,15 @@ def _command(folder, workdir, *more):
 
 
 def _run(command, env, **options):
-    env = {**os.environ, **env, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, **options
     )
 
 
 @pytest.fixture(scope="module")
-def trained(folder, cache, tmp_path_factory):
+def trained(folder, env, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    result = _run(_command(folder, workdir), cache)
+    result = _run(_command(folder, workdir), env)
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -82,12 +75,12 @@ def test_training_says_what_it_does_and_leaves_what_it_promises(trained):
     assert json.loads((workdir / "config.json").read_text())["model"]["image_size"] == 32
 
 
-def test_a_killed_run_resumes_to_the_same_bits(trained, folder, cache, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(trained, folder, env, tmp_path):
     """SIGKILL once a checkpoint is there and training went on past it."""
     process = subprocess.Popen(
         _command(folder, tmp_path),
         cwd=ROOT,
-        env={**os.environ, **cache, "PYTHONPATH": str(ROOT)},
+        env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -98,7 +91,7 @@ def test_a_killed_run_resumes_to_the_same_bits(trained, folder, cache, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
-    result = _run(_command(folder, tmp_path), cache)
+    result = _run(_command(folder, tmp_path), env)
     assert result.returncode == 0, result.stderr
     assert "resuming after step 4" in result.stdout
     workdir, _ = trained
@@ -110,18 +103,18 @@ def test_a_killed_run_resumes_to_the_same_bits(trained, folder, cache, tmp_path)
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_a_finished_run_does_nothing_more(trained, folder, cache):
+def test_a_finished_run_does_nothing_more(trained, folder, env):
     workdir, _ = trained
     before = _metrics(workdir)
-    result = _run(_command(folder, workdir), cache)
+    result = _run(_command(folder, workdir), env)
     assert result.returncode == 0, result.stderr
     assert _metrics(workdir) == before
 
 
-def test_evaluation_writes_metrics_and_a_report(trained, folder, cache, tmp_path):
+def test_evaluation_writes_metrics_and_a_report(trained, folder, env, tmp_path):
     workdir, _ = trained
     arguments = [f"--checkpoint={workdir}", f"--data.folder={folder}", f"--output={tmp_path}"]
-    result = _run([sys.executable, "eval.py", *arguments, "--num_tokens=12"], cache)
+    result = _run([sys.executable, "eval.py", *arguments, "--num_tokens=12"], env)
     assert result.returncode == 0, result.stderr
     assert "dB PSNR against the baseline" in result.stdout
     assert "skipped 1 unreadable" in result.stdout
@@ -137,15 +130,15 @@ def test_evaluation_writes_metrics_and_a_report(trained, folder, cache, tmp_path
     assert "broken.png" not in report
 
 
-def test_mistakes_are_named_in_one_line(trained, folder, cache, tmp_path):
+def test_mistakes_are_named_in_one_line(trained, folder, env, tmp_path):
     workdir, _ = trained
-    nowhere = _run([sys.executable, "eval.py", f"--checkpoint={tmp_path}"], cache)
+    nowhere = _run([sys.executable, "eval.py", f"--checkpoint={tmp_path}"], env)
     assert nowhere.returncode == 1
     assert "config.json" in nowhere.stderr and "Traceback" not in nowhere.stderr
-    other = _run(_command(folder, workdir, "--config.model.feature_channels=7"), cache)
+    other = _run(_command(folder, workdir, "--config.model.feature_channels=7"), env)
     assert other.returncode == 1
     assert "model.feature_channels was 16 and is now 7" in other.stderr
-    missing = _run(_command(tmp_path / "gone", tmp_path / "run"), cache)
+    missing = _run(_command(tmp_path / "gone", tmp_path / "run"), env)
     assert missing.returncode == 1
     assert "gone" in missing.stderr and "Traceback" not in missing.stderr
 

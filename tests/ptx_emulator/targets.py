@@ -83,8 +83,16 @@ def prepare() -> None:
     os.environ |= {f"MOSAIC_GPU_DUMP_{what}": "1" for what in ("PTX", "PTXAS", "HOST_LLVM")}
 
 
-def lower(target: str, function, shapes):
-    """What JAX makes of `function` for one such GPU, ready to be compiled."""
+def lower(target: str, function, shapes, donated=(), axis: str = "x"):
+    """Return what JAX makes of `function` for one such GPU, ready to be compiled.
+
+    Args:
+      target: a name of `DEVICES`.
+      function: of trees of arrays.
+      shapes: for each argument a tree of `jax.ShapeDtypeStruct`.
+      donated: arguments whose memory the results may take.
+      axis: the name of the mesh's axis of length 1, for `jax.shard_map`.
+    """
     import jax
     from jax._src import xla_bridge
     from jax.experimental import topologies
@@ -98,16 +106,23 @@ def lower(target: str, function, shapes):
         topology="1x1x1",
     )
     device = topology.devices[0]
-    mesh = topologies.make_mesh(topology, (1,), ("x",))
+    mesh = topologies.make_mesh(topology, (1,), (axis,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     kind = jax.sharding.AbstractDevice(
         device_kind=device.device_kind, num_cores=described.cores, platform="gpu"
     )
-    axis = jax.sharding.AxisType.Auto
-    abstract = jax.sharding.AbstractMesh((1,), ("x",), (axis,), abstract_device=kind)
-    arguments = [jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding) for s in shapes]
+    abstract = jax.sharding.AbstractMesh(
+        (1,), (axis,), (jax.sharding.AxisType.Auto,), abstract_device=kind
+    )
+    arguments = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), list(shapes)
+    )
     with jax.sharding.use_abstract_mesh(abstract), jax.default_device(device):
-        return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
+        return (
+            jax.jit(function, donate_argnums=donated)
+            .trace(*arguments)
+            .lower(lowering_platforms=("cuda",))
+        )
 
 
 def launches(program: str) -> list[str]:
