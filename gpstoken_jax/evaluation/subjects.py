@@ -37,11 +37,7 @@ from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses
 from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
 from gpstoken_jax.runtime.devices import spread
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
-from gpstoken_jax.runtime.run_directory import (
-    RunDirectory,
-    read_config,
-    task_name,
-)
+from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.errors import WeightsError

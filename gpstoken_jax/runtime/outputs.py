@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -421,7 +421,7 @@ def _read(directory: Path) -> Manifest | None:
         return manifest
     files = _read_journals(directory, _journals(directory), files)
     files = {name: record for name, record in files.items() if (directory / name).exists()}
-    return Manifest(**{**vars(manifest), "files": files})
+    return replace(manifest, files=files)
 
 
 def _write_manifest(manifest: Manifest) -> None:
