@@ -47,9 +47,7 @@ class Showcase:
 
 
 def reconstruct(
-    tokenizer: Tokenizer,
-    images: Float[np.ndarray, "n s s 3"],
-    others: Float[np.ndarray, "m s s 3"],
+    tokenizer: Tokenizer, images: Float[np.ndarray, "n s s 3"], others: Float[np.ndarray, "m s s 3"]
 ) -> Showcase:
     """Reconstructs images of their tokens in ``BITS`` bits, and by baselines of the same storage.
 
