@@ -230,13 +230,14 @@ def train_tokenizer(config: ConfigDict) -> float:
         _, tokens = encode_images(model, params, images, **partition)
         return decode_images(model, params, tokens, (1, 1)).images
 
-    return train(config, run, init_params(model, jax.random.key(config.seed)))
+    init = jax.jit(lambda key: init_params(model, key))
+    return train(config, run, init(jax.random.key(config.seed)))
 
 
 def train_autoencoder(config: ConfigDict, latents: int) -> float:
     """Trains one in the same way, and returns its held-out PSNR."""
     model = Autoencoder(config, latents)
-    params = model.init(jax.random.key(config.seed), jnp.zeros((1, SIDE, SIDE, 3)))
+    params = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, SIDE, SIDE, 3)))
     return train(config, model.apply, params)
 
 
