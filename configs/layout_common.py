@@ -17,12 +17,7 @@ def get_config() -> ConfigDict:
         {
             "seed": 0,
             **common.start(),
-            "model": {
-                "image_size": 0,
-                "min_size": 0,
-                "num_tokens": 0,
-                "num_classes": 0,
-            },
+            "model": {"image_size": 0, "min_size": 0, "num_tokens": 0, "num_classes": 0},
             "label_names": (),
             "untrained_labels": (),  # without a layout; -1: no class was never shown
             "data": {

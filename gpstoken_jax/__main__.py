@@ -7,11 +7,13 @@ import gpstoken_jax
 from gpstoken_jax.programs.cli import find_temporary_directory
 
 PROGRAMS = {
+    "demo": "show what tokens make of photos, and fine-tune on them",
     "train": "train a tokenizer, a generator or a layout network",
     "eval": "measure checkpoints, other methods' images, or samples",
     "encode": "turn a data set into token files",
     "decode": "turn token files into images",
     "generate": "draw new images of a class",
+    "view": "open photos in a browser and take hold of their tokens",
     "convert": "load published PyTorch weights, or write them",
     "prepare_data": "pack a folder of images into array_record files",
     "prepare_layouts": "collect the layouts of tokenised images",

@@ -136,28 +136,29 @@ def _is_of_the_system(error: Exception) -> bool:
     return isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
 
 
-def decode(data: bytes) -> DecodedImage:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Decodes an image file's bytes to upright RGB.
 
     Args:
         data: The content of an image file.
+        max_pixels: The limit on its pixels, at most `MAX_PIXELS`; checked before they are decoded.
 
     Returns:
         Pixels, the conversions they needed and the file's format.
 
     Raises:
         UnreadableImageError: When the bytes are empty, are no image, are damaged, hold more than
-            `MAX_PIXELS` pixels, are narrower than 1 : `MAX_ASPECT`, or have an unknown range.
+            `max_pixels` pixels, are narrower than 1 : `MAX_ASPECT`, or have an unknown range.
     """
     if not data:
         raise UnreadableImageError("empty file (zero bytes)")
     try:
         try:
-            return _decode(data)
+            return _decode(data, max_pixels)
         except ValueError as error:  # Pillow reads texts only up to a size
             if "MAX_TEXT" not in str(error):
                 raise
-            return _decode(_without_texts(data))
+            return _decode(_without_texts(data), max_pixels)
     except UnreadableImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -170,9 +171,9 @@ def decode(data: bytes) -> DecodedImage:
         raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
 
 
-def _decode(data: bytes) -> DecodedImage:
+def _decode(data: bytes, max_pixels: int) -> DecodedImage:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        _check_size(image.size)
+        _check_size(image.size, max_pixels)
         return _decode_opened(image)
 
 
@@ -203,11 +204,11 @@ def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _check_size(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise UnreadableImageError(
-            f"too large: {width} x {height} pixels, the limit is {MAX_PIXELS:,} in all"
+            f"too large: {width} x {height} pixels, the limit is {max_pixels:,} in all"
         )
     if max(size) > MAX_ASPECT * min(size):
         raise UnreadableImageError(

@@ -15,6 +15,7 @@ from gpstoken_jax.data.loader import available_cores
 from gpstoken_jax.runtime.files import read_json, sealed_json
 from gpstoken_jax.runtime.outputs import Output, open_output
 from gpstoken_jax.runtime.progress import Progress
+from gpstoken_jax.runtime.text import terminal_text
 
 REPORT_NAME = "report.json"
 SHARD_SIZE = 1024  # images a file
@@ -208,10 +209,7 @@ def _in_order(
 
 
 def _report(
-    listing: folder.FolderListing,
-    accounts: dict[str, list[_Account]],
-    digest: str,
-    seconds: float,
+    listing: folder.FolderListing, accounts: dict[str, list[_Account]], digest: str, seconds: float
 ) -> dict[str, Any]:
     everything = list(itertools.chain.from_iterable(accounts.values()))
     skipped = [entry for account in everything for entry in account.skipped]
@@ -273,4 +271,4 @@ def format_summary(report: dict[str, Any], output: str | pathlib.Path, named: in
     if len(skipped) > named:
         lines.append(f"    and {len(skipped) - named} more")
     lines.append(f"  every file's fate: {pathlib.Path(output) / REPORT_NAME}")
-    return "\n".join(lines)
+    return "\n".join(map(terminal_text, lines))

@@ -17,8 +17,9 @@ from gpstoken_jax.evaluation.grid import (
     parse_sizes,
     parse_token_counts,
 )
+from gpstoken_jax.evaluation.rates import check_bits
 from gpstoken_jax.evaluation.results import CellResult
-from gpstoken_jax.evaluation.run import Run, say
+from gpstoken_jax.evaluation.run import Run
 from gpstoken_jax.evaluation.subjects import (
     Cell,
     Settings,
@@ -39,6 +40,7 @@ __all__ = [
     "Settings",
     "broken_cell",
     "check_baselines",
+    "check_bits",
     "describe_gain",
     "failures",
     "find_checkpoints",
@@ -50,6 +52,5 @@ __all__ = [
     "plan_pairs",
     "plan_samples",
     "plan_tokenizer",
-    "say",
     "split_checkpoint",
 ]

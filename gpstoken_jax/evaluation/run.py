@@ -30,7 +30,7 @@ from gpstoken_jax.runtime.files import DamagedFileError
 from gpstoken_jax.runtime.outputs import Output
 from gpstoken_jax.runtime.processes import check_same, from_first, gather, is_first
 from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.runtime.text import terminal_text
+from gpstoken_jax.runtime.text import say
 from gpstoken_jax.weights.feature_networks import ORIGINAL
 from gpstoken_jax.weights.statistics import save_statistics
 
@@ -229,11 +229,6 @@ class Run:
         traceback.print_exception(error, file=sys.stderr)
         lines = str(error).strip().splitlines() or ["no message"]
         return f"{type(error).__name__}: {lines[0]}"
-
-
-def say(line: str) -> None:
-    """Prints a line in which names from files may stand."""
-    print(terminal_text(line), flush=True)
 
 
 def _describe(result: CellResult) -> str:

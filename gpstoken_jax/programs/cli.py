@@ -16,6 +16,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
+from gpstoken_jax.runtime.text import printable_output
 
 FLAGS = flags.FLAGS
 _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
@@ -114,17 +116,22 @@ def user_errors() -> tuple[type[Exception], ...]:
     )  # fmt: skip
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> None:
     """Parses flags, joins the other processes if there are any, runs ``main`` and exits.
 
-    Its result is the exit code; a user's mistake becomes one line and exit code 1, one in the
-    flags one line and exit code 2. ``--help`` prints all flags and the fields of the config.
+    Arguments that are no flags are given to ``main`` as a list, if it takes them. Its result is the
+    exit code; a user's mistake becomes one line and exit code 1, one in the flags one line and exit
+    code 2. ``--help`` prints all flags and the fields of the config.
     """
     find_temporary_directory(sys.argv)
     if asks_for_help():
         print(describe_program(sys.argv))
         sys.exit(0)
-    app.run(lambda arguments: _guarded(main, arguments), flags_parser=_parse_flags)
+    with printable_output(logging.get_absl_handler()):
+        app.run(
+            lambda arguments: _guarded(partial(main, arguments[1:]) if takes_arguments else main),
+            flags_parser=partial(_parse_flags, takes_arguments=takes_arguments),
+        )
 
 
 def expand_home(argument: str) -> str:
@@ -153,7 +160,7 @@ def expand_home(argument: str) -> str:
     return name + equals + _HOME.sub(expand, value)
 
 
-def _parse_flags(arguments: list[str]) -> list[str]:
+def _parse_flags(arguments: list[str], *, takes_arguments: bool) -> list[str]:
     try:
         rest = FLAGS([arguments[0], *map(expand_home, arguments[1:])])
         for name in ("config", "data"):
@@ -164,7 +171,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
             raise
         print(f"error: {_flag_mistake(error)}", file=sys.stderr)
         sys.exit(2)
-    if len(rest) > 1:
+    if len(rest) > 1 and not takes_arguments:
         print(f"error: unexpected argument {rest[1]!r}; flags start with --", file=sys.stderr)
         sys.exit(2)
     return rest
@@ -181,7 +188,7 @@ def _flag_mistake(error: Exception) -> str:
     return f"{message}  (--help lists all flags)"
 
 
-def _guarded(main: Callable[[], int | None], arguments: list[str]) -> int | None:
+def _guarded(main: Callable[[], int | None]) -> int | None:
     import jax
 
     from gpstoken_jax.runtime import processes

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -26,6 +25,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
     from gpstoken_jax.tokenizer import Tokenizer
     from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
+    from gpstoken_jax.weights import pretrained
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
@@ -34,7 +34,9 @@ STEP = flags.DEFINE_integer("step", None, "Which of its checkpoints; that of the
 WEIGHTS = flags.DEFINE_enum(
     "weights", "ema_params", ["ema_params", "params"], "Averaged weights, or the last ones."
 )
-TOKENS = flags.DEFINE_string("tokens", None, "A directory that encode.py wrote.", required=True)
+TOKENS = flags.DEFINE_string(
+    "tokens", None, "A directory that encode.py wrote, or a file of the viewer.", required=True
+)
 OUTPUT = flags.DEFINE_string("output", None, "Where the PNG files go.", required=True)
 ROUNDING = flags.DEFINE_enum(
     "rounding", "round", ["round", "truncate"], "To 8 bits: nearest, or down as the release does."
@@ -48,16 +50,19 @@ BATCH_SIZE = flags.DEFINE_integer(
 def main() -> None:
     """Decodes every image of a token data set."""
     tokens = open_tokens(TOKENS.value)
-    run = RunDirectory(Path(CHECKPOINT.value).expanduser())
-    check_model(tokens, read_config(run))
-    step = choose_step(tokens, run)
-    tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value, step=step, weights=WEIGHTS.value)
+    root, step = pretrained.find(CHECKPOINT.value), STEP.value
+    if pretrained.is_work_directory(root):
+        run = RunDirectory(pretrained.split_step(root, step)[0])
+        check_model(tokens, read_config(run))
+        step = choose_step(tokens, run)
+    tokenizer = Tokenizer.from_pretrained(root, step=step, weights=WEIGHTS.value)
+    check_model(tokens, tokenizer.config)
     tell_other_weights(tokens, tokenizer)
     batch_size = BATCH_SIZE.value or tokenizer.config.eval.batch_size
-    print(f"{CHECKPOINT.value} step {step}; {len(tokens)} images in {TOKENS.value}")
+    print(f"{CHECKPOINT.value} step {tokenizer.step}; {len(tokens)} images in {TOKENS.value}")
     made_from = {
         "tokens": tokens.fingerprint(),
-        "step": step,
+        "step": tokenizer.step,
         "weights": WEIGHTS.value,
         "weights_crc32": params_checksum(tokenizer.params),
         "rounding": ROUNDING.value,
@@ -75,6 +80,7 @@ def main() -> None:
         print(f"{done} of {done + len(todo)} batches are there already")
 
     # ---- Batches of one shape: the last one is filled up ----------------------------------------
+    size = tuple(tokens.header.get("image_size", ())) or None
     progress = Progress(sum(len(files[start : start + batch_size]) for start in todo))
 
     def write(name: str, pixels: np.ndarray) -> None:
@@ -85,7 +91,8 @@ def main() -> None:
             rows, _ = tokens.read(start, start + batch_size)
             batch = np.concatenate([rows["geometry"], rows["features"]], axis=-1)
             filler = [(0, batch_size - len(batch)), (0, 0), (0, 0)]
-            images = tokenizer.decode(np.pad(batch, filler, mode="edge"))[: len(batch)]
+            padded = np.pad(batch, filler, mode="edge")
+            images = tokenizer.decode(padded, image_size=size)[: len(batch)]
             list(
                 pool.map(write, files[start : start + batch_size], to_uint8(images, ROUNDING.value))
             )

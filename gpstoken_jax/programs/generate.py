@@ -39,8 +39,9 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime.files import sealed_json
     from gpstoken_jax.runtime.outputs import Output, open_output
     from gpstoken_jax.runtime.progress import Progress
+    from gpstoken_jax.runtime.text import say
     from gpstoken_jax.tokenizer import Tokenizer
-    from gpstoken_jax.tokens import TokenWriter, visualize
+from gpstoken_jax.tokens import TokenWriter, visualize
 
 METHODS = ["ode_euler", "ode_midpoint", "ode_heun", "ode_rk4"]
 METHODS += ["ode_dopri5", "sde_euler", "sde_heun"]
@@ -113,7 +114,7 @@ def main() -> None:
             if not all(images.has(names(labels, position)) for position in positions)
         }
     )
-    print(f"{len(labels)} class(es), {COUNT.value} images each; layouts: {layouts.description}")
+    say(f"{len(labels)} class(es), {COUNT.value} images each; layouts: {layouts.description}")
     if done := len(writer.shards) - len(todo):
         print(f"{done} of {len(writer.shards)} batches are there already")
 

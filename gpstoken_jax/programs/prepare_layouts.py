@@ -34,7 +34,8 @@ if not cli.asks_for_help():  # which needs no JAX
         write_layouts,
     )
     from gpstoken_jax.runtime.outputs import OutputError, check_apart, first_difference
-    from gpstoken_jax.tokens import open_tokens
+    from gpstoken_jax.runtime.text import say
+from gpstoken_jax.tokens import open_tokens
 
 TOKENS = flags.DEFINE_string("tokens", None, "A directory of tokens, written by encode.py.")
 CONFIG = config_flags.DEFINE_config_file(
@@ -71,7 +72,7 @@ def main() -> None:
         config = CONFIG.value or common.get_config()
         cli.apply_flags(config.data, DATA.value)
         source = data.open_source(config.data, SPLIT.value)
-        print(source.description)
+        say(source.description)
         made_from = describe(source, config)
         inputs = [path for path in (config.data.folder, config.data.tfds_dir) if path]
         layouts = already_there(made_from, inputs) or partition_images(source, config)
@@ -84,7 +85,7 @@ def main() -> None:
     if len(counts) > _NAMED:
         shown.append(f"and {len(counts) - _NAMED} more classes")
     print(f"{len(layouts)} layouts of {layouts.num_tokens} tokens: {OUTPUT.value}")
-    print("  " + ", ".join(shown))
+    say("  " + ", ".join(shown))
 
 
 def already_there(made_from: Mapping[str, Any], inputs: list[str]) -> Layouts | None:

@@ -27,6 +27,7 @@ from absl import logging
 
 from gpstoken_jax.runtime import processes
 from gpstoken_jax.runtime.files import DamagedFileError, digest_file, read_json, write_json
+from gpstoken_jax.runtime.outputs import first_difference
 from gpstoken_jax.runtime.storage import retry
 
 Tree = Any
@@ -352,21 +353,6 @@ def params_checksum(params: Tree) -> int:
     return crc
 
 
-def first_difference(
-    saved: Mapping[str, tuple[tuple[int, ...], str]], wanted: Mapping[str, tuple]
-) -> str | None:
-    """The first array, by name, whose shape or type differs, in words; None if all are the same."""
-    for name in sorted(saved.keys() | wanted.keys()):
-        if name not in saved:
-            return f"{name} is not in it"
-        if name not in wanted:
-            return f"{name} is in it, and the config has no such array"
-        if saved[name] != wanted[name]:
-            old, new = (f"{dtype}{list(shape)}" for shape, dtype in (saved[name], wanted[name]))
-            return f"{name} was {old} and is now {new}"
-    return None
-
-
 def _read_checksums(directory: Path, step: int) -> dict[str, int] | None:
     """By name of a tree; None in checkpoints of earlier versions, which had none."""
     if not (directory / str(step) / "checksums").is_dir():
@@ -501,9 +487,10 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
 
 
-def _shapes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+def _shapes(tree: Tree) -> dict[str, str]:
+    """Type and shape of every array, as text."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {_name(path): (tuple(x.shape), np.dtype(x.dtype).name) for path, x in leaves}
+    return {_name(path): f"{np.dtype(x.dtype).name}{list(x.shape)}" for path, x in leaves}
 
 
 def _name(path: tuple) -> str:

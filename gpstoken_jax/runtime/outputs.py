@@ -11,8 +11,9 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -30,6 +31,7 @@ from gpstoken_jax.runtime.json_lines import read_line, seal_line
 
 MANIFEST = "manifest.json"
 _JOURNAL = "journal-{:05d}.txt"
+_COARSEST_DATE = 2.0  # seconds, of FAT
 
 
 class OutputError(ValueError):
@@ -189,16 +191,21 @@ class Output:
         )
         for name in manifest.files:
             manifest.check(name)
-        self.close()
-        _write_manifest(manifest)
-        for path in _journals(self.directory):
-            path.unlink()
+        with _locked(self.directory):
+            _write_manifest(manifest)
+            for path in _journals(self.directory):
+                path.unlink()
+            self._journal.close()
         self.complete = True
         return manifest
 
     def close(self) -> None:
         """Lets go of the directory; what was written stays."""
-        self._journal.close()
+        if not self._journal.closed:
+            with _locked(self.directory):
+                if self.complete:
+                    Path(self._journal.name).unlink(missing_ok=True)
+                self._journal.close()
 
     def __enter__(self) -> "Output":
         return self
@@ -343,12 +350,26 @@ def fingerprint_files(files: Iterable[tuple[str, str | Path]], *, content: bool 
     Raises:
       OSError: if a file cannot be read.
     """
-    digest = sha256()
+    digest, files = sha256(), list(files)
+    if not content:
+        _wait_for_another_date(path for _, path in files)
     for name, path in files:
         stat = os.stat(path)
         state = digest_file(path) if content else str(stat.st_mtime_ns)
         digest.update(f"{name!r} {stat.st_size} {state}\n".encode("utf-8", "surrogatepass"))
     return ("content " if content else "dates ") + digest.hexdigest()[:32]
+
+
+def _wait_for_another_date(paths: Iterable[str | Path]) -> None:
+    """Waits until a file that changes from now on gets a date that none of these has.
+
+    Where file systems have dates of whole seconds, or two, one that was just written could change
+    and keep its date.
+    """
+    newest = max((os.stat(path).st_mtime_ns for path in paths), default=1)
+    age = time.time() - newest / 1e9
+    if newest % 10**9 == 0 and 0 <= age < _COARSEST_DATE:
+        time.sleep(_COARSEST_DATE - age)
 
 
 def first_difference(old: Any, new: Any, name: str = "") -> str | None:
@@ -374,8 +395,9 @@ def _read_own(directory: Path, kind: str) -> Manifest | None:
         foreign = next((name for name in names if not name.endswith(TEMPORARY_SUFFIX)), None)
         if foreign is not None:
             raise OutputError(
-                f"{directory} holds {foreign!r}, which this program did not write: give an empty "
-                "directory or a new one"
+                f"{directory} holds {foreign!r}, which this program did not write, as there is no "
+                f"{MANIFEST} (outputs of version 0.1 have none): give a new or an empty directory, "
+                "or delete what is there yourself"
             )
         return None
     if manifest.kind != kind:
@@ -399,7 +421,7 @@ def _read(directory: Path) -> Manifest | None:
         return manifest
     files = _read_journals(directory, _journals(directory), files)
     files = {name: record for name, record in files.items() if (directory / name).exists()}
-    return Manifest(**{**vars(manifest), "files": files})
+    return replace(manifest, files=files)
 
 
 def _write_manifest(manifest: Manifest) -> None:
@@ -429,14 +451,13 @@ def _journals(directory: Path) -> Sequence[Path]:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Holds a lock on a directory, where the file system has such."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
+    """Holds a lock on a directory, where there is one and the file system has such."""
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
+            handle = os.open(directory, os.O_RDONLY)
+            stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
 def _lock_journal(path: Path) -> IO[bytes]:

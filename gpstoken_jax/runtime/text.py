@@ -3,7 +3,12 @@
 HTML needs none of these: pages are Jinja2 templates that escape by themselves.
 """
 
+import contextlib
+import logging
 import re
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 # Control characters, line and paragraph separators, marks that turn the direction of what follows,
 # characters without width, and halves of characters (bytes of a name that are not valid UTF-8).
@@ -19,6 +24,47 @@ _FORMULA_START = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 def terminal_text(text: object) -> str:
     r"""One line that a terminal shows as it is: what would move or colour it becomes ``\x1b``."""
     return _UNPRINTABLE.sub(_escape, str(text))
+
+
+def say(line: object) -> None:
+    """Prints one line in which text from files may stand."""
+    print(terminal_text(line), flush=True)
+
+
+@contextlib.contextmanager
+def printable_output(handler: logging.Handler) -> Iterator[None]:
+    """Makes all that is printed, and logged to a handler, text that a terminal shows as it is.
+
+    The last line of defence, for texts that nobody thought of: of what is printed, line ends stay.
+    """
+    with (
+        contextlib.redirect_stdout(_Printable(sys.stdout)),
+        contextlib.redirect_stderr(_Printable(sys.stderr)),
+    ):
+        handler.addFilter(_make_printable)
+        try:
+            yield
+        finally:
+            handler.removeFilter(_make_printable)
+
+
+class _Printable:
+    """A stream that escapes all but line ends."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write("\n".join(map(terminal_text, text.split("\n"))))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    record.msg, record.args = terminal_text(record.getMessage()), ()
+    return True
 
 
 def markdown_text(text: object) -> str:

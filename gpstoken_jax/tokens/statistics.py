@@ -39,13 +39,18 @@ class Moments:
 
     def to_json(self) -> dict[str, Any]:
         """The moments as JSON values."""
-        return {
-            "count": self.count,
-            "mean": self.mean.tolist(),
-            "squares": self.squares.tolist(),
-        }
+        return {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Restores moments that `to_json` wrote."""
         return cls(value["count"], np.array(value["mean"]), np.array(value["squares"]))
+
+
+def statistics_of_channels(moments: Moments) -> dict[str, Any]:
+    """Mean and std of every channel: the geometry's deltas, then the features."""
+    channels = {"geometry_delta": np.s_[:5], "features": np.s_[5:]}
+    return {"num_tokens": moments.count} | {
+        name: {"mean": moments.mean[part].tolist(), "std": moments.std[part].tolist()}
+        for name, part in channels.items()
+    }

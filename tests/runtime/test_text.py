@@ -1,8 +1,11 @@
 """No text from a file changes what is around it: on a terminal, in Markdown, in a spreadsheet."""
 
+import contextlib
 import csv
 import html
 import io
+import logging
+import sys
 import unicodedata
 
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from gpstoken_jax.runtime.text import csv_text, markdown_text, terminal_text
+from gpstoken_jax.runtime.text import csv_text, markdown_text, printable_output, say, terminal_text
 
 NASTY = list("\x00\x07\x08\t\n\r\x1b\x7f\x85\x9b\xad\u200b\u202e\u2028\u2066\ufeff\ud83d\udcff")
 NASTY += list("\\`*_{}[]()<>#+-.!|&~=@$'\":;/^%") + list("\uff1d\uff0b\uff0d\uff20") + ["\x1b[31m"]
@@ -30,6 +33,27 @@ def test_a_terminal_gets_one_printable_line(text):
     shown.encode("utf-8")
     if not any(unicodedata.category(c)[0] in "CZ" and c != " " for c in text):
         assert shown == text
+
+
+@MANY
+@given(TEXTS)
+def test_all_that_a_program_prints_and_logs_is_printable(text):
+    """As names print in a line, in lines of their own, in warnings, errors and tracebacks."""
+    out, err, log = io.StringIO(), io.StringIO(), io.StringIO()
+    handler, logger = logging.StreamHandler(log), logging.getLogger("of a test")
+    logger.addHandler(handler)
+    redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with redirected[0], redirected[1], printable_output(handler):
+        say(text)
+        print(text, "and", text, flush=True)
+        print(f"error: {text}", file=sys.stderr)
+        logger.warning("skipped %s", text)
+    logger.removeHandler(handler)
+    assert out.getvalue().startswith(terminal_text(text) + "\n")
+    assert log.getvalue() == f"skipped {terminal_text(text)}\n"
+    for shown in (out.getvalue(), err.getvalue()):
+        assert all(line == terminal_text(line) for line in shown.split("\n"))
+        shown.encode("utf-8")
 
 
 BLOCKS = {"inline", "paragraph", "bullet_list", "list_item"}

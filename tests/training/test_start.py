@@ -34,10 +34,7 @@ def params():
 
 def test_what_fits_is_loaded_and_the_rest_is_listed(params):
     source = {
-        "params": {
-            "encoder": {"a": np.zeros(2), "b": np.zeros(5)},
-            "old": {"d": np.zeros(1)},
-        }
+        "params": {"encoder": {"a": np.zeros(2), "b": np.zeros(5)}, "old": {"d": np.zeros(1)}}
     }
     start = start_from(params, source)
     found = named(start.params)

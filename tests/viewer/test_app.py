@@ -1,0 +1,335 @@
+"""The viewer's server: what it answers, what it refuses, and that nothing takes it down."""
+
+import asyncio
+import io
+import json
+import re
+import socket
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photos
+from starlette.testclient import TestClient
+
+from gpstoken_jax.data.resize import resize_and_crop
+from gpstoken_jax.tokens import open_tokens
+from gpstoken_jax.viewer import Access, create_app
+from gpstoken_jax.viewer import photos as viewer_photos
+from gpstoken_jax.viewer.shelf import fill_shelf
+from gpstoken_jax.viewer.wire import pack, unpack
+
+LOCAL = "http://127.0.0.1:8470"
+TOKEN = "a-token-that-nobody-guesses"
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PHOTO = png(photos.astronaut()[:128, 128:256])
+
+
+@pytest.fixture(scope="module")
+def quiet_engine(engine):
+    """Compiles what is asked for, nothing beforehand."""
+    before, engine.warm_up = engine.warm_up, lambda stop: None
+    yield engine
+    engine.warm_up = before
+
+
+@pytest.fixture(scope="module")
+def client(quiet_engine):
+    return TestClient(
+        create_app(quiet_engine, fill_shelf([])[:2]), LOCAL, raise_server_exceptions=False
+    )
+
+
+@pytest.fixture(scope="module")
+def key(client):
+    return words(client.post("/api/photo", content=PHOTO))["key"]
+
+
+@pytest.fixture(scope="module")
+def encoded(client, key):
+    return client.post(f"/api/encode?photo={key}&tokens=8").content
+
+
+def words(answer):
+    length = int.from_bytes(answer.content[:8], "little")
+
+    return json.loads(answer.content[8 : 8 + length])["__metadata__"]
+
+
+# ---- What it answers ----------------------------------------------------------------------------
+
+
+def test_a_photo_becomes_the_tokens_of_the_tokenizer(client, key, encoded, engine):
+    made = unpack(encoded)
+    picture = resize_and_crop(photos.astronaut()[:128, 128:256], 32, resize="antialias")
+    expected, layout = engine.tokenizer.encode_with_layout(picture, num_tokens=8)
+    np.testing.assert_allclose(made["tokens"], expected, atol=1e-5)
+    np.testing.assert_array_equal(made["layout"], layout)
+    again = engine.tokenizer.decode(expected, uint8=True)
+    assert np.abs(made["picture"].astype(int) - again).max() <= 1
+    message = pack({name: made[name] for name in ("tokens", "tile")})
+    decoded = client.post("/api/decode?rows=1&cols=1", content=message)
+    np.testing.assert_array_equal(unpack(decoded.content)["picture"], made["picture"])
+
+
+def test_larger_pictures_are_those_of_the_tokenizer(client, key, engine):
+    made = unpack(client.post(f"/api/encode?photo={key}&tokens=32").content)
+    picture = resize_and_crop(photos.astronaut()[:128, 128:256], 64, resize="antialias")
+    expected = engine.tokenizer.encode(picture, num_tokens=8)
+    np.testing.assert_allclose(made["tokens"], expected, atol=1e-5)
+    np.testing.assert_array_equal(made["tile"], np.repeat(np.arange(4), 8))
+
+
+def test_paint_draws_tokens_between_tiles(client, key):
+    focus = np.zeros((16, 16), np.int8)
+    focus[:8, :8] = 127
+    ask = f"/api/encode?photo={key}&tokens=32"
+    made = unpack(client.post(ask, content=pack({"focus": focus})).content)
+    counts = np.bincount(made["tile"], minlength=4)
+    assert counts[0] > counts[1:].max() and counts.sum() <= 32
+
+
+def test_tokens_as_a_file(client, encoded, engine, tmp_path):
+    """Also with tokens missing from some tiles, which are filled up."""
+    made = unpack(encoded)
+    tokens, layout = made["tokens"].repeat(2, 0), made["layout"].repeat(2, 0)
+    tile = np.array([0] * 9 + [1] * 4 + [3] * 3, np.uint16)
+    message = pack({"tokens": tokens, "layout": layout, "tile": tile})
+    answer = client.post("/api/tokens?rows=2&cols=2&name=caf%C3%A9", content=message)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(answer.content)
+    (example,) = saved = open_tokens(path)
+    assert example.name == "café" and example.size == (64, 64)
+    decoded = engine.tokenizer.decode(
+        example.tokens, image_size=tuple(saved.header["image_size"]), uint8=True
+    )
+    message = pack({"tokens": tokens, "tile": tile})
+    shown = unpack(client.post("/api/decode?rows=2&cols=2", content=message).content)["picture"]
+    assert np.abs(decoded.astype(int) - shown).max() <= 1
+
+
+def test_the_shelf(client):
+    model = client.get("/api/model").json()
+    assert model["shelf"][0]["name"] == "chelsea.png"
+    assert client.get("/api/shelf/0/thumbnail").headers["content-type"] == "image/jpeg"
+    assert unpack(client.get("/api/shelf/1").content)["picture"].shape[2] == 3
+    assert client.get("/api/shelf/2").status_code == 404
+
+
+# ---- What it refuses ----------------------------------------------------------------------------
+
+
+def bmp_of(width, height):
+    """A header that promises pixels which do not come."""
+    head = b"BM" + bytes(8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")
+    head += width.to_bytes(4, "little") + height.to_bytes(4, "little") + b"\1\0\x18\0"
+    return head + bytes(24)
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"", "empty file"),
+        (b"no image at all", "not an image"),
+        (PHOTO[: len(PHOTO) // 2], "damaged"),
+        (bmp_of(8000, 8000), "too large.*50,000,000"),
+        (bmp_of(20000, 10), "too narrow"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>", "image"),
+    ],
+    ids=["empty", "text", "cut", "huge", "narrow", "svg"],
+)
+def test_bad_uploads_are_one_line(client, data, said):
+    answer = client.post("/api/photo", content=data)
+    assert answer.status_code == 400
+    assert "\n" not in answer.text
+
+    assert re.search(said, answer.json()["error"]), answer.text
+    assert client.get("/").status_code == 200
+
+
+def test_uploads_have_a_size(client, monkeypatch):
+    monkeypatch.setattr("gpstoken_jax.viewer.app.MAX_BYTES", len(PHOTO) - 1)
+    assert client.post("/api/photo", content=PHOTO).status_code == 413
+    # Without saying how long it is:
+    parts = (PHOTO[i : i + 100] for i in range(0, len(PHOTO), 100))
+    assert client.post("/api/photo", content=parts).status_code == 413
+    lies = client.post("/api/photo", content=PHOTO, headers={"content-length": "-5"})
+    assert lies.status_code == 413
+    assert viewer_photos.MAX_BYTES < 1 << 26
+
+
+def mutated_messages(message):
+    made = unpack(message)
+    tokens, tile = made["tokens"], made["tile"]
+    yield "nothing", b""
+    yield "noise", bytes(range(256))
+    yield "cut", message[: len(message) // 2]
+    yield "long header", (1 << 60).to_bytes(8, "little") + b"{}"
+    yield "no tile", pack({"tokens": tokens})
+    yield "no tokens", pack({"tile": tile})
+    yield "float64", pack({"tokens": tokens.astype(np.float64), "tile": tile})
+    yield "features", pack({"tokens": tokens[:, :-1], "tile": tile})
+    yield "flat", pack({"tokens": tokens.ravel(), "tile": tile})
+    yield "tiles", pack({"tokens": tokens, "tile": tile[:-1]})
+    yield "tile 9", pack({"tokens": tokens, "tile": tile + np.uint16(9)})
+    yield "nan", pack({"tokens": tokens * np.float32(np.nan), "tile": tile})
+    yield "many", pack({"tokens": tokens.repeat(200, 0), "tile": tile.repeat(200)})
+
+
+def test_bad_tokens_are_one_line(client, encoded):
+    for name, message in mutated_messages(encoded):
+        for path in ("decode", "tokens"):
+            answer = client.post(f"/api/{path}?rows=1&cols=1", content=message)
+            assert answer.status_code == 400, name
+            assert answer.json()["error"], name
+    for grid in ("rows=9&cols=9", "rows=0&cols=1", "rows=1", "rows=1e9&cols=1", "rows=²&cols=1"):
+        assert client.post(f"/api/decode?{grid}", content=encoded).status_code == 400, grid
+    extreme = unpack(encoded)
+    extreme["tokens"][:, :5] = [3e38, 1e-38, 5, -3e38, 3e38]
+    message = pack({name: extreme[name] for name in ("tokens", "tile")})
+    assert client.post("/api/decode?rows=1&cols=1", content=message).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "query, body, status",
+    [
+        ("photo=KEY&tokens=0", b"", 400),
+        ("photo=KEY&tokens=99999", b"", 400),
+        ("photo=KEY&tokens=-8", b"", 400),
+        ("photo=KEY&tokens=eight", b"", 400),
+        ("photo=KEY", b"", 400),
+        ("photo=../../etc/passwd&tokens=8", b"", 404),
+        ("tokens=8", b"", 404),
+        ("photo=KEY&tokens=8", b"noise", 400),
+        ("photo=KEY&tokens=8", pack({"focus": np.zeros((2, 9999), np.int8)}), 400),
+        ("photo=KEY&tokens=8", pack({"focus": np.zeros((2, 2), np.float32)}), 400),
+        ("photo=KEY&tokens=8", pack({"focus": np.zeros((0, 2), np.int8)}), 400),
+    ],
+)
+def test_bad_questions(client, key, query, body, status):
+    answer = client.post(f"/api/encode?{query.replace('KEY', key)}", content=body)
+    assert answer.status_code == status and answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/static/..%2fapp.py",
+        "//etc/passwd",
+        "/etc/passwd",
+        "/static/",
+        "/api/shelf/../../etc/passwd",
+        "/api/shelf/-1",
+        "/api/shelf/99999999999999999999",
+        "/static/style.css%00",
+    ],
+)
+def test_no_path_reaches_the_disk(client, path):
+    assert client.get(path).status_code == 404
+
+
+# ---- Who may talk to it --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({}, 200),
+        ({"host": "localhost:8470"}, 200),
+        ({"host": "[::1]:8470"}, 200),
+        ({"host": "evil.example"}, 403),
+        ({"host": "127.0.0.1.evil.example:8470"}, 403),
+        ({"host": "192.168.0.7:8470"}, 403),
+        ({"host": ""}, 403),
+        ({"origin": LOCAL}, 200),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:9999"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+    ],
+)
+def test_hosts_and_origins(client, headers, status):
+    answer = client.get("/api/model", headers=headers)
+    assert answer.status_code == status
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    posted = client.post("/api/photo", content=b"", headers=headers)
+    assert posted.status_code == (403 if status == 403 else 400)
+
+
+def test_other_machines_need_the_token(quiet_engine):
+    app = create_app(quiet_engine, access=Access("0.0.0.0", TOKEN))
+    outside = TestClient(app, "http://192.168.0.7:8470", follow_redirects=False)
+    for path in ("/", "/api/model", "/static/page.js", "/?token=wrong", "/?token="):
+        assert outside.get(path).status_code == 403, path
+    assert outside.get("/", headers={"cookie": "gpstoken_viewer=wrong"}).status_code == 403
+    named = outside.get("/", params={"token": TOKEN}, headers={"host": "evil.example"})
+    assert named.status_code == 403
+    outside.cookies.clear()
+    opened = outside.get("/", params={"token": TOKEN})
+    assert opened.status_code == 303 and opened.headers["location"] == "/"
+    cookie = opened.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert outside.get("/api/model").status_code == 200
+    assert outside.get("/api/model", headers={"origin": "http://evil.example"}).status_code == 403
+
+
+# ---- Under load ----------------------------------------------------------------------------------
+
+
+def test_fifty_at_once_are_served_or_refused(server, key, encoded):
+    """Some of them broken, some that hang up; the next one is served as if nothing had been."""
+    address = server.address
+    message = pack({name: unpack(encoded)[name] for name in ("tokens", "tile")})
+
+    async def ask_all():
+        async with httpx.AsyncClient(base_url=address, timeout=120) as client:
+            kinds = [
+                lambda: client.post("/api/decode?rows=1&cols=1", content=message),
+                lambda: client.post("/api/photo", content=PHOTO),
+                lambda: client.post("/api/photo", content=b"broken"),
+                lambda: client.post("/api/decode?rows=1&cols=1", content=message[:50]),
+                lambda: client.get("/api/model"),
+            ]
+            return await asyncio.gather(*(kinds[i % 5]() for i in range(50)))
+
+    for _ in range(5):  # hang up in the middle of a body
+        with socket.create_connection(server.listener.getsockname()) as raw:
+            raw.sendall(b"POST /api/photo HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+            raw.sendall(b"Content-Length: 99999\r\n\r\nabc")
+    answers = asyncio.run(ask_all())
+    statuses = {answer.status_code for answer in answers}
+    assert statuses <= {200, 400, 503}
+    assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 503)
+    assert all(answer.status_code == 200 for answer in answers[4::5])
+    assert any(answer.status_code == 200 for answer in answers[0::5])
+    assert httpx.get(address).status_code == 200
+    again = httpx.post(f"{address}/api/decode?rows=1&cols=1", content=message, timeout=120)
+    assert again.status_code == 200
+
+
+def test_a_failure_inside_is_one_line_and_not_the_end(client, encoded, engine, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    message = pack({name: unpack(encoded)[name] for name in ("tokens", "tile")})
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "decode", fail)
+        answer = client.post("/api/decode?rows=1&cols=1", content=message)
+        assert answer.status_code == 500 and "goes on" in answer.json()["error"]
+    assert client.post("/api/decode?rows=1&cols=1", content=message).status_code == 200
+
+
+def test_photos_that_are_not_kept_any_more_are_asked_for_again(client, key):
+    answer = client.post("/api/encode?photo=0123&tokens=8")
+    assert answer.status_code == 404 and "send it again" in answer.json()["error"]
