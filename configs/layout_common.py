@@ -14,12 +14,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "model": {
-                "image_size": 0,
-                "min_size": 0,
-                "num_tokens": 0,
-                "num_classes": 0,
-            },
+            "model": {"image_size": 0, "min_size": 0, "num_tokens": 0, "num_classes": 0},
             "label_names": (),
             "untrained_labels": (),  # without a layout; -1: no class was never shown
             "data": {

@@ -14,7 +14,6 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from gpstoken_jax.kernels import reference
@@ -40,12 +39,8 @@ TILE = 16
 BLOCK = 32  # tokens taken together
 WORKSPACE = 2**24  # weights alive at once on an accelerator (64 MiB in float32)
 DENSE_PAIRS = 2**20  # of an image: 4 MiB of float32 weights
+unsupported = reference.unsupported  # plain XLA can serve everywhere, too
 _dot = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-
-
-def unsupported(platform: str, features_dtype: DTypeLike) -> str | None:
-    """Always None: plain XLA can serve everywhere."""
-    return None
 
 
 def splat(

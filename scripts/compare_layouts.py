@@ -23,12 +23,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gpstoken_jax.generation.layouts import (
-    EmpiricalSampler,
-    Layouts,
-    open_layouts,
-    read_layouts,
-)
+from gpstoken_jax.generation.layouts import EmpiricalSampler, Layouts, open_layouts, read_layouts
 from gpstoken_jax.generation.layouts.collect import select_labels
 from gpstoken_jax.generation.layouts.measures import compare
 from gpstoken_jax.generation.layouts.picture import layout_grid

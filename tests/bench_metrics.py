@@ -57,7 +57,7 @@ def seconds(run: Callable, rounds: int) -> tuple[float, float]:
 
 
 def cases(images: np.ndarray, others: np.ndarray) -> dict[str, Callable]:
-    """What is timed, each over the whole batch."""
+    """Functions to time, each over the whole batch."""
     vgg, alex = load_lpips("vgg16"), load_lpips("alexnet")
     inception = InceptionWeights(random_variables(InceptionV3(), 299))
     convnext = ConvNeXtWeights(random_variables(ConvNeXtSmall(), 224))

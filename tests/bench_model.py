@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures hang on."""
+    """The machine that the figures hang on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {

@@ -148,9 +148,7 @@ def _model(arguments):
     spec.loader.exec_module(module)
     config = module.get_config().model
     config.update(
-        num_tokens=arguments.tokens,
-        channels=arguments.channels,
-        num_classes=arguments.classes,
+        num_tokens=arguments.tokens, channels=arguments.channels, num_classes=arguments.classes
     )
     model = create_sit(config)
     shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))

@@ -165,7 +165,7 @@ def test_reports(data_set):
 
 
 def test_records(data_set):
-    """What a record reader does not notice lies in the empty rest of a block: nothing changes."""
+    """Flips that a record reader does not notice lie in the empty rest of a block."""
     (path,) = data_set.rglob("*array_record*")
     errors = (images.UnreadableImageError, storage.StorageError)
     check_flips(path, lambda: _read_data_set(data_set), errors, harmless=True)

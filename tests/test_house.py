@@ -29,7 +29,7 @@ UNTYPED = re.compile(r"kernels/mosaic_\w+|gpstoken_jax/training/(layout|sit)")
 
 def _files():
     places = [ROOT / "train.py", ROOT / "eval.py"]
-    for folder in ("gpstoken_jax", "kernels", "configs", "scripts", "examples"):
+    for folder in ("gpstoken_jax", "kernels", "configs", "scripts", "examples", "tests"):
         places += (p for p in sorted((ROOT / folder).rglob("*.py")) if not p.is_symlink())
     return {str(p.relative_to(ROOT)): ast.parse(p.read_text()) for p in places}
 

@@ -67,7 +67,7 @@ def test_it_works_beside_another_package_called_kernels(wheel, tmp_path):
 
 
 def _packages() -> str:
-    """Where the requirements are, without the editable installation of this project."""
+    """Folder of the requirements, without the editable installation of this project."""
     import jax
 
     return str(Path(jax.__file__).parents[1])

@@ -27,12 +27,7 @@ def get_config() -> ConfigDict:
             "optimizer": {"learning_rate": 0.5, "momentum": 0.0},
             "ema": {"decay": 0.9, "update_every": 1, "update_after": 0, "power": 2 / 3},
             "train": {"batch_size": 4, "steps": 12, "max_skipped": 3},
-            "checkpoint": {
-                "every_steps": 4,
-                "keep": 3,
-                "best_metric": "",
-                "best_is_lowest": False,
-            },
+            "checkpoint": {"every_steps": 4, "keep": 3, "best_metric": "", "best_is_lowest": False},
             "eval": {},
             "log": {"every_steps": 1, "images_every_steps": 1000},
             "toy": {

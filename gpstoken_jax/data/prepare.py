@@ -209,10 +209,7 @@ def _in_order(
 
 
 def _report(
-    listing: folder.FolderListing,
-    accounts: dict[str, list[_Account]],
-    digest: str,
-    seconds: float,
+    listing: folder.FolderListing, accounts: dict[str, list[_Account]], digest: str, seconds: float
 ) -> dict[str, Any]:
     everything = list(itertools.chain.from_iterable(accounts.values()))
     skipped = [entry for account in everything for entry in account.skipped]

@@ -30,10 +30,7 @@ def resize_of(data_config: Any) -> str:
 
 
 def resize_and_crop(
-    pixels: UInt8[np.ndarray, "h w 3"],
-    size: int | tuple[int, int],
-    *,
-    resize: str = "published",
+    pixels: UInt8[np.ndarray, "h w 3"], size: int | tuple[int, int], *, resize: str = "published"
 ) -> UInt8[np.ndarray, "g v 3"]:
     """Brings an image to size: resized so that it just covers, then the centre.
 

@@ -23,12 +23,7 @@ class ShuffledBatches:
     """
 
     def __init__(
-        self,
-        count: int,
-        batch_size: int,
-        seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        self, count: int, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
     ):
         self.unreadable = Unreadable()
         self._count = count

@@ -34,11 +34,7 @@ from gpstoken_jax.model.tiles import tile_grid
 from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
 from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
-from gpstoken_jax.runtime.run_directory import (
-    RunDirectory,
-    read_config,
-    task_name,
-)
+from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.errors import WeightsError

@@ -12,10 +12,7 @@ _MAX_STEPS = 4096
 
 
 def sample_dopri5(
-    predict: Predict,
-    transport: Transport,
-    sampler: Sampler,
-    x: Float[Array, "b l c"],
+    predict: Predict, transport: Transport, sampler: Sampler, x: Float[Array, "b l c"]
 ) -> tuple[Float[Array, "b l c"], Int[Array, ""]]:
     """Integrates from noise x to data; can be traced, and mapped over images.
 

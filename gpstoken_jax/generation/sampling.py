@@ -77,12 +77,7 @@ class BatchSampler:
     """
 
     def __init__(
-        self,
-        model: SiT,
-        params: Params,
-        transport: Transport,
-        sampler: Sampler,
-        guidance: Guidance,
+        self, model: SiT, params: Params, transport: Transport, sampler: Sampler, guidance: Guidance
     ):
         def run(params, batch):
             keys = jax.random.wrap_key_data(batch["keys"])

@@ -30,10 +30,7 @@ def tile_grid(height: int, width: int, tile_size: int) -> tuple[int, int]:
 
 
 def merge_tokens(
-    tokens: Float[Array, "b*rows*cols l d"],
-    tiles: tuple[int, int],
-    *,
-    map_size: int | None = None,
+    tokens: Float[Array, "b*rows*cols l d"], tiles: tuple[int, int], *, map_size: int | None = None
 ) -> Float[Array, "b rows*cols*l d"]:
     """The tokens of all tiles of an image as one set, in coordinates of the whole image.
 

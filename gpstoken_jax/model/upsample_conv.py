@@ -67,9 +67,7 @@ def _conv(x: Float[Array, "b h w c"], kernel: Float[Array, "p q c d"]):
     )
 
 
-def _kernels_of_repeated_pixels(
-    kernel: Float[Array, "3 3 c d"],
-) -> Float[Array, "2 2 c 4*d"]:
+def _kernels_of_repeated_pixels(kernel: Float[Array, "3 3 c d"]) -> Float[Array, "2 2 c 4*d"]:
     """Sums of a 3x3 kernel's rows and columns that fall on the same pixel, for each (row, column).
 
     The first of two repeated pixels sees its neighbour once and itself twice, the second itself

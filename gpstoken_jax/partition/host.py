@@ -59,11 +59,7 @@ def partition(
 
 
 def greedy_regions(
-    height: int,
-    width: int,
-    num_tokens: int,
-    min_size: int,
-    complexity: Callable[[Region], float],
+    height: int, width: int, num_tokens: int, min_size: int, complexity: Callable[[Region], float]
 ) -> Int[np.ndarray, "l 4"]:
     """Cut the most complex region until there are `num_tokens`.
 

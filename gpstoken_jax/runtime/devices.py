@@ -1,6 +1,5 @@
 """Functions of batches on all devices of this process."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gpstoken_jax.runtime.progress import compiling
+from gpstoken_jax.runtime.progress import announced
 
 Tree = Any
 
@@ -57,22 +56,14 @@ def map_over_devices(
         devices=devices,
     )
 
-    seen: set[str] = set()
-
     @wraps(function)
     def call(*arguments: Tree) -> Tree:
         if len(arguments) != len(in_axes):
             raise TypeError(f"{len(arguments)} arguments for {len(in_axes)} axes")
-        shared = [a for a, axis in zip(arguments, in_axes, strict=True) if axis is not None]
-        shapes = str(jax.tree.map(np.shape, shared))
-        words = contextlib.nullcontext()
-        if name is not None and shapes not in seen:
-            seen.add(shapes)
-            words = compiling(name, f"{name} {shapes} {jax.devices()[0].device_kind}")
-        with words:
-            return mapped(arguments[:split], arguments[split:])
+        return mapped(arguments[:split], arguments[split:])
 
-    return call
+    shared = [i for i, axis in enumerate(in_axes) if axis is not None]
+    return announced(call, name, lambda *arguments: [arguments[i] for i in shared])
 
 
 def spread(

@@ -11,8 +11,9 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -30,6 +31,7 @@ from gpstoken_jax.runtime.json_lines import read_line, seal_line
 
 MANIFEST = "manifest.json"
 _JOURNAL = "journal-{:05d}.txt"
+_COARSEST_DATE = 2.0  # seconds, of FAT
 
 
 class OutputError(ValueError):
@@ -348,12 +350,26 @@ def fingerprint_files(files: Iterable[tuple[str, str | Path]], *, content: bool 
     Raises:
       OSError: if a file cannot be read.
     """
-    digest = sha256()
+    digest, files = sha256(), list(files)
+    if not content:
+        _wait_for_another_date(path for _, path in files)
     for name, path in files:
         stat = os.stat(path)
         state = digest_file(path) if content else str(stat.st_mtime_ns)
         digest.update(f"{name!r} {stat.st_size} {state}\n".encode("utf-8", "surrogatepass"))
     return ("content " if content else "dates ") + digest.hexdigest()[:32]
+
+
+def _wait_for_another_date(paths: Iterable[str | Path]) -> None:
+    """Waits until a file that changes from now on gets a date that none of these has.
+
+    Where file systems have dates of whole seconds, or two, one that was just written could change
+    and keep its date.
+    """
+    newest = max((os.stat(path).st_mtime_ns for path in paths), default=1)
+    age = time.time() - newest / 1e9
+    if newest % 10**9 == 0 and 0 <= age < _COARSEST_DATE:
+        time.sleep(_COARSEST_DATE - age)
 
 
 def first_difference(old: Any, new: Any, name: str = "") -> str | None:
@@ -405,7 +421,7 @@ def _read(directory: Path) -> Manifest | None:
         return manifest
     files = _read_journals(directory, _journals(directory), files)
     files = {name: record for name, record in files.items() if (directory / name).exists()}
-    return Manifest(**{**vars(manifest), "files": files})
+    return replace(manifest, files=files)
 
 
 def _write_manifest(manifest: Manifest) -> None:

@@ -3,9 +3,11 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 EVERY_SECONDS = 5.0
 SILENCE_SECONDS = 3.0
@@ -77,6 +79,33 @@ def compiling(what: str, key: str) -> Iterator[None]:
     if folder is not None and seconds > SILENCE_SECONDS:
         with contextlib.suppress(OSError):
             write_json(Path(folder) / _TIMES, times | {key: seconds})
+
+
+def announced(
+    function: Callable[..., Any], name: str | None, looked_at: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Makes a compiled function say so where its compilation takes long.
+
+    Args:
+      function: for which each new shape is another program.
+      name: for people, see ``compiling``; None changes nothing.
+      looked_at: those of its arguments, as a tree, whose shapes tell its programs apart.
+    """
+    import jax
+    import numpy as np
+
+    seen: set[str] = set()
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        shapes = str(jax.tree.map(np.shape, looked_at(*arguments)))
+        if shapes in seen:
+            return function(*arguments)
+        seen.add(shapes)
+        with compiling(name, f"{name} {shapes} {jax.devices()[0].device_kind}"):
+            return function(*arguments)
+
+    return function if name is None else call
 
 
 def format_speed(images_per_second: float) -> str:

@@ -4,11 +4,4 @@ from gpstoken_jax.tokens.dataset import TokenDataset, TokenExample, open_tokens
 from gpstoken_jax.tokens.format import STORAGE, TokensError
 from gpstoken_jax.tokens.writer import TokenWriter
 
-__all__ = [
-    "STORAGE",
-    "TokenDataset",
-    "TokenExample",
-    "TokenWriter",
-    "TokensError",
-    "open_tokens",
-]
+__all__ = ["STORAGE", "TokenDataset", "TokenExample", "TokenWriter", "TokensError", "open_tokens"]

@@ -113,12 +113,7 @@ def swap_features(first: Tokens, second: Tokens, where: Where = None) -> tuple[T
 
 
 def interpolate(
-    first: Tokens,
-    second: Tokens,
-    amount: float,
-    *,
-    geometry: bool = True,
-    features: bool = True,
+    first: Tokens, second: Tokens, amount: float, *, geometry: bool = True, features: bool = True
 ) -> Tokens:
     """Tokens on the way from the first image (amount 0) to the second (amount 1).
 

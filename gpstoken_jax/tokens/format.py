@@ -26,12 +26,7 @@ import numpy as np
 from safetensors import safe_open
 
 from gpstoken_jax.runtime import storage
-from gpstoken_jax.runtime.files import (
-    check_sealed_file,
-    read_json,
-    reading,
-    sealed_safetensors,
-)
+from gpstoken_jax.runtime.files import check_sealed_file, read_json, reading, sealed_safetensors
 from gpstoken_jax.runtime.outputs import safe_name
 from gpstoken_jax.tokens.statistics import Moments, statistics_of_channels
 

@@ -39,11 +39,7 @@ class Moments:
 
     def to_json(self) -> dict[str, Any]:
         """The moments as JSON values."""
-        return {
-            "count": self.count,
-            "mean": self.mean.tolist(),
-            "squares": self.squares.tolist(),
-        }
+        return {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:

@@ -15,6 +15,18 @@ from gpstoken_jax.training.step import Batch, Metrics, one_copy
 from gpstoken_jax.training.task import Task
 
 
+def fill_in(model: ConfigDict, found: Mapping[str, int], source: str) -> None:
+    """Fills what a config's ``model`` section leaves open (0) with what the data has.
+
+    Raises:
+      ValueError: if the config says otherwise; names the field and the source.
+    """
+    for name, value in found.items():
+        if model[name] not in (0, value):
+            raise ValueError(f"config.model.{name} is {model[name]}, but {source} have {value}")
+    model.update(found)
+
+
 def untrained_labels(labels: Int[np.ndarray, " n"], config: ConfigDict) -> tuple[int, ...]:
     """Classes that training on these labels never shows, -1 for no class.
 

@@ -23,6 +23,7 @@ from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.runtime.checkpoint import checksum
 from gpstoken_jax.training.class_conditional import (
     ClassConditionalTask,
+    fill_in,
     untrained_labels,
     with_known_classes,
 )
@@ -174,13 +175,7 @@ def _training_layouts(config: ConfigDict) -> Layouts:
         "num_tokens": layouts.num_tokens,
         "num_classes": len(layouts.label_names),
     }
-    for name, value in found.items():
-        if config.model[name] not in (0, value):
-            raise ValueError(
-                f"config.model.{name} is {config.model[name]}, "
-                f"but the layouts of {config.data.layouts} have {value}"
-            )
-    config.model.update(found)
+    fill_in(config.model, found, f"the layouts of {config.data.layouts}")
     config.label_names = layouts.label_names
     config.untrained_labels = untrained_labels(layouts.label, config)
     return layouts

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax import data
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.runtime.progress import announced
 from gpstoken_jax.tokens import visualize
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import one_copy
@@ -20,13 +21,13 @@ class Preview:
         self._config = config
         self._images = None
 
-        @jax.jit
         def reconstruct(params, images):
             geometry, boxes = partition_images(images, **config.partition)
             tokens = model.apply(params, images, geometry, boxes, method="encode")
             return tokens, model.apply(params, tokens, method="decode")
 
-        self._reconstruct = reconstruct
+        images = lambda params, images: images  # noqa: E731
+        self._reconstruct = announced(jax.jit(reconstruct), "the preview", images)
 
     def __call__(self, state: TrainState) -> UInt8[np.ndarray, "h w 3"]:
         """One row an image: original, its refined Gaussians, the EMA weights' reconstruction."""

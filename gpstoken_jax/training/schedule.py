@@ -8,13 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
-from gpstoken_jax.training.gradients import (
-    AUTOENCODER,
-    BOTH,
-    DISCRIMINATOR,
-    WITHOUT_GAN,
-    Update,
-)
+from gpstoken_jax.training.gradients import AUTOENCODER, BOTH, DISCRIMINATOR, WITHOUT_GAN, Update
 
 
 def gan_start(config: ConfigDict) -> int:

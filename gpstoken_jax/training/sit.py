@@ -18,6 +18,7 @@ from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens, visualiz
 from gpstoken_jax.tokens.batches import TokenBatches, read_rows
 from gpstoken_jax.training.class_conditional import (
     ClassConditionalTask,
+    fill_in,
     untrained_labels,
     with_known_classes,
 )
@@ -160,13 +161,7 @@ def _training_tokens(config: ConfigDict) -> TokenDataset:
         "channels": tokens[0].tokens.shape[1],
         "num_classes": max(len(names), 1),
     }
-    for name, value in found.items():
-        if config.model[name] not in (0, value):
-            raise ValueError(
-                f"config.model.{name} is {config.model[name]}, "
-                f"but the tokens of {config.data.tokens} have {value}"
-            )
-    config.model.update(found)
+    fill_in(config.model, found, f"the tokens of {config.data.tokens}")
     config.label_names = names
     if not config.statistics.mean:
         mean, std = tokens.normalisation

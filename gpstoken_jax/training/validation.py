@@ -13,8 +13,8 @@ from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics import image as metrics
 from gpstoken_jax.metrics.image import Mean
 from gpstoken_jax.model.gpstoken import GPSToken
-from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.runtime.processes import gather
+from gpstoken_jax.runtime.progress import announced
 
 Params = Any
 
@@ -29,18 +29,13 @@ class Validation:
         self._config = config
         self._batches = None
 
-        @jax.jit
         def measure(params, images, lpips_weights):
-            geometry, boxes = partition_images(images, **config.partition)
-            reconstructions = model.apply(params, images, geometry, boxes)
-            return metrics.image_metrics(
-                images,
-                reconstructions,
-                lpips_weights=lpips_weights,
-                rounding=config.eval.rounding,
-            )
+            made = model.apply(params, images, **config.partition, method="reconstruct")
+            options = {"lpips_weights": lpips_weights, "rounding": config.eval.rounding}
+            return metrics.image_metrics(images, made, **options)
 
-        self._measure = measure
+        images = lambda params, images, lpips_weights: images  # noqa: E731
+        self._measure = announced(jax.jit(measure), "the evaluation", images)
 
     def __call__(self, params: Params, lpips_weights: LPIPSWeights | None) -> dict[str, float]:
         """Means over the images: ``val_psnr``, ``val_ssim``, and with weights ``val_lpips``."""

@@ -59,10 +59,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        generator: Generator | None = None,
-        sizes: Sizes | None = None,
+        self, tokenizer: Tokenizer, generator: Generator | None = None, sizes: Sizes | None = None
     ):
         if generator is not None:
             generator.check_tokenizer(tokenizer)
@@ -147,11 +144,7 @@ class Engine:
         return self.tokenizer.encode_with_layout(middle, num_tokens=count)[1]
 
     def generate(
-        self,
-        label: int,
-        seed: int,
-        guidance: float | None,
-        layout: Float[np.ndarray, "l 5"] | None,
+        self, label: int, seed: int, guidance: float | None, layout: Float[np.ndarray, "l 5"] | None
     ) -> Encoded:
         """Draws the tokens of a new picture of one tile.
 
@@ -178,10 +171,7 @@ class Engine:
     # ---- Decoding -------------------------------------------------------------------------------
 
     def decode(
-        self,
-        tokens: Float[np.ndarray, "l 5+c"],
-        tile: Integer[np.ndarray, " l"],
-        grid: Grid,
+        self, tokens: Float[np.ndarray, "l 5+c"], tile: Integer[np.ndarray, " l"], grid: Grid
     ) -> UInt8[np.ndarray, "h w 3"]:
         """Decodes tokens, each of which belongs to a tile.
 

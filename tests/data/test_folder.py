@@ -1,4 +1,4 @@
-"""How directories are listed: classes, splits and everything that is left out."""
+"""Listings of directories: classes, splits and everything that is left out."""
 
 import os
 

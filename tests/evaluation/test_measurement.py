@@ -1,4 +1,4 @@
-"""What a cell has measured is the same however it was shared and interrupted, and stays small."""
+"""A cell's measurement is the same however it was shared and interrupted, and stays small."""
 
 import contextlib
 import json

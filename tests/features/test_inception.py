@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gpstoken_jax.features.inception import (
-    inception_outputs,
-    inception_perceptual,
-    prepare_images,
-)
+from gpstoken_jax.features.inception import inception_outputs, inception_perceptual, prepare_images
 from gpstoken_jax.features.inception_network import InceptionV3
 from gpstoken_jax.features.resize import resize_tensorflow1
 from gpstoken_jax.weights import networks

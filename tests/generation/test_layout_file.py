@@ -208,10 +208,7 @@ def test_layouts_in_turn_are_the_last_first_and_none_twice():
     apart = [sampler.sample(keys[:1], [1], [number])[0] for number in (2, 0)]
     np.testing.assert_array_equal(apart, taken[[2, 0]])
     sampler.check(1, count - 1)
-    for call in (
-        lambda: sampler.check(1, count),
-        lambda: sampler.sample(keys[:1], [1], [count]),
-    ):
+    for call in (lambda: sampler.check(1, count), lambda: sampler.sample(keys[:1], [1], [count])):
         with pytest.raises(ValueError, match=f"has {count} layouts, and {count + 1} images"):
             call()
     with pytest.raises(ValueError, match="need the numbers"):

@@ -36,7 +36,7 @@ def _random_partition(size, min_size, count, seed):
 
 
 def _painted(regions, size):
-    """How many of the regions cover each pixel."""
+    """Number of regions over each pixel."""
     picture = np.zeros((size, size), int)
     for left, top, right, bottom in regions:
         picture[top : bottom + 1, left : right + 1] += 1
@@ -87,7 +87,7 @@ def test_real_partitions_come_back(sizes, seed, share):
 
 
 def test_the_budget_of_a_finished_partition_is_that_of_the_walk():
-    """What training computes at once is what sampling comes across step by step."""
+    """Training computes at once the budgets that sampling comes across step by step."""
     tree = split_tree(64, 8)
 
     @jax.jit

@@ -44,7 +44,7 @@ class Row:
 
 
 def functions(size: tuple[int, int], implementation: str) -> dict[str, Callable]:
-    """What is timed: the map, and the map with the gradients of both inputs."""
+    """Functions to time: the map, and the map with the gradients of both inputs."""
 
     def forward(geometry, features, cotangent):
         return kernels.splat(geometry, features, size, implementation=implementation)
@@ -165,7 +165,7 @@ def markdown(rows: list[Row], where: dict) -> str:
 
 
 def fits(spec: Spec, implementation: str, gigabytes: float) -> bool:
-    """Whether to run: the dense form's memory is tokens x pixels."""
+    """Tells whether to run: the dense form's memory is tokens x pixels."""
     weights = 4 * spec.batch * spec.side**2 * spec.tokens
     return implementation != "reference" or DENSE_ARRAYS * weights < gigabytes * 1e9
 

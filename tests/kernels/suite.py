@@ -72,7 +72,7 @@ def _compiled(splat, size, support):
 
 
 class SplatSuite:
-    """What any implementation must do; `implementation` is its name.
+    """Duties of any implementation; `implementation` is its name.
 
     Interpreters of GPU kernels are slow, so subclasses may list smaller cases. `precision` widens
     the tolerances of implementations that are not float32 throughout.

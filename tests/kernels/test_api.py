@@ -1,4 +1,4 @@
-"""Which implementation runs, and what is refused."""
+"""Choice of the implementation, and refusals."""
 
 import logging
 

@@ -9,10 +9,7 @@ from gpstoken_jax.configs import common
 from gpstoken_jax.features.lpips import lpips
 from gpstoken_jax.features.vgg import vgg_perceptual
 from gpstoken_jax.losses import reconstruction as losses
-from gpstoken_jax.losses.reconstruction import (
-    perceptual_loss,
-    reconstruction_loss,
-)
+from gpstoken_jax.losses.reconstruction import perceptual_loss, reconstruction_loss
 from gpstoken_jax.weights.networks import load_loss_networks, load_lpips
 
 

@@ -204,10 +204,7 @@ def test_files_of_other_tools(tmp_path):
     ("arrays", "message"),
     [
         ({"mu": np.zeros(512), "sigma": np.eye(512)}, r"fid has 2048 features, but mu is \(512,\)"),
-        (
-            {"mu": np.array([{}], dtype=object), "sigma": np.eye(2)},
-            "arrays of type object are not",
-        ),
+        ({"mu": np.array([{}], dtype=object), "sigma": np.eye(2)}, "arrays of type object are not"),
     ],
 )
 def test_files_with_something_else(tmp_path, arrays, message):

@@ -93,7 +93,7 @@ def test_isotropic_has_a_gradient_also_of_a_region_of_one_pixel():
 
 
 def test_conditions():
-    """Whether a change of the image, and one of the boxes alone, reach the tokens."""
+    """A change of the image, and one of the boxes alone, reach the tokens or not."""
     changed, moved = np.array(IMAGES), np.full((2, 8, 4), -0.5, np.float32)
     moved[..., :2] = -1
     changed[:, 20:, 20:] *= -1
@@ -104,11 +104,7 @@ def test_conditions():
         _, of_partition, _ = encoded(condition=condition)
         seen[condition] = [np.abs(o - tokens).max() > 1e-6 for o in (of_changed, of_partition)]
         assert ("stem" in params) == (condition != "none")
-    assert seen == {
-        "roi": [True, True],
-        "image": [True, False],
-        "none": [False, False],
-    }
+    assert seen == {"roi": [True, True], "image": [True, False], "none": [False, False]}
     with pytest.raises(ValueError, match=r"model\.encoder\.condition must be"):
         encoded(condition="box")
 

@@ -170,10 +170,7 @@ def test_bfloat16_compute_stays_close(tensors, photos, golden, config):
     params = tokenizer_table(config).from_torch(tensors)
     config.dtype = "bfloat16"
     tokens = jax.jit(partial(GPSToken(config).apply, method="encode"))(
-        params,
-        photos["case_n1"],
-        golden["case_n1/init_gpscodes"],
-        golden["case_n1/regions_in"],
+        params, photos["case_n1"], golden["case_n1/init_gpscodes"], golden["case_n1/regions_in"]
     )
     assert tokens.dtype == jnp.float32
     np.testing.assert_allclose(tokens, golden["case_n1/tokens"], atol=0.05)

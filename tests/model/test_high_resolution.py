@@ -142,7 +142,7 @@ def test_mistakes_are_named(smoke, images):
 
 
 def test_full_size_memory_is_bounded_for_a_batch_of_1024():
-    """What the compiler plans for; nothing is run."""
+    """Plans of the compiler; nothing is run."""
     config = gpstoken_m128.get_config()
     model = GPSToken(config.model)
     params = jax.eval_shape(partial(init_params, model), jax.random.key(0))

@@ -64,10 +64,7 @@ def test_regions_of_the_release_with_bias():
 
 @pytest.mark.parametrize(
     ("key", "options", "size"),
-    [
-        ("96_mh16_w1.0", {"min_size": 16, "weight": 1.0}, (256, 256)),
-        ("50_200x150", {}, (200, 150)),
-    ],
+    [("96_mh16_w1.0", {"min_size": 16, "weight": 1.0}, (256, 256)), ("50_200x150", {}, (200, 150))],
 )
 def test_regions_of_the_release_with_options(key, options, size):
     grey = golden_grey("coffee")[: size[0], : size[1]]

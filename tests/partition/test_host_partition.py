@@ -160,8 +160,7 @@ def test_impossible_shapes_and_counts_are_refused(shape, tokens, message):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [(np.nan, "not finite"), (np.inf, "not finite"), (255.0, r"in \[-1, 1\]")],
+    ("value", "message"), [(np.nan, "not finite"), (np.inf, "not finite"), (255.0, r"in \[-1, 1\]")]
 )
 def test_bad_values_are_refused(value, message):
     image = np.zeros((32, 32), np.float32)

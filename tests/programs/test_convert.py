@@ -83,7 +83,7 @@ def test_a_file_of_averaged_weights_has_both(wrapper, model, averaged, config, t
 
 
 def test_a_training_checkpoint_folder(model, averaged, config, tmp_path):
-    """What Accelerate leaves of a model, its average, the discriminator and a loss network."""
+    """Accelerate leaves a model, its average, the discriminator and a loss network."""
     folder = tmp_path / "checkpionts.00000042"
     folder.mkdir()
     stale = {key: tensor + 1 for key, tensor in model.items()}

@@ -193,6 +193,7 @@ def test_mistakes_are_named_in_one_line(run, layouts, random_run, tmp_path):
         Generator.from_pretrained(random_run)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits(env, tmp_path):
     script = [sys.executable, "scripts/kill_and_resume.py", "generate", f"--workdir={tmp_path}"]
     script += ["--images=64", "--kills=2"]

@@ -1,4 +1,4 @@
-"""What programs write is of what they were given, whatever lies in --output and whatever its name.
+"""Outputs are of the inputs given, whatever lies in --output and whatever its name.
 
 One chain of runs in a directory of the oddest name: images, tokens, layouts, images again.
 """

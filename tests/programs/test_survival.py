@@ -1,4 +1,4 @@
-"""What a training run survives, as a user meets it: through programs, signals and exit codes."""
+"""Survival of a training run, as a user meets it: through programs, signals and exit codes."""
 
 import json
 import os

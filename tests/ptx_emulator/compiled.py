@@ -23,7 +23,7 @@ _PARTLY_WRITTEN = {"splat_tiles": (0, 1), "splat_lists": (0,)}
 
 @dataclass(frozen=True)
 class Usage:
-    """What ptxas says that a kernel takes; shared_bytes: as it is launched."""
+    """Usage of a kernel, as ptxas tells it; shared_bytes: as it is launched."""
 
     compiled_for: str
     registers: int

@@ -32,7 +32,7 @@ LAUNCHES = {256: (1, 3), 2048: (2, 4)}
 
 @dataclass(frozen=True)
 class Usage:
-    """What ptxas says that one kernel takes."""
+    """Usage of one kernel, as ptxas tells it."""
 
     target: str
     kernel: str
@@ -45,7 +45,7 @@ class Usage:
 
 
 def faults(usages: list[Usage], ceiling: int) -> list[str]:
-    """What is wrong with the kernels, one line each."""
+    """Faults of the kernels, one line each."""
     lines = []
     for u in usages:
         kernel = f"{u.kernel} C={u.channels} {u.dtype} on {u.target}"

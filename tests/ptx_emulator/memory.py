@@ -12,7 +12,7 @@ NOBODY, SEVERAL_WARPS = -1, -2
 
 @dataclass
 class Access:
-    """What one instruction asked of memory, summed over warps."""
+    """Access of one instruction to memory, summed over warps."""
 
     shared: bool
     words: int  # of four bytes a lane
@@ -23,7 +23,7 @@ class Access:
 
 @dataclass
 class Report:
-    """What went wrong, and what was done: instructions run by warps, blocks run by CTAs."""
+    """Faults, and work done: instructions run by warps, blocks run by CTAs."""
 
     faults: dict[str, tuple[int, str]] = field(default_factory=dict)
     executed: Counter = field(default_factory=Counter)
@@ -126,9 +126,7 @@ class Global(_Bytes):
         before = self.writer[offset // 2]
         report.fault("two threads write one place", (before >= 0) & (before != thread), what)
         report.fault(
-            "two threads write one place",
-            self.put(offset, [v[good] for v in values], width),
-            what,
+            "two threads write one place", self.put(offset, [v[good] for v in values], width), what
         )
         for half in range(size // 2):
             self.writer[offset // 2 + half] = thread
@@ -161,7 +159,7 @@ class Shared(_Bytes):
         return np.where(inside & aligned, offset, 0) + who.cta * self.size
 
     def _races(self, other, when, at, who, several=False) -> np.ndarray:
-        """Whether the last access, by `other`, is unordered with one now by `who`."""
+        """Tells whether the last access, by `other`, is unordered with one now by `who`."""
         warp, now = who.local >> 5, self.block_barriers[who.cta]
         ordered = when[0][at] < now
         same_warp = (other[at] >= 0) & (other[at] >> 5 == warp)

@@ -10,7 +10,7 @@ GROUP, IN_GROUP = LANES >> 2, LANES & 3  # of a lane, in fragments of matrices
 
 @dataclass(frozen=True)
 class Model:
-    """How instructions behave whose bits are not documented.
+    """Behaviour of instructions whose bits are not documented.
 
     ulp: 2 ** x is off by at most so many units of the last place (PTX ISA: 2), the same each time.
     truncate: tensor cores add in steps of so many products and cut every addend to 24 bits below

@@ -1,4 +1,4 @@
-"""What PTX instructions do, as functions of registers: arrays over the lanes that run."""
+"""PTX instructions as functions of registers: arrays over the lanes that run."""
 
 import re
 

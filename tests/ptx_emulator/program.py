@@ -26,7 +26,7 @@ class Instruction:
 
     @property
     def warp_wide(self) -> bool:
-        """Whether all lanes of a warp must come to it together."""
+        """Tells whether all lanes of a warp must come to it together."""
         return "sync" in self.parts
 
     @property

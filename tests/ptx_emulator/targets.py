@@ -126,7 +126,7 @@ def lower(target: str, function, shapes, donated=(), axis: str = "x"):
 
 
 def launches(program: str) -> list[str]:
-    """What a compiled program's text launches: kernels, fusions, copies, sorts."""
+    """Lists launches in a compiled program's text: kernels, fusions, copies, sorts."""
     free = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
     entry = program.split("\nENTRY")[1]
     found = re.findall(r"^\s*(?:ROOT )?%(\S+) = .*? ([a-z][\w-]*)\(", entry, flags=re.M)

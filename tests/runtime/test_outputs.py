@@ -34,6 +34,30 @@ def test_a_finished_output_says_what_it_is(tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "deep", "manifest.json"]
 
 
+def test_a_change_within_one_tick_of_coarse_dates_is_noticed(tmp_path, monkeypatch):
+    """Clock and file system are simulated: dates of two seconds, as FAT has."""
+    now, path = [1_000_000_000.3], tmp_path / "a.jpg"
+    monkeypatch.setattr(outputs.time, "time", lambda: now[0])
+    monkeypatch.setattr(outputs.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def write(content):
+        path.write_bytes(content)
+        date = int(now[0]) // 2 * 2
+        os.utime(path, (date, date))
+
+    write(b"one")
+    first = outputs.fingerprint_files([("a", path)])
+    write(b"two")
+    assert outputs.fingerprint_files([("a", path)]) != first
+    # There is nothing to wait for where dates are old, fine, in the future or of no file at all.
+    before = now[0] = now[0] + 10
+    for seconds in (before - 2, before - 0.001, before + 3600):
+        os.utime(path, (seconds, seconds))
+        outputs.fingerprint_files([("a", path)])
+    outputs.fingerprint_files([])
+    assert now[0] == before
+
+
 class Kill(BaseException):
     """As SIGKILL: nothing handles it."""
 

@@ -28,7 +28,7 @@ def port():
 
 
 def _start(port, count, numbers, says=None):
-    """What each process ends with: None, or its error."""
+    """Result of each process: None, or its error."""
     results = {}
 
     def one(number):

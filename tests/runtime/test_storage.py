@@ -1,4 +1,4 @@
-"""What can be known of a disk before anything is written to it."""
+"""Facts of a disk before anything is written to it."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Which checkpoint is kept as the best."""
+"""Checkpoints that are kept as the best."""
 
 import math
 

@@ -322,14 +322,7 @@ def test_arrays_come_back(tmp_path, dtype, protocol):
         np.zeros(2, dtype=[("x", "f4")]),
         {"fine": np.zeros(3), "rest": [_Calls(np.ndarray, (2,))]},
     ],
-    ids=[
-        "touch",
-        "eval",
-        "getattr",
-        "object array",
-        "record array",
-        "ndarray call",
-    ],
+    ids=["touch", "eval", "getattr", "object array", "record array", "ndarray call"],
 )
 def test_nothing_in_a_pickle_is_executed(tmp_path, monkeypatch, bomb):
     monkeypatch.chdir(tmp_path)

@@ -21,12 +21,7 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 
 from gpstoken_jax.runtime import storage
-from gpstoken_jax.runtime.files import (
-    check_sealed_file,
-    reading,
-    sealed_safetensors,
-    write_file,
-)
+from gpstoken_jax.runtime.files import check_sealed_file, reading, sealed_safetensors, write_file
 
 VERSION = 2
 METADATA = "gpstoken_jax_layouts"

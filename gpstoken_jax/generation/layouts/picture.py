@@ -26,9 +26,7 @@ def draw_layout(geometry: Float[np.ndarray, "l 5"], side: int = 128) -> UInt8[np
 
 
 def layout_grid(
-    rows: Sequence[Float[np.ndarray, "n l 5"]],
-    titles: Sequence[str] = (),
-    side: int = 128,
+    rows: Sequence[Float[np.ndarray, "n l 5"]], titles: Sequence[str] = (), side: int = 128
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Layouts in rows of equal length; ``titles`` stand over the columns."""
     return visualize.image_grid(

@@ -9,12 +9,7 @@ regions come from those of its quarters.
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from gpstoken_jax.generation.layouts.split_tree import (
-    EXTRA,
-    LEAVES_SQUARE,
-    NUM_PATTERNS,
-    SplitTree,
-)
+from gpstoken_jax.generation.layouts.split_tree import EXTRA, LEAVES_SQUARE, NUM_PATTERNS, SplitTree
 
 _SHARPNESS = 4.0  # how fast votes fall off with the squared distance
 _MOST = 1.0  # what several Gaussians on one region can give it

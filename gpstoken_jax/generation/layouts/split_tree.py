@@ -47,12 +47,7 @@ MIRRORED = np.array([0, 1, 2, 3, 4, 6, 5, 7], np.int8)
 """The pattern of the image mirrored left to right."""
 
 # The halves of a square in its own units (left, top, width, height), and the patterns with them.
-_HALVES = {
-    (0, 0, 2, 1): (1, 3),
-    (0, 1, 2, 1): (1, 2),
-    (0, 0, 1, 2): (4, 6),
-    (1, 0, 1, 2): (4, 5),
-}
+_HALVES = {(0, 0, 2, 1): (1, 3), (0, 1, 2, 1): (1, 2), (0, 0, 1, 2): (4, 6), (1, 0, 1, 2): (4, 5)}
 
 
 @dataclass(frozen=True)

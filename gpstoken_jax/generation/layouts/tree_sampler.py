@@ -14,9 +14,12 @@ from gpstoken_jax.generation.layouts.sampler import Geometry, Labels, check_labe
 from gpstoken_jax.generation.layouts.split_tree import split_tree
 from gpstoken_jax.generation.layouts.tree_network import TreeNetwork, draw, init_params
 from gpstoken_jax.runtime.checkpoint import params_checksum
+from gpstoken_jax.runtime.progress import announced
 from gpstoken_jax.runtime.run_directory import load_weights
 
-_draw = jax.jit(draw, static_argnums=0)
+_draw = announced(
+    jax.jit(draw, static_argnums=0), "the layout sampler", lambda network, params, keys, *_: keys
+)
 
 
 class TreeSampler:
