@@ -94,7 +94,7 @@ def take_screenshots(browser, address: str, folder: Path) -> None:
         act(page)
         settle(page)
         page.wait_for_timeout(6000)  # until notices are gone
-        page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=80)
+        page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=72)
         page.close()
 
 

@@ -43,7 +43,7 @@ function scene(name) {
       gaussians: on("gaussians") && rebuilt,
       reach: on("reach") && rebuilt,
       regions: on("regions") && !rebuilt,
-      focus: on("focus"),
+      focus: on("focus") && (!rebuilt || tools.painting !== null), // it would tint the result
     },
     selection: studio.selection,
     hovered: tools.hovered,
