@@ -79,7 +79,7 @@ RESIZE = flags.DEFINE_enum(
 HIGH_RESOLUTION = flags.DEFINE_enum(
     "high_resolution",
     None,
-    ["merged", "aligned", "tiles"],
+    ["merged", "aligned", "tiles", "blended"],
     "How an image of several tiles is decoded: its tokens merged (as published, or aligned to the "
     "pixel), or tile by tile; the config's way by default.",
 )
@@ -94,6 +94,12 @@ BIAS_MAP = flags.DEFINE_string(
 )
 BASELINES = flags.DEFINE_list(
     "baselines", ["bicubic", "jpeg", "webp"], "Baselines beside it, of bicubic, jpeg, webp."
+)
+BITS = flags.DEFINE_list(
+    "bits",
+    [],
+    "Also measure tokens in so many bits a value, entropy-coded, beside JPEG and WebP of as many "
+    "bytes: a rate-distortion curve. Several: 4,5,6,8.",
 )
 BYTES_PER_VALUE = flags.DEFINE_integer(
     "bytes_per_value", 2, "Storage of a token's value that JPEG and WebP may spend.", lower_bound=1
@@ -171,8 +177,10 @@ def check_flags() -> None:
         raise ValueError("--references=DIR are of --images=DIR")
     if IMAGES.value and not (REFERENCES.value or REFERENCE.value):
         raise ValueError("--images need their --references=DIR, or a --reference=FILE.npz")
-    if IMAGES.value and (NUM_TOKENS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value):
-        raise ValueError("--images takes no data sets, numbers of tokens or focus")
+    if IMAGES.value and (
+        NUM_TOKENS.value or BITS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value
+    ):
+        raise ValueError("--images takes no data sets, numbers of tokens, bits or focus")
     if not FRECHET.value and (INCEPTION_FILE.value or REFERENCE.value or SAVE_STATISTICS.value):
         raise ValueError("--nofrechet goes without an Inception file and statistics")
     if SAVE_STATISTICS.value and (
@@ -215,6 +223,7 @@ def read_settings() -> "evaluation.Settings":
         reference_name=REFERENCE.value,
         save_statistics=path(SAVE_STATISTICS.value) if SAVE_STATISTICS.value else None,
         baselines=evaluation.check_baselines(BASELINES.value),
+        bits=evaluation.check_bits(BITS.value),
         bytes_per_value=BYTES_PER_VALUE.value,
         verify=VERIFY.value,
     )

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
             },
             "data": data(),
             "loss": {
+                "token_bits": 0,  # tokens in so many bits a value during training; 0 is floats
                 "mse_weight": 1.0,
                 "lpips_weight": 1.0,  # 0 does without the LPIPS weights
                 "lpips_images": 0,  # LPIPS of this many images of a device's batch; 0 is all
@@ -74,7 +75,7 @@ def get_config() -> ConfigDict:
                 "max_images": 512,  # held out, looked at in a training; 0 is all
                 "batch_size": 8,
                 "rounding": "round",  # to 8 bits; "truncate" is what the release does
-                "high_resolution": "merged",  # images of several tiles; or "aligned", "tiles"
+                "high_resolution": "merged",  # images of several tiles; or "aligned", "tiles", "blended"
             },
         }
     )

@@ -17,6 +17,7 @@ from gpstoken_jax.evaluation.grid import (
     parse_sizes,
     parse_token_counts,
 )
+from gpstoken_jax.evaluation.rates import check_bits
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.run import Run
 from gpstoken_jax.evaluation.subjects import (
@@ -39,6 +40,7 @@ __all__ = [
     "Settings",
     "broken_cell",
     "check_baselines",
+    "check_bits",
     "describe_gain",
     "failures",
     "find_checkpoints",

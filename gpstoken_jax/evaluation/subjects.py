@@ -27,12 +27,15 @@ from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
 from gpstoken_jax.evaluation.grid import Combination
 from gpstoken_jax.evaluation.measurement import Evaluator
 from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
+from gpstoken_jax.evaluation.rates import FITTED_IMAGES, fit_rates
 from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.model.gpstoken import GPSToken
+from gpstoken_jax.model.high_resolution import encode_images
 from gpstoken_jax.model.tiles import tile_grid
 from gpstoken_jax.partition.focus import box_strength, focus_mask, parse_focuses, read_strength_map
 from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
+from gpstoken_jax.runtime.devices import spread
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
 from gpstoken_jax.tokenizer import Tokenizer
@@ -63,6 +66,7 @@ class Settings:
         own, by feature set, and where they are from.
       save_statistics: the file for those of the images themselves.
       baselines: names of those beside the evaluated method.
+      bits: of a value, for the tokenizer's rate-distortion curve; none leaves it out.
       bytes_per_value: storage of a token's value that compressed baselines may spend.
       verify: tell changed images by their content, not by size and date.
     """
@@ -82,6 +86,7 @@ class Settings:
     reference_name: str | None = None
     save_statistics: Path | None = None
     baselines: tuple[str, ...] = ("bicubic",)
+    bits: tuple[int, ...] = ()
     bytes_per_value: int = 2
     verify: bool = False
 
@@ -227,6 +232,15 @@ def _open_tokenizer(
     num_tokens = math.prod(tiles) * config.partition.num_tokens
     values = num_tokens * (5 + config.model.feature_channels)
     baselines, described = _baselines(settings.baselines, values, settings)
+    batch_size = max(1, config.eval.batch_size // math.prod(tiles))
+    batches = partial(SourceBatches, source, config.data, size, batch_size)
+    rates = {}
+    if settings.bits:
+        partition = config.partition.copy_and_resolve_references()
+        encode = spread(lambda p, images: encode_images(model, p, images, **partition)[1], params)
+        some = batches(range(min(FITTED_IMAGES, len(source))))
+        rates = fit_rates(encode, some, settings.bits, len(source))
+        described["bits"] = ", ".join(map(str, settings.bits))
     methods = tokenizer_methods(
         model,
         params,
@@ -235,6 +249,7 @@ def _open_tokenizer(
         tiles=tiles,
         high_resolution=way,
         focus=focus,
+        rates=rates,
     )
     inside = None if focus is None else focus_mask(focus)
     focuses = [*settings.focus, *([settings.bias_map] if settings.bias_map else [])]
@@ -256,7 +271,6 @@ def _open_tokenizer(
         **shared_protocol(settings, config.eval.rounding),
         "dtype": config.model.dtype,
     }
-    batch_size = max(1, config.eval.batch_size // math.prod(tiles))
     return Subject(
         protocol=protocol,
         title=f"Reconstructions of {cell.checkpoint}, step {step}",
@@ -268,7 +282,7 @@ def _open_tokenizer(
             inside=inside,
             network=settings.network,
         ),
-        batches=lambda some: SourceBatches(source, config.data, size, batch_size, some),
+        batches=batches,
         inside=inside,
     )
 

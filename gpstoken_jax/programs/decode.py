@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -26,6 +25,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
     from gpstoken_jax.tokenizer import Tokenizer
     from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
+    from gpstoken_jax.weights import pretrained
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The run's directory, e.g. runs/tiny.", required=True
@@ -50,16 +50,19 @@ BATCH_SIZE = flags.DEFINE_integer(
 def main() -> None:
     """Decodes every image of a token data set."""
     tokens = open_tokens(TOKENS.value)
-    run = RunDirectory(Path(CHECKPOINT.value).expanduser())
-    check_model(tokens, read_config(run))
-    step = choose_step(tokens, run)
-    tokenizer = Tokenizer.from_pretrained(CHECKPOINT.value, step=step, weights=WEIGHTS.value)
+    root, step = pretrained.find(CHECKPOINT.value), STEP.value
+    if pretrained.is_work_directory(root):
+        run = RunDirectory(pretrained.split_step(root, step)[0])
+        check_model(tokens, read_config(run))
+        step = choose_step(tokens, run)
+    tokenizer = Tokenizer.from_pretrained(root, step=step, weights=WEIGHTS.value)
+    check_model(tokens, tokenizer.config)
     tell_other_weights(tokens, tokenizer)
     batch_size = BATCH_SIZE.value or tokenizer.config.eval.batch_size
-    print(f"{CHECKPOINT.value} step {step}; {len(tokens)} images in {TOKENS.value}")
+    print(f"{CHECKPOINT.value} step {tokenizer.step}; {len(tokens)} images in {TOKENS.value}")
     made_from = {
         "tokens": tokens.fingerprint(),
-        "step": step,
+        "step": tokenizer.step,
         "weights": WEIGHTS.value,
         "weights_crc32": params_checksum(tokenizer.params),
         "rounding": ROUNDING.value,

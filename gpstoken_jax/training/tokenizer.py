@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax import data
 from gpstoken_jax.data.sources import likeness
 from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminator
+from gpstoken_jax.losses.quantisation import round_straight_through
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.training import state as states
@@ -166,7 +167,8 @@ class TokenizerTask(Task):
 
         def autoencode(params):
             tokens = self.model.apply(params, images, geometry, boxes, method="encode")
-            return self.model.apply(params, tokens, method="decode"), tokens
+            stored = round_straight_through(tokens, self.config.loss.get("token_bits", 0))
+            return self.model.apply(params, stored, method="decode"), tokens
 
         inputs = params, discriminator, images, frozen, key
         return self._loss.gradients(update, autoencode, *inputs)
