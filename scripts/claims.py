@@ -292,9 +292,9 @@ def write_page(found: dict[str, Result]) -> None:
     for name, section in SECTIONS.items():
         if name in found:
             parts.append(section(found[name], found, path.parent / "images"))
-    missing = [name for name in SECTIONS if name not in found]
+    missing = [f"- {TITLES[name]}: `--claims={name}`" for name in SECTIONS if name not in found]
     if missing:
-        parts.append("## Not measured yet\n\n" + ", ".join(missing))
+        parts.append("## Not measured yet\n\n" + "\n".join(missing))
     write_file(path, "\n\n".join(parts) + "\n")
     print(f"page: {path}")
 
@@ -517,6 +517,13 @@ MEASURE = {
     "focus": measure_focus,
     "editing": measure_editing,
     "autoencoder": measure_autoencoder,
+}
+TITLES = {
+    "partition": "(a) an adaptive partition beats a uniform grid, (b) refined geometry beats fixed",
+    "tokens": "(c) one set of weights, any number of tokens",
+    "focus": "(d) a focus gains inside and pays outside",
+    "editing": "(e) geometry and texture are edited independently",
+    "autoencoder": "(f) fewer values than a grid of latents of the same quality",
 }
 SECTIONS = {
     "partition": partition_section,
