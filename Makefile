@@ -8,10 +8,12 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 TRAINED := runs/train_demo
 GENERATE := runs/demo_generate
+# A file's tests share what they compile and run: one worker has them all. Long files go first.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # Packages as pip collects them, counted on one line.
 COUNT := awk '/^(Collecting|Requirement already)/ {n++; printf "\r  %d packages", n; fflush()} END {print ""}'
 
-.PHONY: help demo train-demo demo-generate test lint format kernel-compile kernel-check bench clean
+.PHONY: test-fast help demo train-demo demo-generate test lint format kernel-compile kernel-check bench clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -67,7 +69,10 @@ demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few phot
 	@echo "samples: $(GENERATE)/samples/grid.png"
 
 test: $(VENV)/.dev lint  ## lint and all tests
-	@$(BIN)/python -m pytest -q -n 2 --durations=10
+	@$(BIN)/python -m pytest -q $(PARALLEL) --durations=20
+
+test-fast: $(VENV)/.dev lint  ## lint and the tests that a change of code should pass all day
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/.dev  ## formatting and static checks
 	@$(BIN)/ruff format --check .

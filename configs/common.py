@@ -5,6 +5,8 @@ train, checkpoint, log, eval; ``task`` says what is trained. Every field can be 
 line, e.g. ``--config.train.batch_size=16``.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -15,6 +17,7 @@ def get_config() -> ConfigDict:
         {
             "task": "tokenizer",  # what is trained, see gpstoken_jax/training/task.py
             "seed": 0,
+            **start(),
             "model": model(),
             "partition": {
                 "num_tokens": 128,
@@ -79,6 +82,18 @@ def get_config() -> ConfigDict:
             },
         }
     )
+
+
+def start() -> dict[str, Any]:
+    """Other weights to start from, and what does not learn: patterns of parameters' names."""
+    return {
+        "init": {
+            "source": placeholder(str),  # what from_pretrained takes; --init_from
+            "include": "",  # only parameters with this pattern in their names
+            "exclude": "",  # none with this one
+        },
+        "freeze": "",  # parameters that do not learn, e.g. "^encoder"
+    }
 
 
 def optimizer() -> ConfigDict:

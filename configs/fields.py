@@ -3,6 +3,10 @@
 _FIELDS = {
     "task": "What is trained: tokenizer, sit (texture), layout_tree or layout_sit.",
     "seed": "Decides the initial weights, the order of the data and every random draw.",
+    "init.source": "Weights to start from, whatever from_pretrained takes; short: --init_from.",
+    "init.include": "Start from parameters with this pattern in their names only.",
+    "init.exclude": "Start from no parameter with this pattern in its name.",
+    "freeze": "Parameters with this pattern in their names do not learn, e.g. ^encoder.",
     # ---- The tokenizer's network
     "model.image_size": "Side of the images in pixels; larger ones are cut into tiles of it.",
     "model.render_size": "Side of the feature map that a tile's tokens are drawn on.",

@@ -21,6 +21,8 @@ from gpstoken_jax.model.layers import merge_tiles
 from gpstoken_jax.model.tiles import merge_tokens, split_tokens
 from gpstoken_jax.weights.published import tokenizer_table
 
+pytestmark = pytest.mark.slow
+
 TILES = (1, 3)
 
 

@@ -27,6 +27,8 @@ from gpstoken_jax.tokens import TokensError, open_tokens
 from gpstoken_jax.training.conversion import import_weights
 from gpstoken_jax.weights.published import tokenizer_table
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 240
 BATCH, SHARD = 4, 8

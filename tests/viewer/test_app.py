@@ -20,6 +20,8 @@ from gpstoken_jax.viewer import photos as viewer_photos
 from gpstoken_jax.viewer.shelf import fill_shelf
 from gpstoken_jax.viewer.wire import pack, unpack
 
+pytestmark = pytest.mark.slow
+
 LOCAL = "http://127.0.0.1:8470"
 TOKEN = "a-token-that-nobody-guesses"
 

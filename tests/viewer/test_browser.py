@@ -12,7 +12,7 @@ from skimage import data as photos
 
 from tests.viewer.page import Page
 
-pytestmark = [pytest.mark.usefixtures("browser")]
+pytestmark = [pytest.mark.usefixtures("browser"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
