@@ -22,7 +22,7 @@ from gpstoken_jax.programs import cli
 
 with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax import evaluation
-    from gpstoken_jax.runtime import files, outputs, processes, storage
+    from gpstoken_jax.runtime import files, outputs, processes, storage, text
     from gpstoken_jax.weights import feature_networks, networks
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
