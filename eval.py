@@ -22,7 +22,7 @@ from gpstoken_jax.programs import cli
 
 with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax import evaluation
-    from gpstoken_jax.runtime import files, outputs, processes, storage
+    from gpstoken_jax.runtime import files, outputs, processes, storage, text
     from gpstoken_jax.weights import feature_networks, networks
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
@@ -304,10 +304,10 @@ def path(text: str) -> Path:
 
 def report(run: "evaluation.Run", results: "list[evaluation.CellResult]") -> None:
     """Writes the tables, and prints the headline figures and where the rest is."""
-    text = run.write_summary(results)
+    summary = run.write_summary(results)
     run.output.forget_missing()
     run.output.finish()
-    print(f"\n{text}")
+    print(f"\n{summary}")
     measured = [result for result in results if result.summary]
     for result in measured if len(results) == 1 else ():
         text.say(evaluation.describe_gain(result))
@@ -317,7 +317,8 @@ def report(run: "evaluation.Run", results: "list[evaluation.CellResult]") -> Non
         of = f"{result.name}: " if len(results) > 1 else ""
         if skipped := result.summary["num_unreadable"]:
             text.say(f"{of}skipped {skipped} unreadable image(s): see metrics.json")
-    for warning in dict.fromkeys(text for one in measured for text in one.summary["warnings"]):
+    warnings = (warning for one in measured for warning in one.summary["warnings"])
+    for warning in dict.fromkeys(warnings):
         text.say(f"warning: {warning}")
     for names, error in evaluation.failures(results).items():
         text.say(f"FAILED {names}: {error}")

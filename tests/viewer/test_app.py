@@ -126,6 +126,17 @@ def test_the_shelf(client):
     assert client.get("/api/shelf/2").status_code == 404
 
 
+def test_photos_of_the_command_line_come_first(tmp_path):
+    path = tmp_path / "mine.png"
+    path.write_bytes(PHOTO)
+    mine, other = fill_shelf([path])[:2]
+    assert (mine.name, mine.given, other.given) == ("mine.png", True, False)
+    path.write_bytes(PHOTO[:100])
+    for wrong in (path, tmp_path / "gone.png", tmp_path):
+        with pytest.raises((OSError, ValueError), match=wrong.name):
+            fill_shelf([wrong])
+
+
 # ---- What it refuses ----------------------------------------------------------------------------
 
 
