@@ -13,7 +13,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # Packages as pip collects them, counted on one line.
 COUNT := awk '/^(Collecting|Requirement already)/ {n++; printf "\r  %d packages", n; fflush()} END {print ""}'
 
-.PHONY: test-fast help demo train-demo demo-generate test lint format kernel-compile kernel-check bench clean
+.PHONY: test-fast help demo train-demo demo-generate test lint format kernel-compile kernel-check bench gpu clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -97,6 +97,9 @@ kernel-check: $(VENV)-kernel-compile/.done  ## run the compiled GPU kernels in a
 bench: $(VENV)/.run  ## time every implementation of splat on this machine
 	@$(BIN)/python -m tests.kernels.bench
 
+gpu: $(if $(GPU_PYTHON),,$(VENV)/.cuda)  ## check and time everything on this machine's GPU, 8 minutes
+	@$(or $(GPU_PYTHON),$(BIN)/python) scripts/gpu.py
+
 clean:  ## remove the environment and the demo's results
 	rm -rf $(VENV) $(VENV)-kernel-compile $(DEMO) $(TRAINED) $(GENERATE) data/demo
 
@@ -116,6 +119,11 @@ $(VENV)/.run: requirements.txt pyproject.toml $(VENV)/.python
 $(VENV)/.dev: requirements.txt pyproject.toml $(VENV)/.python
 	@echo "installing requirements.txt and what tests need"
 	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' | $(COUNT)
+	@touch $@
+
+$(VENV)/.cuda: requirements.txt pyproject.toml $(VENV)/.python
+	@echo "installing requirements.txt, JAX for CUDA and what the kernels' suite needs"
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[cuda]' pytest hypothesis | $(COUNT)
 	@touch $@
 
 $(VENV)-kernel-compile/.done: kernels/requirements-compile.txt .python-version
