@@ -6,32 +6,38 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+TRAINED := runs/train_demo
 GENERATE := runs/demo_generate
+# A file's tests share what they compile and run: one worker has them all. Long files go first.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # Packages as pip collects them, counted on one line.
 COUNT := awk '/^(Collecting|Requirement already)/ {n++; printf "\r  %d packages", n; fflush()} END {print ""}'
 
-.PHONY: help demo demo-generate test lint format kernel-compile kernel-check bench clean
+.PHONY: test-fast help demo train-demo demo-generate test lint format kernel-compile kernel-check bench gpu clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
-demo: $(VENV)/.run  ## data, training, evaluation and report of a tiny model, on the CPU in minutes
+demo: $(VENV)/.run  ## photos as Gaussians, then two minutes of fine-tuning: PHOTOS=DIR for your own
+	@$(BIN)/gpstoken demo --output=$(DEMO) $(if $(PHOTOS),--photos='$(PHOTOS)')
+
+train-demo: $(VENV)/.run  ## a tiny model from scratch: data, training, evaluation, report
 	@echo "[1/3] preparing the data set"
 	@$(BIN)/gpstoken prepare_data --demo --output data/demo
 	@echo "[2/3] training the tiny configuration"
-	@$(BIN)/python train.py --config=configs/tiny.py --workdir=$(DEMO) --data.tfds_dir=data/demo
+	@$(BIN)/python train.py --config=configs/tiny.py --workdir=$(TRAINED) --data.tfds_dir=data/demo
 	@echo "[3/3] evaluating on photos it has not seen"
-	@$(BIN)/python eval.py --checkpoint=$(DEMO) --data.tfds_dir=data/demo --output=$(DEMO)/eval
+	@$(BIN)/python eval.py --checkpoint=$(TRAINED) --data.tfds_dir=data/demo --output=$(TRAINED)/eval
 
 demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few photos, and a grid of samples
 	@echo "[1/9] photos: eight classes, one photo each, its right part held out"
 	@$(BIN)/gpstoken prepare_data --demo --output data/demo
 	@$(BIN)/python scripts/demo_classes.py --output=$(GENERATE)/photos
-	@echo "[2/9] tokenizer: that of make demo"
-	@$(BIN)/python train.py --config=configs/tiny.py --workdir=$(DEMO) --data.tfds_dir=data/demo
+	@echo "[2/9] tokenizer: that of make train-demo"
+	@$(BIN)/python train.py --config=configs/tiny.py --workdir=$(TRAINED) --data.tfds_dir=data/demo
 	@echo "[3/9] tokens of random crops"
-	@$(BIN)/gpstoken encode --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=train \
+	@$(BIN)/gpstoken encode --checkpoint=$(TRAINED) --data.folder=$(GENERATE)/photos --split=train \
 	  --passes=96 --crop_scale=0.3,1 --output=$(GENERATE)/tokens
-	@$(BIN)/gpstoken encode --checkpoint=$(DEMO) --data.folder=$(GENERATE)/photos --split=val \
+	@$(BIN)/gpstoken encode --checkpoint=$(TRAINED) --data.folder=$(GENERATE)/photos --split=val \
 	  --passes=16 --crop_scale=0.3,1 --output=$(GENERATE)/val_tokens
 	@echo "[4/9] their layouts"
 	@$(BIN)/gpstoken prepare_layouts --tokens=$(GENERATE)/tokens \
@@ -50,12 +56,12 @@ demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few phot
 	  --real=$(GENERATE)/val_layouts.safetensors --tree=$(GENERATE)/stage1 \
 	  --output=$(GENERATE)/comparison
 	@echo "[8/9] new images of each class"
-	@$(BIN)/gpstoken generate --generator=$(GENERATE)/stage2 --tokenizer=$(DEMO) \
+	@$(BIN)/gpstoken generate --generator=$(GENERATE)/stage2 --tokenizer=$(TRAINED) \
 	  --layouts=$(GENERATE)/stage1 --output=$(GENERATE)/samples
 	@echo "[9/9] are the classes found again? reconstructions tell how well at all"
-	@$(BIN)/gpstoken decode --checkpoint=$(DEMO) --tokens=$(GENERATE)/tokens \
+	@$(BIN)/gpstoken decode --checkpoint=$(TRAINED) --tokens=$(GENERATE)/tokens \
 	  --output=$(GENERATE)/decoded
-	@$(BIN)/gpstoken decode --checkpoint=$(DEMO) --tokens=$(GENERATE)/val_tokens \
+	@$(BIN)/gpstoken decode --checkpoint=$(TRAINED) --tokens=$(GENERATE)/val_tokens \
 	  --output=$(GENERATE)/val_decoded
 	@$(BIN)/python scripts/check_classes.py --real=$(GENERATE)/decoded/train \
 	  --images=held_out=$(GENERATE)/val_decoded/val,samples=$(GENERATE)/samples \
@@ -63,7 +69,10 @@ demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few phot
 	@echo "samples: $(GENERATE)/samples/grid.png"
 
 test: $(VENV)/.dev lint  ## lint and all tests
-	@$(BIN)/python -m pytest -q -n 2 --durations=10
+	@$(BIN)/python -m pytest -q $(PARALLEL) --durations=20
+
+test-fast: $(VENV)/.dev lint  ## lint and the tests that a change of code should pass all day
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/.dev  ## formatting and static checks
 	@$(BIN)/ruff format --check .
@@ -88,8 +97,11 @@ kernel-check: $(VENV)-kernel-compile/.done  ## run the compiled GPU kernels in a
 bench: $(VENV)/.run  ## time every implementation of splat on this machine
 	@$(BIN)/python -m tests.kernels.bench
 
+gpu: $(if $(GPU_PYTHON),,$(VENV)/.cuda)  ## check and time everything on this machine's GPU, 8 minutes
+	@$(or $(GPU_PYTHON),$(BIN)/python) scripts/gpu.py
+
 clean:  ## remove the environment and the demo's results
-	rm -rf $(VENV) $(VENV)-kernel-compile $(DEMO) $(GENERATE) data/demo
+	rm -rf $(VENV) $(VENV)-kernel-compile $(DEMO) $(TRAINED) $(GENERATE) data/demo
 
 $(VENV)/.python: .python-version
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -107,6 +119,11 @@ $(VENV)/.run: requirements.txt pyproject.toml $(VENV)/.python
 $(VENV)/.dev: requirements.txt pyproject.toml $(VENV)/.python
 	@echo "installing requirements.txt and what tests need"
 	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' | $(COUNT)
+	@touch $@
+
+$(VENV)/.cuda: requirements.txt pyproject.toml $(VENV)/.python
+	@echo "installing requirements.txt, JAX for CUDA and what the kernels' suite needs"
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[cuda]' pytest hypothesis | $(COUNT)
 	@touch $@
 
 $(VENV)-kernel-compile/.done: kernels/requirements-compile.txt .python-version

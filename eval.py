@@ -23,7 +23,7 @@ from gpstoken_jax.programs import cli, image_flags
 with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax import evaluation
     from gpstoken_jax.data import resize
-    from gpstoken_jax.runtime import files, outputs, processes, storage
+    from gpstoken_jax.runtime import files, outputs, processes, storage, text
     from gpstoken_jax.weights import feature_networks, networks
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
@@ -73,6 +73,12 @@ HIGH_RESOLUTION = image_flags.define_high_resolution_flag()
 FOCUS, BIAS_MAP = image_flags.define_focus_flags()
 BASELINES = flags.DEFINE_list(
     "baselines", ["bicubic", "jpeg", "webp"], "Baselines beside it, of bicubic, jpeg, webp."
+)
+BITS = flags.DEFINE_list(
+    "bits",
+    [],
+    "Also measure tokens in so many bits a value, entropy-coded, beside JPEG and WebP of as many "
+    "bytes: a rate-distortion curve. Several: 4,5,6,8.",
 )
 BYTES_PER_VALUE = flags.DEFINE_integer(
     "bytes_per_value", 2, "Storage of a token's value that JPEG and WebP may spend.", lower_bound=1
@@ -164,8 +170,10 @@ def check_flags() -> None:
         raise ValueError("--references=DIR are of --images=DIR")
     if IMAGES.value and not (REFERENCES.value or REFERENCE.value):
         raise ValueError("--images need their --references=DIR, or a --reference")
-    if IMAGES.value and (NUM_TOKENS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value):
-        raise ValueError("--images takes no data sets, numbers of tokens or focus")
+    if IMAGES.value and (
+        NUM_TOKENS.value or BITS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value
+    ):
+        raise ValueError("--images takes no data sets, numbers of tokens, bits or focus")
     saves = SAVE_STATISTICS.value or SAVE_BATCH.value
     if not FRECHET.value and (
         INCEPTION_FILE.value or REFERENCE.value or saves or PRECISION_RECALL.value
@@ -227,6 +235,7 @@ def read_settings() -> "evaluation.Settings":
         save_images=SAVE_IMAGES.value,
         save_batch=path(SAVE_BATCH.value) if SAVE_BATCH.value else None,
         baselines=evaluation.check_baselines(BASELINES.value),
+        bits=evaluation.check_bits(BITS.value),
         bytes_per_value=BYTES_PER_VALUE.value,
         verify=VERIFY.value,
     )
@@ -313,10 +322,10 @@ def path(text: str) -> Path:
 
 def report(run: "evaluation.Run", results: "list[evaluation.CellResult]") -> None:
     """Writes the tables, and prints the headline figures and where the rest is."""
-    text = run.write_summary(results)
+    summary = run.write_summary(results)
     run.output.forget_missing()
     run.output.finish()
-    print(f"\n{text}")
+    print(f"\n{summary}")
     measured = [result for result in results if result.summary]
     for result in measured if len(results) == 1 else ():
         text.say(evaluation.describe_gain(result))
@@ -326,7 +335,8 @@ def report(run: "evaluation.Run", results: "list[evaluation.CellResult]") -> Non
         of = f"{result.name}: " if len(results) > 1 else ""
         if skipped := result.summary["num_unreadable"]:
             text.say(f"{of}skipped {skipped} unreadable image(s): see metrics.json")
-    for warning in dict.fromkeys(text for one in measured for text in one.summary["warnings"]):
+    warnings = (warning for one in measured for warning in one.summary["warnings"])
+    for warning in dict.fromkeys(warnings):
         text.say(f"warning: {warning}")
     for names, error in evaluation.failures(results).items():
         text.say(f"FAILED {names}: {error}")

@@ -33,6 +33,9 @@ CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of config
 DATA = cli.define_data_flags()
 cli.define_process_flags()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results go, e.g. runs/tiny.", required=True)
+INIT_FROM = flags.DEFINE_string(
+    "init_from", None, "Start from these weights, whatever from_pretrained takes: init.source."
+)
 PROFILE = flags.DEFINE_bool("profile", False, "Record a few steps for TensorBoard's profiler.")
 flags.mark_flag_as_required("config")
 
@@ -42,6 +45,8 @@ def main() -> int:
     started = time.perf_counter()
     config = CONFIG.value
     cli.apply_flags(config.data, DATA.value)
+    if INIT_FROM.value:
+        config.init.source = INIT_FROM.value
     check_config(config, devices=jax.device_count())
     processes.check_same("the config", config.to_dict())
     task = training.create_task(config)
@@ -93,6 +98,9 @@ def train(
             return 0
         print(f"resuming after step {first_step}")
     else:
+        state, start = task.start(state)
+        if start:
+            print(f"from {config.init.source}: {start.report()}")
         for name, part in state.params["params"].items():
             print(f"{name}: {sum(x.size for x in jax.tree.leaves(part)):,} parameters")
         run_directory.write_parameters(run, state.params)
@@ -193,7 +201,9 @@ def report(task: training.Task, log: training.MetricLog, step: int, values: dict
     log.scalars(step, values)
     shown = [f"{name} {values[name]:.4f}" for name in task.on_screen if name in values]
     if "eta_seconds" in values:
-        shown.append(f"{values['images_per_second']:.1f} images/s")
+        rate = values["images_per_second"]
+        slow = f"{values['seconds_per_step']:.0f} s a step"
+        shown.append(f"{rate:.1f} images/s" if rate >= 0.1 else slow)
         shown.append(f"ETA {training.format_seconds(values['eta_seconds'])}")
     print(f"step {step}/{task.config.train.steps}  " + "  ".join(shown), flush=True)
 

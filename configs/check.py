@@ -36,7 +36,7 @@ _CHOICES = {
     "gan.discriminator.norm": ("batch", "group"),
     "train.schedule": ("together", "alternate"),
     "eval.rounding": ("round", "truncate"),
-    "eval.high_resolution": ("merged", "aligned", "tiles"),
+    "eval.high_resolution": ("merged", "aligned", "tiles", "blended"),
     "transport.path": ("linear", "gvp", "vp"),
     "transport.prediction": ("velocity", "noise", "score"),
     "transport.loss_weight": ("none", "velocity", "likelihood"),

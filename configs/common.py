@@ -5,6 +5,8 @@ train, checkpoint, log, eval; ``task`` says what is trained. Every field can be 
 line, e.g. ``--config.train.batch_size=16``.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -15,6 +17,7 @@ def get_config() -> ConfigDict:
         {
             "task": "tokenizer",  # what is trained, see gpstoken_jax/training/task.py
             "seed": 0,
+            **start(),
             "model": model(),
             "partition": {
                 "num_tokens": 128,
@@ -23,6 +26,7 @@ def get_config() -> ConfigDict:
             },
             "data": data(),
             "loss": {
+                "token_bits": 0,  # tokens in so many bits a value during training; 0 is floats
                 "mse_weight": 1.0,
                 "lpips_weight": 1.0,  # 0 does without the LPIPS weights
                 "lpips_images": 0,  # LPIPS of this many images of a device's batch; 0 is all
@@ -74,10 +78,22 @@ def get_config() -> ConfigDict:
                 "max_images": 512,  # held out, looked at in a training; 0 is all
                 "batch_size": 8,
                 "rounding": "round",  # to 8 bits; "truncate" is what the release does
-                "high_resolution": "merged",  # images of several tiles; or "aligned", "tiles"
+                "high_resolution": "merged",  # images of several tiles; or "aligned", "tiles", "blended"
             },
         }
     )
+
+
+def start() -> dict[str, Any]:
+    """Other weights to start from, and what does not learn: patterns of parameters' names."""
+    return {
+        "init": {
+            "source": placeholder(str),  # what from_pretrained takes; --init_from
+            "include": "",  # only parameters with this pattern in their names
+            "exclude": "",  # none with this one
+        },
+        "freeze": "",  # parameters that do not learn, e.g. "^encoder"
+    }
 
 
 def optimizer() -> ConfigDict:

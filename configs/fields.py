@@ -3,6 +3,10 @@
 _FIELDS = {
     "task": "What is trained: tokenizer, sit (texture), layout_tree or layout_sit.",
     "seed": "Decides the initial weights, the order of the data and every random draw.",
+    "init.source": "Weights to start from, whatever from_pretrained takes; short: --init_from.",
+    "init.include": "Start from parameters with this pattern in their names only.",
+    "init.exclude": "Start from no parameter with this pattern in its name.",
+    "freeze": "Parameters with this pattern in their names do not learn, e.g. ^encoder.",
     # ---- The tokenizer's network
     "model.image_size": "Side of the images in pixels; larger ones are cut into tiles of it.",
     "model.render_size": "Side of the feature map that a tile's tokens are drawn on.",
@@ -67,6 +71,7 @@ _FIELDS = {
     "data.layouts": "A file of layouts to learn from, written by prepare_layouts.",
     "data.val_layouts": "A file of held-out layouts.",
     # ---- Losses
+    "loss.token_bits": "Round tokens to so many bits a value in training; 0 does not.",
     "loss.mse_weight": "Weight of the mean squared error.",
     "loss.lpips_weight": "Weight of LPIPS; 0 does without its weights.",
     "loss.lpips_images": "Take LPIPS of this many images of a device's batch; 0 is all.",
@@ -123,7 +128,7 @@ _FIELDS = {
     "eval.max_examples": "Held-out examples of an evaluation; 0 is all.",
     "eval.batch_size": "Images at a time.",
     "eval.rounding": "To 8 bits: round, or truncate as published.",
-    "eval.high_resolution": "How several tiles are decoded: merged, aligned or tiles.",
+    "eval.high_resolution": "How several tiles are decoded: merged, aligned, tiles or blended.",
     "eval.num_times": "Times, and noises, at which each example is tried.",
     "sample.method": "Of sampling: sde_euler, sde_heun, ode_euler, ode_heun or ode_dopri5.",
     "sample.steps": "Steps of the sampler.",

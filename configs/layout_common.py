@@ -8,12 +8,15 @@ the layouts.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from gpstoken_jax.configs import common
+
 
 def get_config() -> ConfigDict:
     """Fields that both networks share."""
     return ConfigDict(
         {
             "seed": 0,
+            **common.start(),
             "model": {"image_size": 0, "min_size": 0, "num_tokens": 0, "num_classes": 0},
             "label_names": (),
             "untrained_labels": (),  # without a layout; -1: no class was never shown

@@ -24,6 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.update(name="muon", learning_rate=2e-3, decay="constant")
     config.ema.update(decay=0.999, update_every=1)
     config.train.update(batch_size=8, steps=100_000)
+    config.eval.high_resolution = "blended"  # 3.5 dB above "aligned" at 4 x 4 tiles
     config.checkpoint.update(every_steps=100, keep=2)
     config.eval.update(every_steps=250, max_images=0)
     config.log.update(every_steps=25, images_every_steps=1000)

@@ -8,6 +8,8 @@ optimizer, ema, train, checkpoint, log, eval, sample; ``statistics``, ``label_na
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from gpstoken_jax.configs import common
+
 
 def get_config() -> ConfigDict:
     """The published network on any tokens; training as SiT's authors do it."""
@@ -15,6 +17,7 @@ def get_config() -> ConfigDict:
         {
             "task": "sit",
             "seed": 0,
+            **common.start(),
             "model": {
                 "num_tokens": 0,  # 0: as many as the tokens have
                 "channels": 0,  # 0: as many as the tokens have; 5 of the geometry's difference to the initial one, then features

@@ -1,6 +1,6 @@
 """Edits tokens of photos and draws what becomes of them: geometry and texture are independent.
 
-    python examples/edit.py --checkpoint=runs/demo --output=edits.jpg
+    python examples/edit.py --checkpoint=runs/train_demo --output=edits.jpg
 
 Without --image and --second_image it takes two photos of scikit-image.
 """

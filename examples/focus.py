@@ -1,6 +1,6 @@
 """Moves tokens to where they are wanted and draws what that changes.
 
-python examples/focus.py --checkpoint=runs/demo --focus=0.3,0.15,0.4,0.4,0.5 --output=focus.jpg
+python examples/focus.py --checkpoint=photos-small --focus=0.3,0.15,0.4,0.4,0.5 --output=focus.jpg
 """
 
 import common

@@ -1,6 +1,6 @@
 """A photo larger than the model's images: tokens merged, and tiles decoded apart.
 
-python examples/high_resolution.py --checkpoint=runs/demo --tiles=4 --output=large.jpg
+python examples/high_resolution.py --checkpoint=runs/train_demo --tiles=4 --output=large.jpg
 """
 
 import common

@@ -7,6 +7,7 @@ import gpstoken_jax
 from gpstoken_jax.programs.cli import find_temporary_directory
 
 PROGRAMS = {
+    "demo": "show what tokens make of photos, and fine-tune on them",
     "train": "train a tokenizer, a generator or a layout network",
     "eval": "measure checkpoints, other methods' images, or samples",
     "encode": "turn a data set into token files",

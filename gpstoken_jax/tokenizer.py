@@ -163,8 +163,8 @@ class Tokenizer:
           image_size: side, or (height, width); if None that of ``tokens`` of ``encode``, else the
             model's.
           uint8: make pixels of 0 to 255 instead of floats.
-          high_resolution: how several tiles are decoded: ``"merged"``, ``"aligned"`` or
-            ``"tiles"``; as the config says if None.
+          high_resolution: how several tiles are decoded: ``"merged"``, ``"aligned"``,
+            ``"tiles"`` or ``"blended"``; as the config says if None.
 
         Returns:
           Images, floats about in [-1, 1].

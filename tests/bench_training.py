@@ -27,7 +27,9 @@ KINDS = {  # name to (schedule, step number) after the GAN's start
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="tiny_gan", help="a module of configs/")
+    parser.add_argument(
+        "--config", default="tiny_gan", help="a module of configs/, or MODULE:VARIANT"
+    )
     parser.add_argument("--batch", type=int, help="images a step; the config's by default")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--remat", action="store_true")
@@ -44,7 +46,8 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, schedule: str, number: int) -> dict:
     """Seconds a step, after one that compiles it."""
-    config = importlib.import_module(f"configs.{args.config}").get_config()
+    name, _, variant = args.config.partition(":")
+    config = importlib.import_module(f"configs.{name}").get_config(*[variant] if variant else [])
     config.train.schedule, config.gan.start_step = schedule, 2
     config.train.batch_size = args.batch or config.train.batch_size
     config.model.dtype = args.dtype or config.model.dtype

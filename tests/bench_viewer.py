@@ -1,6 +1,7 @@
 """Latencies of the viewer, in a headless Chromium, from the event to the drawn frame.
 
     python -m tests.bench_viewer --checkpoint=photos-small
+    python -m tests.bench_viewer --checkpoint=photos-small --screenshots=docs/images
 
 Drags a Gaussian, moves the slider and paints, at several numbers of tokens, once everything is
 compiled. Prints p50 and p95 in ms of what was shown, and the CPU time of this process (the server)
@@ -14,6 +15,7 @@ import platform
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -39,11 +41,20 @@ def main():
     parser.add_argument("--checkpoint", default="photos-small")
     parser.add_argument("--photo", default="astronaut.png", help="one of those that ship")
     parser.add_argument("--moves", type=int, default=40, help="events of a kind and size")
+    parser.add_argument("--screenshots", help="a folder for pictures of the page, and no times")
     options = parser.parse_args()
     use_compilation_cache()
     engine = Engine(Tokenizer.from_pretrained(options.checkpoint))
     engine.warm_up(threading.Event())
-    shelf = [item for item in fill_shelf([]) if item.name == options.photo]
+    shelf = fill_shelf([])
+    if options.screenshots:
+        with (
+            Server(create_app(engine, shelf, name=options.checkpoint)) as server,
+            sync_playwright() as driver,
+        ):
+            take_screenshots(launch(driver), server.address, Path(options.screenshots))
+        return
+    shelf = [item for item in shelf if item.name == options.photo]
     print(
         f"{options.checkpoint}, {options.photo}; JAX {jax.__version__}, {os.cpu_count()} cores of "
         f"{platform.machine()}, load {os.getloadavg()[0]:.1f} at the start\n"
@@ -54,9 +65,7 @@ def main():
         Server(create_app(engine, shelf, name=options.checkpoint)) as server,
         sync_playwright() as driver,
     ):
-        browser = driver.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
+        browser = launch(driver)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(server.address)
         settle(page)
@@ -64,6 +73,54 @@ def main():
             measure_size(page, count, options.moves)
         browser.close()
     print(f"\nload {os.getloadavg()[0]:.1f} at the end")
+
+
+def launch(driver):
+    """Starts the system's Chromium."""
+    arguments = ["--no-sandbox", "--disable-gpu"]
+    return driver.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+
+
+def take_screenshots(browser, address: str, folder: Path) -> None:
+    """Writes pictures of the page: a desktop in the light, a phone in the dark."""
+    for name, width, height, scheme, act in (
+        ("viewer_desktop", 1280, 800, "light", edit_a_face),
+        ("viewer_paint", 1280, 800, "dark", paint_a_face),
+        ("viewer_phone", 400, 860, "dark", edit_a_face),
+    ):
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.goto(f"{address}/#photo=astronaut.png&tokens=512")
+        settle(page)
+        act(page)
+        settle(page)
+        page.wait_for_timeout(6000)  # until notices are gone
+        page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=72)
+        page.close()
+
+
+def edit_a_face(page) -> None:
+    """Enlarges a token of the face, and asks for the weights of a pixel."""
+    page.evaluate(
+        """() => {
+          const { studio } = gpstoken;
+          studio.inspected = [0.46, 0.2];
+          studio.select([studio.tokenAt(0.46, 0.2, 20)]);
+          return studio.transformTogether([2.6, 0.8, -0.8, 1.6]);
+        }"""
+    )
+
+
+def paint_a_face(page) -> None:
+    """Asks for more tokens there."""
+    page.locator("[name=tool][value=more]").check()
+    box = page.locator("#photo").bounding_box()
+    places = [(0.4, 0.12), (0.5, 0.14), (0.5, 0.28), (0.42, 0.3), (0.46, 0.2)]
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=5)
+    page.mouse.up()
 
 
 def measure_size(page, count: int, moves: int) -> None:

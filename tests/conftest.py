@@ -30,6 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", type=int, default=2000, help="Damaged files that each reader tries.")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts slow files first, so that the last worker does not end with one alone."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """Values measured from the published implementation; see its README.md."""

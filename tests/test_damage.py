@@ -38,8 +38,16 @@ def no_waiting(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tokens")
-    writer = TokenWriter(directory, SETTINGS, 5, shard_size=3)
+    return _write_tokens(tmp_path_factory.mktemp("tokens"))
+
+
+@pytest.fixture(scope="module")
+def coded_tokens(tmp_path_factory):
+    return _write_tokens(tmp_path_factory.mktemp("coded"), bits=4)
+
+
+def _write_tokens(directory, **options):
+    writer = TokenWriter(directory, SETTINGS, 5, shard_size=3, **options)
     rng = np.random.default_rng(0)
     for shard, positions in enumerate(writer.shards):
         n = len(positions)
@@ -126,6 +134,11 @@ def check_flips(
 def test_tokens(pattern, tokens):
     path = sorted(tokens.glob(pattern))[0]
     check_flips(path, lambda: _read_tokens(tokens), (TokensError,))
+
+
+def test_tokens_in_bits(coded_tokens):
+    path = sorted(coded_tokens.glob("tokens-*.safetensors"))[0]
+    check_flips(path, lambda: _read_tokens(coded_tokens), (TokensError,))
 
 
 @pytest.mark.parametrize("pattern", ["manifest.json", "index.json", "tokens-*.safetensors"])

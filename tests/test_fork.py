@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from skimage import data as photos
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 DIFFS = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / "fork.md").read_text(), re.S)
 

@@ -10,6 +10,8 @@ from gpstoken_jax.generation.layouts import Layouts, write_layouts
 from gpstoken_jax.generation.layouts.tree_sampler import TreeSampler, create_network
 from gpstoken_jax.generation.sit import create_sit, init_params
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("cat", "dog")
 L, CHANNELS = 6, 21
 

@@ -16,6 +16,7 @@ from gpstoken_jax.evaluation.grid import (
     parse_datasets,
     parse_token_counts,
 )
+from gpstoken_jax.evaluation.rates import check_bits
 from gpstoken_jax.evaluation.reference import read_reference
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.run import Run
@@ -39,6 +40,7 @@ __all__ = [
     "Settings",
     "broken_cell",
     "check_baselines",
+    "check_bits",
     "describe_gain",
     "failures",
     "find_checkpoints",

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.evaluation.codecs import Baseline
 from gpstoken_jax.evaluation.measurement import Methods, Reconstruction
+from gpstoken_jax.evaluation.rates import TOKENS, Rate
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.partition.focus import strength_to_bias
@@ -28,6 +29,7 @@ def tokenizer_methods(
     tiles: tuple[int, int] = (1, 1),
     high_resolution: str = "merged",
     focus: Float[np.ndarray, "h w"] | None = None,
+    rates: Mapping[int, Rate] | None = None,
 ) -> Methods:
     """Makes reconstructions by a tokenizer, and baselines beside it.
 
@@ -39,6 +41,8 @@ def tokenizer_methods(
       high_resolution: the way in which several tiles are decoded, see ``high_resolution.WAYS``.
       focus: strength [H, W] that moves tokens in every image, see ``focus``; images are then
         reconstructed with and without it.
+      rates: by bits of a value: reconstructions of tokens in so many bits follow, and JPEG and WebP
+        files of as many bytes.
     """
     bias = None if focus is None else strength_to_bias(focus, partition.weight)[None]
 
@@ -50,8 +54,15 @@ def tokenizer_methods(
             "refined": tokens[..., :5],
             "feature_map": model.apply(params, tokens, tiles, method="render"),
         }
+        shown |= {"tokens": tokens} if rates else {}
         return decoded.images, shown, {"floored_std": decoded.floored_std}
 
+    def decode(params, tokens):
+        return decode_images(model, params, tokens, tiles, way=high_resolution).images
+
+    decode_mapped = map_over_devices(
+        decode, (None, 0), devices=jax.local_devices(), name="the decoder"
+    )
     mapped = map_over_devices(
         reconstruct, (None, 0, None), devices=jax.local_devices(), name="the tokenizer"
     )
@@ -62,7 +73,14 @@ def tokenizer_methods(
         if bias is not None:
             again, shown, _ = mapped(params, images, np.zeros_like(bias))
             made[UNFOCUSED] = Reconstruction(again, shown, {})
-        return made | _run_baselines(baselines, images)
+        made |= _run_baselines(baselines, images)
+        for bits, rate in (rates or {}).items():
+            stored, values = rate.apply(np.asarray(made[MODEL].tokens["tokens"]))
+            again = Reconstruction(decode_mapped(params, stored), {}, values)
+            others = _run_baselines(rate.baselines(), images)
+            for coder, one in {TOKENS: again, **others}.items():
+                made[f"{coder}-{bits}bit"] = one
+        return made
 
     return methods
 

@@ -20,6 +20,7 @@ from PIL import Image
 from gpstoken_jax.evaluation.codecs import SHORT_LABELS
 from gpstoken_jax.evaluation.measurement import Outcome
 from gpstoken_jax.evaluation.methods import MODEL, UNFOCUSED
+from gpstoken_jax.evaluation.rates import coder_label, rate_label, split_name
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.tables import (
     PUBLISHED,
@@ -133,7 +134,13 @@ def draw_photo(
     others = dict(others)
     unfocused = others.pop(UNFOCUSED, None)
     baselines = [
-        Figure(SHORT_LABELS.get(n, n), to_uint8(one.reconstruction), True, one.metrics, True)
+        Figure(
+            rate_label(n, True) or SHORT_LABELS.get(n, n),
+            to_uint8(one.reconstruction),
+            True,
+            one.metrics,
+            True,
+        )
         for n, one in others.items()
     ]
     figures = [
@@ -228,6 +235,7 @@ def report_page(
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
     published: bool = False,
+    series: "Sequence[Series]" = (),
 ) -> Iterator[bytes]:
     """Makes the report of a cell, in pieces: no more than one photo is ever held as text.
 
@@ -240,6 +248,7 @@ def report_page(
       notes: paragraphs on how to read what the photos have besides.
       warnings: what to beware of.
       published: whether the published figures follow.
+      series: lines over bytes.
 
     Raises:
       ValueError: if there is no method to show.
@@ -248,7 +257,8 @@ def report_page(
         raise ValueError("a report needs the mean metrics of at least one method")
     (_, model), *others = methods.items()
     names = [name for name in in_order(model) if name not in _NOT_SHOWN]
-    return _render(
+    curves = [rate_curve(name, series, "bytes") for name in names] if series else []
+    return render(
         "report.html",
         title=title,
         lead=lead,
@@ -257,6 +267,8 @@ def report_page(
         warnings=warnings,
         table=metrics_table(["Method"], [((name,), m) for name, m in methods.items()]),
         published=_published() if published else None,
+        series=series,
+        curves=[curve for curve in curves if curve],
         protocol=protocol,
         notes=notes,
         definitions_of_metrics={
@@ -287,6 +299,7 @@ def cell_page(
         notes=(MAP_NOTE,) * (maps and tokens) + (FOCUS_NOTE,) * focused,
         warnings=result.summary["warnings"],
         published=True,
+        series=storage_series(result.metrics),
     )
 
 
@@ -313,7 +326,7 @@ def overview_page(
     ]
     names = in_order(n for _, metrics in rows for n in metrics if n not in _NOT_SHOWN)
     series = rate_series(measured)
-    return _render(
+    return render(
         "overview.html",
         title=f"Evaluation of {len(results)} combinations",
         failures=failures(results),
@@ -333,7 +346,8 @@ def overview_page(
     )
 
 
-def _render(template: str, **context: Any) -> Iterator[bytes]:
+def render(template: str, **context: Any) -> Iterator[bytes]:
+    """Fills in a template, in pieces."""
     for piece in _environment().get_template(template).generate(**context):
         yield piece.encode("utf-8", "backslashreplace")
 
@@ -451,7 +465,7 @@ def _published() -> dict[str, Any]:
 
 
 class Series(NamedTuple):
-    """A line over the number of tokens: metrics by that number."""
+    """A line over the number of tokens, or of bytes: metrics by that number."""
 
     label: str
     colour: int
@@ -478,7 +492,8 @@ def rate_series(results: Sequence[CellResult]) -> list[Series]:
             groups.setdefault(tuple(lead[result.name]), []).append(result)
     series: list[Series] = []
     for of, cells in groups.items():
-        for method in dict.fromkeys(name for cell in cells for name in cell.metrics):
+        names = dict.fromkeys(name for cell in cells for name in cell.metrics)
+        for method in (name for name in names if not split_name(name)):
             points = {
                 cell.protocol["num_tokens"]: cell.metrics[method]
                 for cell in cells
@@ -493,13 +508,29 @@ def rate_series(results: Sequence[CellResult]) -> list[Series]:
     return series
 
 
-def rate_curve(metric: str, series: Sequence[Series]) -> dict[str, Any] | None:
-    """A diagram of a metric, for its template; None if no line has it at two numbers of tokens."""
+def storage_series(methods: Mapping[str, Metrics]) -> list[Series]:
+    """Lines of the tokens in bits and of the files of as many bytes, over the bytes of an image."""
+    lines: dict[str, dict[int, Metrics]] = {}
+    for method, metrics in methods.items():
+        if parts := split_name(method):
+            lines.setdefault(parts[0], {})[round(metrics["bytes"])] = metrics
+    return [
+        Series(coder_label(coder), number, points, dashed=number > 0)
+        for number, (coder, points) in enumerate(lines.items())
+    ]
+
+
+def rate_curve(metric: str, series: Sequence[Series], of: str = "tokens") -> dict[str, Any] | None:
+    """A diagram of a metric, for its template; None if no line has it at two numbers of tokens.
+
+    ``of`` is what is counted, tokens or bytes; of bytes only every other number may be written.
+    """
     lines = [(one, one.line(metric)) for one in series]
     if not any(len(points) > 1 for _, points in lines):
         return None
     counts = sorted({count for _, points in lines for count, _ in points})
     ticks = nice_ticks([value for _, points in lines for _, value in points])
+    written = counts if of == "tokens" else [count for count, _ in lines[0][1]]
     first, last = math.log(counts[0]), math.log(counts[-1])
 
     def x(count: int) -> str:
@@ -513,11 +544,12 @@ def rate_curve(metric: str, series: Sequence[Series]) -> dict[str, Any] | None:
     unit = METRICS[metric].unit if metric in METRICS else ""
     return {
         "name": f"{heading(metric)}{',' + unit if unit else ''} {arrow(metric)}",
-        "label": f"{heading(metric)} against the number of tokens",
+        "label": f"{heading(metric)} against the number of {of}",
+        "of": of,
         "size": (_WIDTH, _HEIGHT),
         "sides": (_LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM),
         "ticks": [(y(tick), f"{tick:g}") for tick in ticks],
-        "counts": [(x(count), count) for count in counts],
+        "counts": [(x(count), count) for count in written],
         "lines": [
             {
                 "kind": one.kind,
@@ -525,7 +557,7 @@ def rate_curve(metric: str, series: Sequence[Series]) -> dict[str, Any] | None:
                     (
                         x(count),
                         y(value),
-                        f"{one.label}: {count} tokens, {format_number(metric, value, unit=True)}",
+                        f"{one.label}: {count} {of}, {format_number(metric, value, unit=True)}",
                     )
                     for count, value in points
                 ],

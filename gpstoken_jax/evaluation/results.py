@@ -9,6 +9,7 @@ from typing import Any
 
 from gpstoken_jax.evaluation.codecs import COMPRESSED
 from gpstoken_jax.evaluation.measurement import MADE, Measurement
+from gpstoken_jax.evaluation.rates import split_name
 from gpstoken_jax.evaluation.subjects import Settings
 from gpstoken_jax.metrics.catalogue import METRICS, heading
 from gpstoken_jax.metrics.frechet import few_samples_warning, frechet_distance
@@ -95,7 +96,7 @@ def summarise(measurement: Measurement, protocol: dict, settings: Settings) -> d
 def _stored_bytes(method: str, protocol: dict) -> dict[str, float]:
     """Storage of an image by a method that holds values."""
     values = protocol.get("values_per_image")
-    if not values or method in COMPRESSED:
+    if not values or method in COMPRESSED or split_name(method):
         return {}
     return {"bytes": float(values * protocol["bytes_per_value"])}
 

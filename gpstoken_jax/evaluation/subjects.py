@@ -26,13 +26,16 @@ from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
 from gpstoken_jax.evaluation.grid import Combination
 from gpstoken_jax.evaluation.measurement import MADE, Evaluator
 from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
+from gpstoken_jax.evaluation.rates import FITTED_IMAGES, fit_rates
 from gpstoken_jax.evaluation.reference import Reference, open_samples
 from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics.manifold import NEIGHBOURS
 from gpstoken_jax.model.gpstoken import GPSToken
+from gpstoken_jax.model.high_resolution import encode_images
 from gpstoken_jax.model.tiles import tile_grid
 from gpstoken_jax.partition.focus import focus_mask, read_focus
 from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
+from gpstoken_jax.runtime.devices import spread
 from gpstoken_jax.runtime.outputs import fingerprint_files
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
 from gpstoken_jax.tokenizer import Tokenizer
@@ -65,6 +68,7 @@ class Settings:
       save_images: with them the images, for a reference batch.
       save_batch: the file for what is evaluated: samples, or reconstructions.
       baselines: names of those beside the evaluated method.
+      bits: of a value, for the tokenizer's rate-distortion curve; none leaves it out.
       bytes_per_value: storage of a token's value that compressed baselines may spend.
       verify: tell changed images by their content, not by size and date.
     """
@@ -86,6 +90,7 @@ class Settings:
     save_images: bool = False
     save_batch: Path | None = None
     baselines: tuple[str, ...] = ("bicubic",)
+    bits: tuple[int, ...] = ()
     bytes_per_value: int = 2
     verify: bool = False
 
@@ -242,6 +247,15 @@ def _open_tokenizer(
     num_tokens = math.prod(tiles) * config.partition.num_tokens
     values = num_tokens * (5 + config.model.feature_channels)
     baselines, described = _baselines(settings.baselines, values, settings)
+    batch_size = max(1, config.eval.batch_size // math.prod(tiles))
+    batches = partial(SourceBatches, source, config.data, size, batch_size)
+    rates = {}
+    if settings.bits:
+        partition = config.partition.copy_and_resolve_references()
+        encode = spread(lambda p, images: encode_images(model, p, images, **partition)[1], params)
+        some = batches(range(min(FITTED_IMAGES, len(source))))
+        rates = fit_rates(encode, some, settings.bits, len(source))
+        described["bits"] = ", ".join(map(str, settings.bits))
     methods = tokenizer_methods(
         model,
         params,
@@ -250,6 +264,7 @@ def _open_tokenizer(
         tiles=tiles,
         high_resolution=way,
         focus=focus,
+        rates=rates,
     )
     inside = None if focus is None else focus_mask(focus)
     focuses = [*settings.focus, *([settings.bias_map] if settings.bias_map else [])]
@@ -271,7 +286,6 @@ def _open_tokenizer(
         **shared_protocol(settings, config.eval.rounding),
         "dtype": config.model.dtype,
     }
-    batch_size = max(1, config.eval.batch_size // math.prod(tiles))
     return Subject(
         protocol=protocol,
         title=f"Reconstructions of {cell.checkpoint}, step {step}",
@@ -284,7 +298,7 @@ def _open_tokenizer(
             network=settings.network,
             keep=settings.keep(True),
         ),
-        batches=lambda some: SourceBatches(source, config.data, size, batch_size, some),
+        batches=batches,
         inside=inside,
     )
 

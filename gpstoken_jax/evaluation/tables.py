@@ -7,6 +7,7 @@ from typing import Any
 
 from gpstoken_jax.evaluation.codecs import COMPRESSED, LABELS
 from gpstoken_jax.evaluation.methods import UNFOCUSED
+from gpstoken_jax.evaluation.rates import rate_label, split_name
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.metrics.catalogue import format_number, heading, in_order
 from gpstoken_jax.runtime.text import csv_text, markdown_text, terminal_text
@@ -46,7 +47,7 @@ def method_label(method: str, result: CellResult) -> str:
     """Name of a method for a reader."""
     if method == UNFOCUSED:
         return f"{result.label}, without the focus"
-    return LABELS.get(method, result.label)
+    return rate_label(method) or LABELS.get(method, result.label)
 
 
 def metric_names(results: Iterable[CellResult]) -> list[str]:
@@ -103,7 +104,7 @@ def table_rows(results: Sequence[CellResult]) -> tuple[list[str], list[list[str]
         values = str(result.protocol.get("values_per_image") or "–")
         for method, metrics in result.metrics.items():
             numbers = [format_number(name, metrics.get(name)) for name in names]
-            stored = "–" if method in COMPRESSED else values
+            stored = "–" if method in COMPRESSED or split_name(method) else values
             rows.append([*lead[result.name], method_label(method, result), stored, *numbers])
     return headings, rows
 
@@ -178,7 +179,11 @@ def failures(results: Sequence[CellResult]) -> dict[str, str]:
 
 def describe_gain(result: CellResult) -> str:
     """The evaluated method beside the first baseline, in a sentence."""
-    model, *others = (values for method, values in result.metrics.items() if method != UNFOCUSED)
+    model, *others = (
+        values
+        for method, values in result.metrics.items()
+        if method != UNFOCUSED and not split_name(method)
+    )
     count = f"{result.protocol['num_images']} images"
     if not others:
         return count

@@ -1,10 +1,10 @@
-"""Images of any number of tiles: encoded tile by tile, decoded in one of three ways.
+"""Images of any number of tiles: encoded tile by tile, decoded in one of four ways.
 
 `merged` draws the tokens of all tiles on one large map and decodes it at once, with the statistics
 of each tile: tiles meet without seams. `aligned` does the same, but for the tokens' places, which
-are to the pixel those that they have in their tiles. `tiles` decodes every tile for itself. The
-published code decodes S64 and M128 in the first way and L256 in the last. One tile is the ordinary
-case of all.
+are to the pixel those that they have in their tiles. `tiles` decodes every tile for itself,
+`blended` windows over their seams too. The published code decodes S64 and M128 in the first way and
+L256 in the third. One tile is the ordinary case of all.
 
 Everything can be traced. Memory is bounded: no more tiles are encoded, or decoded apart, at a time
 than there are images, and merged maps are decoded one image at a time.
@@ -19,12 +19,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from gpstoken_jax.model.blended import decode_blended
 from gpstoken_jax.model.gpstoken import GPSToken, Params
 from gpstoken_jax.model.layers import merge_tiles, split_tiles
 from gpstoken_jax.model.tiles import merge_tokens, split_tokens, tile_grid
 from gpstoken_jax.partition.images import partition_images
 
-WAYS = ("merged", "aligned", "tiles")
+WAYS = ("merged", "aligned", "tiles", "blended")
 
 
 class Decoded(NamedTuple):
@@ -96,7 +97,7 @@ def decode_images(
       tokens: in coordinates of the whole image. But for ``"merged"`` the tokens of a tile must
         stand together, and tiles row by row.
       tiles: (rows, columns) of tiles of an image.
-      way: ``"merged"``, ``"aligned"`` or ``"tiles"``.
+      way: ``"merged"``, ``"aligned"``, ``"tiles"`` or ``"blended"``.
 
     Raises:
       ValueError: an unknown way, or tokens that do not fit the model or the tiles.
@@ -106,10 +107,19 @@ def decode_images(
     none = jnp.zeros(len(tokens))
     if tiles == (1, 1):
         return Decoded(model.apply(params, tokens, method="decode"), none)
+    decode = partial(model.apply, params, method="decode")
     if way == "tiles":
-        decode = partial(model.apply, params, method="decode")
         apart = _by_parts(decode, split_tokens(tokens, tiles), len(tokens))
         return Decoded(merge_tiles(apart, tiles), none)
+    if way == "blended":
+        images = decode_blended(
+            lambda some: _by_parts(decode, some, len(tokens)),
+            split_tokens(tokens, tiles),
+            tiles,
+            image_size=model.config.image_size,
+            map_size=model.config.render_size,
+        )
+        return Decoded(images, none)
     if way == "aligned":
         tokens = merge_tokens(split_tokens(tokens, tiles), tiles, map_size=model.config.render_size)
     return lax.map(lambda one: _decode_merged(model, params, one, tiles), tokens)

@@ -76,7 +76,9 @@ class SpatialAttention(nn.Module):
         q, k, v = (
             conv(c, 1, self.dtype, name)(normed).reshape(n, h * w, 1, c) for name in ("q", "k", "v")
         )
-        attended = jax.nn.dot_product_attention(q, k, v).reshape(n, h, w, c)
+        # Its weights, (h w)^2 an image, are the largest array of a training: computed again in the
+        # backward pass, for 1 % of a step.
+        attended = jax.checkpoint(jax.nn.dot_product_attention)(q, k, v).reshape(n, h, w, c)
         return x + merge_tiles(conv(c, 1, self.dtype, "proj_out")(attended), self.tiles)
 
 

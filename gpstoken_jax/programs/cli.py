@@ -128,6 +128,7 @@ def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> No
     if asks_for_help():
         print(describe_program(sys.argv))
         sys.exit(0)
+    logging.use_absl_handler()  # while stderr is what other handlers, that it replaces, know
     with printable_output(logging.get_absl_handler()):
         app.run(
             lambda arguments: _guarded(partial(main, arguments[1:]) if takes_arguments else main),

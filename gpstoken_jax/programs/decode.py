@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime.text import say
     from gpstoken_jax.tokenizer import Tokenizer
     from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens
+    from gpstoken_jax.weights import pretrained
 
 MODEL = image_flags.define_checkpoint_flags("that of the tokens by default")
 DECODING = image_flags.define_decoding_flags("round")
@@ -128,9 +128,12 @@ def choose_step(tokens: TokenDataset) -> int | None:
     Raises:
       TokensError: if the run no longer has it, and the flags name no other.
     """
-    root = Path(MODEL.checkpoint.value).expanduser()
-    if MODEL.step.value is not None or not (root / "checkpoints").is_dir():
+    path = pretrained.find(MODEL.checkpoint.value)
+    if not pretrained.is_work_directory(path):
         return None
+    root, asked = pretrained.split_step(path, MODEL.step.value)
+    if asked is not None:
+        return None  # the flag or the path says it
     run = RunDirectory(root)
     step, there = tokens.header["step"], sorted(checkpoint.steps(run.checkpoints))
     if step not in there:

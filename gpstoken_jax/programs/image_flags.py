@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 flags.disclaim_key_flags()
-WAYS = ["merged", "aligned", "tiles"]  # of decoding several tiles
+WAYS = ["merged", "aligned", "tiles", "blended"]  # of decoding several tiles
 
 
 class CheckpointFlags(NamedTuple):

@@ -7,8 +7,11 @@ Runs a small server on this machine and opens its page; Ctrl+C ends it. See docs
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import socket
+import sys
 import threading
 import webbrowser
 from pathlib import Path
@@ -43,7 +46,7 @@ BROWSER = flags.DEFINE_bool("browser", True, "Open the page.")
 NUM_TOKENS = flags.DEFINE_integer("num_tokens", None, "At first; 256 by default.", lower_bound=1)
 
 
-def main(images: list[str]) -> int:
+def main(images: list[str]) -> None:
     """Serves the page until it is interrupted."""
     listener = listen(HOST.value or "127.0.0.1", PORT.value)
     shelf = fill_shelf([Path(image).expanduser() for image in images])
@@ -67,8 +70,12 @@ def main(images: list[str]) -> int:
     print(f"{address}  (Ctrl+C ends it)", flush=True)
     if BROWSER.value:
         threading.Timer(0.5, webbrowser.open, [address]).start()
-    uvicorn.Server(config).run([listener])
-    return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run([listener])
+    # What is being compiled can be neither waited for, it may take a minute, nor left alone: it
+    # crashes in a process that ends around it. There is nothing to put in order.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -208,6 +208,7 @@ def _check_same_model(run: RunDirectory, old: ConfigDict, new: ConfigDict) -> No
         differences(task_name(old), task_name(new), "task"),
         differences(*(_network(config.model.to_dict()) for config in (old, new)), "model"),
         differences(*(_section(config, "statistics") for config in (old, new)), "statistics"),
+        differences(old.get("freeze", ""), new.get("freeze", ""), "freeze"),
     )
     if difference := next(found, None):
         raise CheckpointError(

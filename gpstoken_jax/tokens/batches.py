@@ -35,6 +35,7 @@ class TokenBatches(ShuffledBatches):
         process_count: int = 1,
         cache_mb: float = 1024,
     ):
+        tokens.check_initial_geometry()
         super().__init__(len(indices), batch_size, seed, process_index, process_count)
         self._tokens, self._indices = tokens, np.asarray(indices).reshape(len(indices), -1)
         self._kept = None
@@ -56,6 +57,7 @@ class TokenBatches(ShuffledBatches):
 
 def read_rows(tokens: TokenDataset, indices: Sequence[int]) -> dict[str, np.ndarray]:
     """Geometry, initial geometry, features and label of some images, in that order."""
+    tokens.check_initial_geometry()
     examples = [tokens[int(index)] for index in indices]
     return {name: np.stack([getattr(example, name) for example in examples]) for name in ROWS}
 

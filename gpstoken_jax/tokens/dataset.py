@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gpstoken_jax.runtime.files import reading
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
+from gpstoken_jax.tokens import coded
 from gpstoken_jax.tokens.format import (
+    CODED_ROWS,
     INDEX,
     KIND,
     ROWS,
@@ -33,7 +36,7 @@ class TokenExample:
 
     Attributes:
       geometry: refined Gaussians (sigma_x, sigma_y, rho, mu_x, mu_y).
-      initial_geometry: those of the partition, in the same order.
+      initial_geometry: those of the partition, in the same order; None of tokens in bits.
       features: a feature vector a Gaussian.
       label: index into the data set's ``label_names``, -1 for none.
       name: the image's name.
@@ -42,7 +45,7 @@ class TokenExample:
     """
 
     geometry: Float[np.ndarray, "l 5"]
-    initial_geometry: Float[np.ndarray, "l 5"]
+    initial_geometry: Float[np.ndarray, "l 5"] | None
     features: Float[np.ndarray, "l c"]
     label: int
     name: str
@@ -148,7 +151,10 @@ class TokenDataset:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def read(self, start: int, stop: int) -> tuple[dict[str, np.ndarray], list[str]]:
-        """Consecutive images as arrays: the rows of ``format`` by name, and the images' names."""
+        """Consecutive images as arrays: the rows of ``format`` by name, and the images' names.
+
+        Tokens in bits have no ``initial_geometry``.
+        """
         start, stop, _ = slice(start, stop).indices(len(self))
         parts, names = [], []
         while start < stop:
@@ -157,7 +163,20 @@ class TokenDataset:
             parts.append(rows)
             names += some
             start = end
-        return {key: np.concatenate([part[key] for part in parts]) for key in ROWS}, names
+        keys = CODED_ROWS if "bits" in self.header else ROWS
+        return {key: np.concatenate([part[key] for part in parts]) for key in keys}, names
+
+    def check_initial_geometry(self) -> None:
+        """Checks that the initial Gaussians are there, which generators need.
+
+        Raises:
+          TokensError: if the tokens are in bits.
+        """
+        if "bits" in self.header:
+            raise TokensError(
+                f"{self.directory} has tokens in {self.header['bits']} bits, without their initial "
+                "Gaussians: for a generator encode without --bits"
+            )
 
     def _read(self, start: int, stop: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """Rows of one shard; features become float32."""
@@ -165,7 +184,12 @@ class TokenDataset:
         first = self._ends[shard] - self.index["shards"][self._files[shard]]
         file, names = self._shard(shard)
         part = slice(start - first, stop - first)
-        rows = {key: file.get_slice(key)[part] for key in ROWS}
+        kept = file.keys()
+        rows = {key: file.get_slice(key)[part] for key in ROWS if key in kept}
+        if "bits" in self.header:
+            path = self.directory / self._files[shard]
+            with reading(path, "of a directory of tokens", TokensError):
+                rows |= coded.read_rows(file, part.start, part.stop)
         rows["features"] = rows["features"].astype(np.float32)
         return rows, list(names[part])
 
@@ -196,7 +220,7 @@ def open_tokens(directory: str | Path) -> TokenDataset:
 def _example(rows: dict[str, np.ndarray], names: list[str], i: int) -> TokenExample:
     return TokenExample(
         geometry=rows["geometry"][i],
-        initial_geometry=rows["initial_geometry"][i],
+        initial_geometry=rows["initial_geometry"][i] if "initial_geometry" in rows else None,
         features=rows["features"][i],
         label=int(rows["label"][i]),
         name=names[i],

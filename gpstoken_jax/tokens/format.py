@@ -9,6 +9,8 @@ A shard is a safetensors file. Its tensors, for N images of L tokens with C feat
     size              [N, 2]     int32     (height, width) of the original image
     position          [N]        int64     of the image in its data set
 
+With ``encode --bits=N`` other tensors stand for the first three, see ``coded``.
+
 Its metadata is one JSON text (one, so that equal contents are equal bytes): ``seal``, the checksum
 of the file, ``header``, the settings, equal in all shards of a directory, and ``shard``, the names
 of the images, what could not be read, and the moments of the values. Version 1 of the format had no
@@ -28,6 +30,7 @@ from safetensors import safe_open
 from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.files import check_sealed_file, read_json, reading, sealed_safetensors
 from gpstoken_jax.runtime.outputs import safe_name
+from gpstoken_jax.tokens import coded
 from gpstoken_jax.tokens.statistics import Moments, statistics_of_channels
 
 VERSION = 2
@@ -35,6 +38,7 @@ KIND = "tokens"
 INDEX = "index.json"
 METADATA = "gpstoken_jax"
 ROWS = ("geometry", "initial_geometry", "features", "label", "size", "position")
+CODED_ROWS = tuple(name for name in ROWS if name != "initial_geometry")
 STORAGE = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -101,11 +105,16 @@ def open_shard(path: Path, *, sealed: bool = True) -> tuple[safe_open, ShardInfo
             {str(name): str(reason) for name, reason in shard["unreadable"].items()},
             Moments.from_json(shard["moments"]),
         )
-        shapes = {key: file.get_slice(key).get_shape() for key in ROWS}
-        n, l, c = shapes["features"]
-        expected = {"geometry": [n, l, 5], "initial_geometry": [n, l, 5], "features": [n, l, c]}
-        expected |= {"label": [n], "size": [n, 2], "position": [n]}
-        if n != len(info.names) or shapes != expected:
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        (n,) = shapes["label"]
+        expected = {"label": [n], "size": [n, 2], "position": [n]}
+        if "streams" in shapes:
+            expected |= coded.expected_shapes(shapes, n)
+        else:
+            _, l, c = shapes["features"]
+            expected |= {"geometry": [n, l, 5], "initial_geometry": [n, l, 5]}
+            expected |= {"features": [n, l, c]}
+        if n != len(info.names) or any(shapes.get(key) != x for key, x in expected.items()):
             raise TokensError(
                 f"{path} is damaged: its {len(info.names)} names have arrays {shapes}"
             )

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpstoken_jax.runtime.files import sealed_json
 from gpstoken_jax.runtime.outputs import open_output, read_manifest
+from gpstoken_jax.tokens import coded
 from gpstoken_jax.tokens.format import (
     INDEX,
     KIND,
@@ -40,6 +41,7 @@ class TokenWriter:
       settings: what the tokens depend on and readers want to know; anything that JSON can hold.
       num_images: of the whole data set.
       storage: dtype of the features on disk, a key of ``STORAGE``.
+      bits: of a value, in place of ``storage``: tokens in levels, entropy-coded, see ``codec``.
       shard_size: images a shard, read or not.
       made_from: what else the tokens depend on, beside the settings: fingerprints of the data.
       inputs: files and directories that must not lie in the directory, nor around it.
@@ -59,6 +61,7 @@ class TokenWriter:
         num_images: int,
         *,
         storage: str = "float32",
+        bits: int | None = None,
         shard_size: int = 1024,
         made_from: Mapping[str, Any] | None = None,
         inputs: Iterable[str | Path] = (),
@@ -72,6 +75,7 @@ class TokenWriter:
             "version": VERSION,
             **json.loads(json.dumps(settings)),
             "storage": storage,
+            **({"bits": bits} if bits else {}),
             "num_images": num_images,
             "shard_size": shard_size,
             "processes": process_count,
@@ -128,10 +132,15 @@ class TokenWriter:
         values = np.concatenate(
             [rows["geometry"] - rows["initial_geometry"], rows["features"]], axis=-1
         )
-        tensors = {
-            "geometry": rows["geometry"].astype(np.float32),
-            "initial_geometry": rows["initial_geometry"].astype(np.float32),
-            "features": rows["features"].astype(STORAGE[self.header["storage"]]),
+        if bits := self.header.get("bits"):
+            tensors, _ = coded.encode_rows(rows["geometry"], rows["features"], bits)
+        else:
+            tensors = {
+                "geometry": rows["geometry"].astype(np.float32),
+                "initial_geometry": rows["initial_geometry"].astype(np.float32),
+                "features": rows["features"].astype(STORAGE[self.header["storage"]]),
+            }
+        tensors |= {
             "label": rows["label"].astype(np.int32),
             "size": rows["size"].astype(np.int32),
             "position": rows["position"].astype(np.int64),

@@ -100,6 +100,7 @@ class LayoutTreeTask(LayoutTask):
     """Trains the network over the tree of squares; the loss is nats a layout."""
 
     after_training = "compare: python scripts/compare_layouts.py --tree={workdir} ..."
+    factory = (create_network, init_params)
 
     def __init__(self, config: ConfigDict):
         super().__init__(config)
@@ -125,6 +126,8 @@ class LayoutTreeTask(LayoutTask):
 
 class LayoutSitTask(LayoutTask):
     """Trains a SiT over the Gaussians in canonical order; the loss is that of flow matching."""
+
+    factory = (sit_sampler.create_network, sit.init_params)
 
     def __init__(self, config: ConfigDict):
         super().__init__(config)

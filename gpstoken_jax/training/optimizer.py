@@ -9,6 +9,8 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, muon
 
+from gpstoken_jax.training.start import frozen_leaves
+
 NAMES = ("adam", "muon")
 _UPDATE_RMS = 0.2  # of a Muon step over the learning rate: about that of Adam (arXiv 2502.16982)
 _SMALLEST_SIDE = 16  # of a matrix for Muon: to orthogonalise three colours is no gain
@@ -31,11 +33,18 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warmup]) if warmup else after
 
 
-def create_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def create_optimizer(
+    config: ConfigDict, steps: int, freeze: str = ""
+) -> optax.GradientTransformation:
     """Adam (no weight decay, as published) or Muon; clips the global gradient norm first if asked.
 
     Muon (https://kellerjordan.github.io/posts/muon) orthogonalises the steps of matrices and of
     convolutions; other parameters have Adam with Nesterov's momentum, at the same learning rate.
+
+    Args:
+      config: the optimizer section.
+      steps: how often it will be called.
+      freeze: parameters with this pattern in their names have no state and no update.
 
     Raises:
       ValueError: for an unknown ``config.name``.
@@ -53,9 +62,16 @@ def create_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransforma
             muon_weight_dimension_numbers=matrix_axes,
             consistent_rms=_UPDATE_RMS,
         )
-    if not config.clip_norm:
+    if config.clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if not freeze:
         return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+    def labels(params: Any) -> Any:
+        frozen = frozen_leaves(params, freeze)
+        return jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "trained", frozen)
+
+    return optax.multi_transform({"frozen": optax.set_to_zero(), "trained": optimizer}, labels)
 
 
 def matrix_axes(params: Any) -> Any:

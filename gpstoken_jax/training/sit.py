@@ -39,6 +39,7 @@ class SiTTask(ClassConditionalTask):
         "generate: gpstoken generate --generator={workdir} --tokenizer=RUN --output=DIR "
         "--layouts=FILE"
     )
+    factory = (create_sit, init_params)
 
     def __init__(self, config: ConfigDict):
         self._tokens = _training_tokens(config)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
 from gpstoken_jax.training.ema import ema_decay, update_ema
+from gpstoken_jax.training.start import keep_frozen
 
 Params = Any
 
@@ -80,16 +81,19 @@ def apply_gradients(
     optimizer: optax.GradientTransformation,
     ema: ConfigDict,
     call: Int[Array, ""],
+    frozen: PyTree[bool] | None = None,
 ) -> TrainState:
     """The state after one optimizer update and one EMA call; its step is not counted on.
 
-    ``call`` is the number of the update for the EMA, from 0.
+    ``call`` is the number of the update for the EMA, from 0; parameters that are ``frozen``, and
+    their average, keep their bits.
     """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = keep_frozen(state.params, optax.apply_updates(state.params, updates), frozen)
+    ema_params = update_ema(state.ema_params, params, ema_decay(call, ema))
     return state.replace(
         params=params,
-        ema_params=update_ema(state.ema_params, params, ema_decay(call, ema)),
+        ema_params=keep_frozen(state.ema_params, ema_params, frozen),
         opt_state=opt_state,
     )
 

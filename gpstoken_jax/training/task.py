@@ -5,10 +5,12 @@ depends on the kind of model is a ``Task``.
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
@@ -18,8 +20,10 @@ from gpstoken_jax.runtime.run_directory import task_name
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.non_finite import update_if_finite
 from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.start import Start, frozen_leaves, start_from, stop_gradients
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, step_key
+from gpstoken_jax.weights import pretrained
 
 # Each module has ``create_task(config) -> Task``. It is imported when it is asked for.
 MODULES = {
@@ -58,15 +62,18 @@ class Task:
       config: the whole config.
       optimizer: of the model's parameters.
       on_screen: metrics of the progress line; all are in metrics.jsonl.
+      factory: makes the network of a config's ``model`` section, and draws its parameters from it
+        and a key.
       after_training: what to do next; ``{workdir}`` stands for the run's directory.
     """
 
     on_screen = ("loss",)
     after_training = ""
+    factory: tuple[Callable[[ConfigDict], Any], Callable[[Any, PRNGKeyArray], Any]]
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        self.optimizer = create_optimizer(config.optimizer, self.num_updates())
+        self.optimizer = create_optimizer(config.optimizer, self.num_updates(), self.freeze)
 
     # ---- What a task has to say ------------------------------------------------------------------
 
@@ -127,6 +134,38 @@ class Task:
         """A fresh state, the same on every process."""
         return states.create_state(self.init_params, self.optimizer, key)
 
+    @property
+    def freeze(self) -> str:
+        """The pattern of the parameters that do not learn; empty if all do."""
+        return self.config.get("freeze", "")
+
+    @cached_property
+    def is_frozen(self) -> Any | None:
+        """A tree of bools over the parameters: True for those that do not learn. None if all do.
+
+        Raises:
+          ValueError: for a pattern that is none, or that freezes nothing or everything.
+        """
+        if not self.freeze:
+            return None
+        shapes = jax.eval_shape(self.init_params, jax.random.key(0))
+        return frozen_leaves(shapes, self.freeze)
+
+    def start(self, state: TrainState) -> tuple[TrainState, Start | None]:
+        """Replaces parameters of a fresh state by those of ``config.init.source``, if it is set.
+
+        Raises:
+          ValueError: if there are no such weights, or none that fit.
+        """
+        init = self.config.get("init", ConfigDict())
+        if not init.get("source"):
+            return state, None
+        task = task_name(self.config)
+        _, params, *_ = pretrained.load(init.source, task, *self.factory, None, "ema_params")
+        start = start_from(state.params, params, init.include, init.exclude)
+        ema_params = jax.tree.map(jnp.copy, start.params)
+        return state.replace(params=start.params, ema_params=ema_params), start
+
     def to_trees(self, state: TrainState) -> dict[str, Any]:
         """The state as the named trees of a checkpoint; one is ``params``, one ``ema_params``."""
         return states.to_trees(state)
@@ -150,7 +189,11 @@ class Task:
         The metrics are scalars. One is ``loss``; a step may leave out what it does not compute.
         """
         key = step_key(self.config.seed, state.step)
-        loss_and_grads = jax.value_and_grad(self.batch_loss, has_aux=True)
+
+        def batch_loss(params: Any, *rest: Any) -> tuple[Float[Array, ""], Metrics]:
+            return self.batch_loss(stop_gradients(params, self.is_frozen), *rest)
+
+        loss_and_grads = jax.value_and_grad(batch_loss, has_aux=True)
         (loss, metrics), grads = loss_and_grads(state.params, batch, key)
         grads, metrics = jax.lax.pmean((grads, {"loss": loss, **metrics}), AXIS)
         metrics["grad_norm"] = optax.tree.norm(grads)
@@ -158,7 +201,9 @@ class Task:
 
     def update(self, state: TrainState, grads: Any) -> TrainState:
         """The state after an update; its ``step`` is counted by who calls."""
-        return states.apply_gradients(state, grads, self.optimizer, self.config.ema, state.step)
+        return states.apply_gradients(
+            state, grads, self.optimizer, self.config.ema, state.step, self.is_frozen
+        )
 
 
 def create_task(config: ConfigDict) -> Task:

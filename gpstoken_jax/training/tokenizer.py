@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax import data
 from gpstoken_jax.data.sources import likeness
 from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminator
+from gpstoken_jax.losses.quantisation import round_straight_through
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.training import state as states
@@ -31,6 +32,7 @@ from gpstoken_jax.training.non_finite import update_if_finite
 from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
 from gpstoken_jax.training.preview import Preview
 from gpstoken_jax.training.schedule import autoencoder_updates, gan_start, update_after
+from gpstoken_jax.training.start import stop_gradients
 from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
 from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, one_copy, step_key
 from gpstoken_jax.training.task import Task
@@ -45,11 +47,17 @@ class TokenizerTask(Task):
 
     on_screen = ("loss", "mse", "lpips", "inception", "gan_weight", "discriminator", "grad_norm")
     after_training = "evaluate: python eval.py --checkpoint={workdir}"
+    factory = (GPSToken, init_params)
 
     def __init__(self, config: ConfigDict):
         super().__init__(config)
         self.model = GPSToken(config.model)
         self.discriminator = create_discriminator(config) if config.gan.weight else None
+        if self.discriminator and self.is_frozen and last_layer(self.is_frozen):
+            raise ValueError(
+                f"config.freeze={self.freeze!r} has decoder/conv_out/kernel, whose gradient sets "
+                "the weight of the GAN: leave it out, or set config.gan.weight=0"
+            )
         self._loss = TokenizerLoss(config, self.discriminator, AXIS, last_layer)
         self._learning_rate = learning_rate(config.optimizer, self.num_updates())
         updates = config.train.steps - gan_start(config)
@@ -143,7 +151,7 @@ class TokenizerTask(Task):
         if update.autoencoder:
             call = autoencoder_updates(state.step, self.config)
             state = states.apply_gradients(
-                state, grads.autoencoder, self.optimizer, self.config.ema, call
+                state, grads.autoencoder, self.optimizer, self.config.ema, call, self.is_frozen
             )
         if update.uses_discriminator:
             old = state.discriminator.replace(batch_stats=grads.batch_stats)
@@ -165,8 +173,10 @@ class TokenizerTask(Task):
             discriminator = discriminator.replace(batch_stats=batch_stats)
 
         def autoencode(params):
+            params = stop_gradients(params, self.is_frozen)
             tokens = self.model.apply(params, images, geometry, boxes, method="encode")
-            return self.model.apply(params, tokens, method="decode"), tokens
+            stored = round_straight_through(tokens, self.config.loss.get("token_bits", 0))
+            return self.model.apply(params, stored, method="decode"), tokens
 
         inputs = params, discriminator, images, frozen, key
         return self._loss.gradients(update, autoencode, *inputs)

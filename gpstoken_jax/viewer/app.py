@@ -25,6 +25,7 @@ import numpy as np
 from absl import logging
 from cachetools import LRUCache
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -76,6 +77,7 @@ class Viewer:
         self._uploads = asyncio.Semaphore(4)
         self._photos: LRUCache = LRUCache(_PHOTO_BYTES, getsizeof=lambda photo: photo.nbytes)
         self._thumbnails: dict[int, bytes] = {}
+        self._drawing = asyncio.Lock()
         self._warming: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -137,9 +139,10 @@ class Viewer:
     async def thumbnail(self, request: Request) -> Response:
         """Shows a photo of the shelf in small."""
         number = self._shelf_number(request)
-        if number not in self._thumbnails:
-            item = self._shelf[number]
-            self._thumbnails[number] = await self._line.run(request, item.thumbnail)
+        async with self._drawing:  # one at a time, beside the computations
+            if number not in self._thumbnails:
+                thumbnail = await run_in_threadpool(self._shelf[number].thumbnail)
+                self._thumbnails[number] = thumbnail
         return Response(self._thumbnails[number], media_type="image/jpeg")
 
     def _shelf_number(self, request: Request) -> int:
@@ -249,7 +252,7 @@ class Viewer:
         """Compiles in the background what is not compiled, unless that goes on already."""
         if self._stop.is_set() or (self._warming and self._warming.is_alive()):
             return
-        self._warming = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
+        self._warming = threading.Thread(target=self._warm_up, name="warm-up")
         self._warming.start()
 
     def _warm_up(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from gpstoken_jax.data.demo import list_demo_photos
-from gpstoken_jax.data.images import decode, read_bytes
+from gpstoken_jax.data.images import UnreadableImageError, decode, read_bytes
 from gpstoken_jax.data.resize import resize_and_crop
 from gpstoken_jax.viewer.photos import MAX_PIXELS
 
@@ -38,10 +38,15 @@ def fill_shelf(given: Sequence[Path]) -> tuple[Item, ...]:
 
     Raises:
       OSError: for a given photo that cannot be read.
-      UnreadableImageError: for one that is no photo.
+      UnreadableImageError: for one that is no photo, with its name.
     """
     for path in given:
-        decode(read_bytes(path), max_pixels=MAX_PIXELS)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}")
+        try:
+            decode(read_bytes(path), max_pixels=MAX_PIXELS)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{path}: {error}") from error
     try:
         shipped = list_demo_photos().files
     except (ModuleNotFoundError, FileNotFoundError):

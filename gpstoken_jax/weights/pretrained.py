@@ -40,6 +40,13 @@ def bundled_names() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if (entry / WEIGHTS).is_file())
 
 
+def find_bundled(source: str | Path) -> Path | None:
+    """Finds weights that ship with this package by their name, if no path of that name is there."""
+    if str(source) not in bundled_names() or Path(source).expanduser().exists():
+        return None
+    return Path(str(resources.files("gpstoken_jax") / _BUNDLED / str(source)))
+
+
 def find(source: str | Path) -> Path:
     """Finds a path, or weights that ship with this package by their name.
 
@@ -51,8 +58,8 @@ def find(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.exists() or is_repository(str(source)):
         return path
-    if str(source) in bundled_names():
-        return Path(str(resources.files("gpstoken_jax") / _BUNDLED / str(source)))
+    if bundled := find_bundled(source):
+        return bundled
     names = ", ".join(bundled_names()) or "none"
     raise CheckpointError(f"there is no {source}: neither a path nor bundled weights ({names})")
 

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax.configs import gpstoken_m128, sit_xl
 from gpstoken_jax.runtime.files import check_sealed_file
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
+from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.files import TensorSpec, read_about, read_specs, read_tensors
 from gpstoken_jax.weights.hub import download, is_repository
@@ -118,8 +119,8 @@ def find_source(
 
     Args:
       source: a file (.safetensors, .pth, .pt, .bin, .ckpt), a folder with one, a folder that
-        Accelerate wrote or one of several of those (the newest is taken), or ``OWNER/NAME`` or
-        ``OWNER/NAME/SUBFOLDER`` of the hub.
+        Accelerate wrote or one of several of those (the newest is taken), ``OWNER/NAME`` or
+        ``OWNER/NAME/SUBFOLDER`` of the hub, or the name of weights that ship with this package.
       task: which network.
       config: the whole config; None takes ``config.json`` beside the weights, or else what the
         shapes of the tensors tell.
@@ -131,7 +132,7 @@ def find_source(
         the file, the tensor, both shapes, and what to try.
       DamagedFileError: if a file that was written here was damaged.
     """
-    path = Path(source).expanduser()
+    path = pretrained.find_bundled(source) or Path(source).expanduser()
     if not path.exists():
         if not is_repository(str(source)):
             raise WeightsError(f"there is no file or folder {source}")

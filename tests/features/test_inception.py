@@ -14,6 +14,8 @@ from gpstoken_jax.features.resize import resize_tensorflow1
 from gpstoken_jax.weights import networks
 from tests.recipe_weights import SEEDS, recipe_state_dict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def golden(golden_dir):

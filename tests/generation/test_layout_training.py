@@ -23,6 +23,8 @@ from gpstoken_jax.training.layout_batches import LayoutBatches
 from gpstoken_jax.training.step import replicate
 from gpstoken_jax.training.task import create_task
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SIZE, TOKENS = 32, 10
 

@@ -10,6 +10,8 @@ from gpstoken_jax.generation.samplers import Sampler, evaluations, image_noise
 from gpstoken_jax.generation.sampling import BatchSampler, image_keys
 from gpstoken_jax.generation.transport import Transport
 
+pytestmark = pytest.mark.slow
+
 GUIDANCE = Guidance(1.5, 0.2, 1.0)
 LABELS = np.array([3, -1, 0, 7, 3])
 

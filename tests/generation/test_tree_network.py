@@ -16,6 +16,8 @@ from gpstoken_jax.generation.layouts.tree_network import (
     log_likelihood,
 )
 
+pytestmark = pytest.mark.slow
+
 SMALL = split_tree(32, 8)  # five squares
 
 

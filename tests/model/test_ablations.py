@@ -13,6 +13,8 @@ from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.host import partition
 from gpstoken_jax.partition.images import partition_images, to_grey
 
+pytestmark = pytest.mark.slow
+
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
 IMAGES[0, :, :16] = 0.3  # nothing to see on the left
 

@@ -14,6 +14,8 @@ from gpstoken_jax.model.encoder import refine_geometry
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.weights.published import tokenizer_table
 
+pytestmark = pytest.mark.slow
+
 CASES = {"case_n1": ["astronaut_c"], "case_n2": ["chelsea", "lowtex_china_sky"]}
 
 

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from gpstoken_jax.configs import common, gpstoken_m128, tiny
+from gpstoken_jax.model.blended import decode_blended
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.model.high_resolution import (
     WAYS,
@@ -19,6 +20,8 @@ from gpstoken_jax.model.high_resolution import (
 from gpstoken_jax.model.layers import merge_tiles
 from gpstoken_jax.model.tiles import merge_tokens, split_tokens
 from gpstoken_jax.weights.published import tokenizer_table
+
+pytestmark = pytest.mark.slow
 
 TILES = (1, 3)
 
@@ -94,6 +97,43 @@ def test_tiles_apart_are_the_small_images(smoke, encode, decode, images):
     )
 
 
+def test_blended_is_tiles_apart_at_the_border_and_windows_at_the_seams(
+    smoke, encode, decode, images
+):
+    model, params = smoke
+    size, cells = model.config.image_size, model.config.render_size
+    _, tokens = encode(images=images)
+    blended, apart = (np.asarray(decode[way](tokens=tokens).images) for way in ("blended", "tiles"))
+    np.testing.assert_allclose(blended[:, :, : size // 2], apart[:, :, : size // 2], atol=1e-5)
+    np.testing.assert_allclose(blended[:, :, -size // 2 :], apart[:, :, -size // 2 :], atol=1e-5)
+    left, right = (np.asarray(split_tokens(tokens, TILES)[i::3]).copy() for i in (0, 1))
+    left[..., 3] -= cells / (cells - 1)
+    right[..., 3] += cells / (cells - 1)
+    together = jnp.concatenate([left, right], axis=1)
+    window = np.asarray(model.apply(params, together, method="decode"))
+    weight = (np.arange(size // 2) + 0.5) / (size // 2)
+    wanted = window[:, :, : size // 2] * weight[:, None]
+    wanted += apart[:, :, size // 2 : size] * weight[::-1, None]
+    np.testing.assert_allclose(blended[:, :, size // 2 : size], wanted, atol=1e-4)
+
+
+def test_blending_has_no_step_at_seams():
+    """Tiles of one colour each: the picture changes everywhere alike, in both directions."""
+    tokens = np.zeros((2 * 4 * 4, 1, 6), np.float32)
+    tokens[:, 0, 5] = np.random.default_rng(0).uniform(-1, 1, 32)
+
+    def decode(windows):  # the mean of its tokens' features, everywhere
+        mean = windows[..., 5].mean(1)
+        return jnp.broadcast_to(mean[:, None, None, None], (len(mean), 8, 8, 3))
+
+    found = np.asarray(decode_blended(decode, tokens, (4, 4), image_size=8, map_size=4))
+    assert found.shape == (2, 32, 32, 3)
+    for axis in (1, 2):
+        assert np.abs(np.diff(found, axis=axis)).max() <= 2 / 8 + 1e-6
+    ones = np.asarray(decode_blended(decode, 0 * tokens + 1, (4, 4), image_size=8, map_size=4))
+    np.testing.assert_allclose(ones, 1, atol=1e-6)
+
+
 def test_aligned_is_merged_but_for_the_places(smoke, encode, decode, images):
     _, tokens = encode(images=images)
     render_size = smoke[0].config.render_size
@@ -135,7 +175,7 @@ def test_a_bias_moves_tokens_within_the_tiles(smoke, images):
 def test_mistakes_are_named(smoke, images):
     with pytest.raises(ValueError, match="32 x 80 is not made of whole 32 x 32 tiles"):
         encode_images(*smoke, images[:, :, :80], 5)
-    with pytest.raises(ValueError, match="merged, aligned, tiles, not 'both'"):
+    with pytest.raises(ValueError, match="merged, aligned, tiles, blended, not 'both'"):
         decode_images(*smoke, jnp.zeros((1, 15, 21)), TILES, way="both")
     with pytest.raises(ValueError, match="16 tokens an image do not divide into 1 x 3"):
         decode_images(*smoke, jnp.zeros((1, 16, 21)), TILES, way="tiles")

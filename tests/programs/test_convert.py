@@ -20,6 +20,8 @@ from gpstoken_jax.training.conversion import export_weights, import_weights
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.published import tokenizer_table
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 COUNTERS = {"initted": np.ones((), bool), "step": np.array(7)}
 

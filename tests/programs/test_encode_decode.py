@@ -3,6 +3,7 @@
 import functools
 import json
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from skimage import data as photos
 
 from gpstoken_jax.configs import tiny
@@ -25,6 +26,8 @@ from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokensError, open_tokens
 from gpstoken_jax.training.conversion import import_weights
 from gpstoken_jax.weights.published import tokenizer_table
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 240
@@ -197,6 +200,29 @@ def test_short_storage_says_what_it_costs(encoded, run_dir, folder, env, tmp_pat
     np.testing.assert_allclose(short[7].features, full[7].features, rtol=2**-8)
     assert (short[7].features != full[7].features).any()
     assert _size(tmp_path) < _size(encoded[0])
+
+
+def test_bits_say_what_they_take_and_cost(encoded, run_dir, folder, env, tmp_path):
+    result = _run(_encode(run_dir, folder, tmp_path / "t", "--bits=7"), env)
+    assert result.returncode == 0, result.stderr
+    tokens, exact = open_tokens(tmp_path / "t"), open_tokens(encoded[0])
+    files = sorted((tmp_path / "t").glob("*.safetensors"))
+    said = re.search(
+        r"([\d.]+) bytes an image, tables of (\d+) .* (\d+) bytes on disk", result.stdout
+    )
+    assert int(said[3]) == sum(file.stat().st_size for file in files)
+    shards = [load_file(file) for file in files]
+    assert float(said[1]) == pytest.approx(
+        sum(len(s["streams"]) for s in shards) / NUM_IMAGES, abs=0.1
+    )
+    tables = sum(s[name].nbytes for s in shards for name in ("low", "step", "frequencies"))
+    assert int(said[2]) == tables
+    cost = tokens.index["storage_cost"]
+    assert f"7-bit storage: {cost['psnr_stored']:.4f} dB" in result.stdout
+    for i in (0, 100, -1):
+        assert tokens[i].name == exact[i].name
+        spread = np.ptp([example.tokens for example in exact], axis=(0, 1))
+        assert (np.abs(tokens[i].tokens - exact[i].tokens) <= spread / (2**7 - 1)).all()
 
 
 def test_statistics_are_those_of_the_tokens(encoded):

@@ -17,6 +17,8 @@ from skimage import data as photos
 
 from gpstoken_jax.weights.statistics import load_statistics
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 QUICK = ("--nolpips", "--nofrechet", "--baselines=bicubic")
 

@@ -22,6 +22,8 @@ from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import open_tokens
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "a/b", "cat.", "dog, wolf", "tokens", "Cat.")
 L, CHANNELS, STEPS = 6, 21, 5

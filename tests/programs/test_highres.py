@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

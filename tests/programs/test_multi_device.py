@@ -22,6 +22,8 @@ from skimage import data as photos
 from gpstoken_jax.runtime import checkpoint
 from gpstoken_jax.runtime.run_directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 STEPS = 5
 

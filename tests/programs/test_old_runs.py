@@ -22,6 +22,8 @@ from skimage import data as photos
 
 from gpstoken_jax import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

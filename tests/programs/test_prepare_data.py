@@ -15,6 +15,8 @@ from gpstoken_jax.data import folder, prepare, sources
 from gpstoken_jax.runtime import outputs
 from gpstoken_jax.runtime.outputs import OutputError
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
 

@@ -17,6 +17,8 @@ from gpstoken_jax.runtime.outputs import read_manifest
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
 from gpstoken_jax.tokens import TokenWriter, open_tokens
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ODD = "odd [a-b] *?{x} 'q' \"d\" $HOME `w` \\ %s #;& \n\t 😀 é" + "x" * 100
 NAMES = (

@@ -16,6 +16,8 @@ from gpstoken_jax.runtime import checkpoint
 from gpstoken_jax.runtime.run_directory import RunDirectory
 from gpstoken_jax.training.metric_log import MEASURED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from gpstoken_jax.generation.layouts.collect import layouts_of_tokens
 from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
 from gpstoken_jax.runtime.outputs import OutputError
 from gpstoken_jax.tokens import TokensError, TokenWriter, open_tokens
+from gpstoken_jax.tokens.batches import TokenBatches
 from gpstoken_jax.tokens.statistics import Moments
 
 L, C = 3, 4
@@ -99,8 +101,38 @@ def test_short_storage_rounds_features_only(storage, bits, tmp_path):
         np.testing.assert_allclose(stored[i].features, rows["features"][i], rtol=2.0**-bits)
 
 
-def test_unreadable_images_leave_no_rows(tmp_path):
-    writer = TokenWriter(tmp_path, SETTINGS, 10, shard_size=4)
+@pytest.mark.parametrize("bits", [1, 6, 10])
+def test_tokens_in_bits_come_back_as_their_levels(bits, tmp_path):
+    _write_all(tmp_path / "exact", 11, processes=2)
+    _write_all(tmp_path / "coded", 11, processes=2, bits=bits)
+    exact, stored = (open_tokens(tmp_path / name) for name in ("exact", "coded"))
+    assert stored.header["bits"] == bits and len(stored) == 11
+    for one, other in zip(exact, stored, strict=True):
+        assert (one.name, one.label, one.size, one.position) == (
+            other.name, other.label, other.size, other.position
+        )  # fmt: skip
+        assert other.initial_geometry is None and other.tokens.dtype == np.float32
+    rows, names = stored.read(0, 11)
+    assert names == exact.names()
+    for key in ("geometry", "features"):
+        np.testing.assert_array_equal(rows[key], [getattr(one, key) for one in stored])
+    wanted = exact.read(0, 4)[0]  # a shard, which has its own levels
+    for key in ("geometry", "features"):
+        half_a_step = np.ptp(wanted[key], axis=(0, 1)) / (2**bits - 1) / 2
+        assert (np.abs(rows[key][:4] - wanted[key]) <= 1.001 * half_a_step + 1e-6).all()
+
+
+def test_tokens_in_bits_are_not_for_generators(tmp_path):
+    _write_all(tmp_path, 4, bits=6)
+    tokens = open_tokens(tmp_path)
+    for use in (lambda: TokenBatches(tokens, [0], 1, 0), lambda: layouts_of_tokens(tmp_path)):
+        with pytest.raises(TokensError, match="encode without --bits"):
+            use()
+
+
+@pytest.mark.parametrize("bits", [None, 6])
+def test_unreadable_images_leave_no_rows(bits, tmp_path):
+    writer = TokenWriter(tmp_path, SETTINGS, 10, shard_size=4, bits=bits)
     writer.write(0, _rows([0, 3]), _names([0, 3]), {"b": "cut off", "c": "empty"})
     writer.write(1, _rows([]), [], {"d": "x", "e": "x", "f": "x", "g": "x"})
     writer.write(2, _rows([8, 9]), _names([8, 9]), {})
@@ -166,6 +198,7 @@ def test_finished_shards_are_not_written_again(tmp_path):
     [
         ({"step": 8}, {}, "step was 7 and is now 8"),
         ({"model": {"sizes": (1, 3)}}, {}, "model.sizes was"),
+        ({}, {"bits": 6}, "bits was None and is now 6"),
         ({}, {"storage": "float16"}, "storage was 'float32' and is now 'float16'"),
         ({}, {"shard_size": 8}, "shard_size was 4 and is now 8"),
     ],

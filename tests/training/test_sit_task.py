@@ -15,6 +15,8 @@ from gpstoken_jax.tokens.batches import read_rows
 from gpstoken_jax.training.step import on_all_devices, one_copy, replicate, shard
 from gpstoken_jax.training.task import create_task
 
+pytestmark = pytest.mark.slow
+
 L, C = 4, 3
 CLASSES = ("low", "high")
 

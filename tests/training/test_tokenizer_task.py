@@ -15,6 +15,8 @@ from gpstoken_jax.training.schedule import autoencoder_updates, update_after
 from gpstoken_jax.training.step import AXIS
 from gpstoken_jax.training.task import create_task
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"xla_backend_optimization_level": "0"}  # these networks compile longer than they run
 
 

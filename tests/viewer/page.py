@@ -15,6 +15,7 @@ class Page:
         )
         page.on("request", self._at_home(server))
         page.goto(server.address)
+        self._wait("Boolean(window.gpstoken)")
 
     def _at_home(self, server):
         def check(request):
@@ -25,13 +26,17 @@ class Page:
 
     def settle(self):
         """Waits until nothing is asked of the server any more and all is drawn."""
+        self._wait(
+            "Boolean(gpstoken.studio.current?.rebuilt) && !gpstoken.studio.working", first=50
+        )
+
+    def _wait(self, condition, first=0):
+        self.page.wait_for_timeout(first)
         for _ in range(1200):
-            self.page.wait_for_timeout(50)
-            if self.page.evaluate(
-                "Boolean(window.gpstoken?.studio.current?.rebuilt) && !gpstoken.studio.working"
-            ):
+            if self.page.evaluate(condition):
                 return
-        raise AssertionError("the page does not come to rest")
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"the page does not come to rest: {condition}")
 
     def open(self, *paths):
         self.page.set_input_files("#file", [str(path) for path in paths])

@@ -20,6 +20,8 @@ from gpstoken_jax.viewer import photos as viewer_photos
 from gpstoken_jax.viewer.shelf import fill_shelf
 from gpstoken_jax.viewer.wire import pack, unpack
 
+pytestmark = pytest.mark.slow
+
 LOCAL = "http://127.0.0.1:8470"
 TOKEN = "a-token-that-nobody-guesses"
 
@@ -122,6 +124,17 @@ def test_the_shelf(client):
     assert client.get("/api/shelf/0/thumbnail").headers["content-type"] == "image/jpeg"
     assert unpack(client.get("/api/shelf/1").content)["picture"].shape[2] == 3
     assert client.get("/api/shelf/2").status_code == 404
+
+
+def test_photos_of_the_command_line_come_first(tmp_path):
+    path = tmp_path / "mine.png"
+    path.write_bytes(PHOTO)
+    mine, other = fill_shelf([path])[:2]
+    assert (mine.name, mine.given, other.given) == ("mine.png", True, False)
+    path.write_bytes(PHOTO[:100])
+    for wrong in (path, tmp_path / "gone.png", tmp_path):
+        with pytest.raises((OSError, ValueError), match=wrong.name):
+            fill_shelf([wrong])
 
 
 # ---- What it refuses ----------------------------------------------------------------------------

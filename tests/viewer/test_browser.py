@@ -12,7 +12,7 @@ from skimage import data as photos
 
 from tests.viewer.page import Page
 
-pytestmark = [pytest.mark.usefixtures("browser")]
+pytestmark = [pytest.mark.usefixtures("browser"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +249,33 @@ def test_bad_files_are_told_in_the_page(view, tmp_path):
     view.page.locator("#notices .error").wait_for()
     assert "bad.png: not an image" in view.page.locator("#notices").text_content()
     view.problems.clear()  # the browser tells of the answer 400 as well
+
+
+def test_a_photo_that_the_server_forgot_is_sent_again(view):
+    view.page.evaluate("gpstoken.studio.current.photo.key = '0'.repeat(32)")
+    before = view.page.locator("#tokens-out").text_content()
+    view.page.locator("#tokens").press("ArrowLeft")  # and undo works from there
+    view.settle()
+    assert view.page.evaluate("gpstoken.studio.current.photo.key") != "0" * 32
+    view.problems.clear()  # the browser tells of the answer 404
+    view.page.keyboard.press("Control+z")
+    view.settle()
+    assert view.page.locator("#tokens-out").text_content() == before
+
+
+def test_pictures_that_are_left_early_are_finished_later(view, photo):
+    for _ in range(3):
+        view.page.set_input_files("#file", [str(photo), str(photo)])
+    view.settle()
+    count = view.page.locator("[aria-label='Open pictures'] [aria-pressed]").count()
+    for i in range(count):
+        view.page.locator("[aria-label='Open pictures'] [aria-pressed]").nth(i).click()
+        view.settle()
+        assert view.page.evaluate(
+            "Boolean(gpstoken.studio.step && gpstoken.studio.current.rebuilt)"
+        )
+    view.page.locator("[aria-label='Open pictures'] .close").last.click()
+    assert view.page.locator("[aria-label='Open pictures'] [aria-pressed]").count() == count - 1
 
 
 def test_a_phone(browser, server, photo):

@@ -18,6 +18,8 @@ from gpstoken_jax.viewer.wire import pack, unpack
 from tests.viewer.page import Page
 from tests.viewer.server import Server
 
+pytestmark = pytest.mark.slow
+
 L, CHANNELS, CLASSES = 8, 21, ("cat", "dog")
 
 

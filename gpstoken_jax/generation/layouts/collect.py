@@ -23,9 +23,10 @@ def layouts_of_tokens(directory: str | Path) -> Layouts:
     """The initial Gaussians of a directory of tokens that encode.py wrote.
 
     Raises:
-      TokensError: if there are no finished tokens.
+      TokensError: if there are no finished tokens, or they are in bits.
     """
     tokens = open_tokens(directory)
+    tokens.check_initial_geometry()
     rows = [tokens.read(start, start + 1024)[0] for start in range(0, len(tokens), 1024)]
     header = tokens.header
     partition = {key: value for key, value in header["partition"].items() if key != "num_tokens"}

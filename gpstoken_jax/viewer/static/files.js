@@ -68,12 +68,18 @@ export async function openPage(file, studio, open) {
       const step = readStep(saved, studio.depth);
       const source = readSource(saved.source, model);
       if (source) await open(saved.name, source, { step });
-      else await studio.show(new Picture(saved.name, null, null), step);
+      else await showWithoutPhoto(studio, saved.name, step);
     } catch (error) {
       studio.notice(`${file.name}: ${saved?.name} cannot be opened: ${error.message}`, "error");
     }
   }
   return null;
+}
+
+function showWithoutPhoto(studio, name, step) {
+  const picture = new Picture(name, null, null);
+  picture.decide(step);
+  return studio.add(picture);
 }
 
 function readStep({ rows, cols, wanted, edited, ...texts }, depth) {

@@ -43,7 +43,7 @@ function scene(name) {
       gaussians: on("gaussians") && rebuilt,
       reach: on("reach") && rebuilt,
       regions: on("regions") && !rebuilt,
-      focus: on("focus"),
+      focus: on("focus") && (!rebuilt || tools.painting !== null), // it would tint the result
     },
     selection: studio.selection,
     hovered: tools.hovered,
@@ -82,6 +82,7 @@ function showPictures(current) {
   if (shown !== current) {
     shown = current;
     panes.photo.show(current?.photo?.picture ?? null);
+    watchWarmth(); // a photo of another shape has sizes of its own
     $("photo-caption").textContent = current?.photo ? `Photo: ${current.name}` : "Made without a photo";
   }
   if (!current?.step) return;
@@ -235,8 +236,11 @@ const keys = {
 };
 const controls = { z: () => studio.travel(-1), y: () => studio.travel(1), c: edits.copy, v: edits.paste, d: edits.duplicate };
 
+const ofSliders = /^(Arrow|Page|Home|End)/;
+
 document.addEventListener("keydown", (event) => {
-  if (event.target.closest("input:not([type=radio]):not([type=checkbox]), select, dialog, [popover]")) return;
+  if (event.target.closest("input[type=number], select, dialog, [popover]")) return;
+  if (event.target.type === "range" && ofSliders.test(event.key)) return;
   if (event.key === "?") return void $("help-dialog").showModal();
   if (!studio.step || event.altKey) return;
   const command = event.ctrlKey || event.metaKey;
@@ -341,14 +345,20 @@ studio.addEventListener("notice", ({ detail: { text, kind } }) => {
   setTimeout(() => line.remove(), kind === "error" ? 9000 : 5000);
 });
 
+let watching = false;
+
+/** Tells how far the server is with compiling, until it is through. */
 async function watchWarmth() {
+  if (watching) return;
+  watching = true;
   for (;;) {
     const { ready, of } = await server.warmth().catch(() => ({ ready: 0, of: 0 }));
     if (ready >= of) break;
-    $("status").textContent = `Warming up: ${ready} of ${of} sizes ready. The first use of a size is slow until then.`;
+    $("status").textContent = `Warming up: ${ready} of ${of} sizes ready. Until then, the first use of a size is slow.`;
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
   $("status").textContent = "Ready";
+  watching = false;
 }
 
 $("about").textContent = `${model.checkpoint}, step ${model.step.toLocaleString("en")}: ${model.tile}-pixel tiles`;
@@ -359,10 +369,3 @@ showSelection();
 watchWarmth();
 const wanted = files.fromAddress(location.hash, model);
 for (const { number, settings } of wanted) await open(model.shelf[number].name, { shelf: number }, settings);
-studio.addEventListener("change", () => model.shelf.length && watchWarmthAgain());
-let watched = null;
-function watchWarmthAgain() {
-  if (watched === studio.current) return;
-  watched = studio.current;
-  watchWarmth();
-}

@@ -107,7 +107,7 @@ export class Pane {
     const image = new ImageData(cols, rows);
     data.forEach((value, i) => {
       image.data.set(value > 0 ? [255, 140, 0] : [40, 120, 255], i * 4);
-      image.data[i * 4 + 3] = Math.abs(value) * 1.1;
+      image.data[i * 4 + 3] = Math.abs(value) * 0.9;
     });
     this.#focus.getContext("2d").putImageData(image, 0, 0);
     context.drawImage(this.#focus, 0, 0, width, height);

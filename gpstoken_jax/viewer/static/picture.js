@@ -22,6 +22,7 @@ export class Picture {
     this.name = name;
     this.source = source; // {blob} or {shelf}; null for an image that was made here
     this.photo = photo; // {key, least, most, picture}
+    this.wanted = null; // tokens, before there is a step
     this.rebuilt = null; // pixels of the step that is shown
     this.preview = null; // a step that is not decided yet
   }

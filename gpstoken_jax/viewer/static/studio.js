@@ -13,6 +13,7 @@ export class Studio extends EventTarget {
   pictures = [];
   current = null;
   selection = [];
+  region = null; // that the selection was found in
   clipboard = null;
   inspected = null; // a place in [0, 1]
   working = 0; // questions that are open
@@ -48,19 +49,20 @@ export class Studio extends EventTarget {
   async open(name, source, settings = {}) {
     const photo = await this.#busy(() => server.photo(source));
     const picture = new Picture(name, source, photo);
-    this.add(picture);
-    const { step = null, wanted = FIRST_TOKENS, focus = noFocus() } = settings;
-    if (step) await this.#first(step);
-    else await this.encode({ wanted: clamp(wanted, photo.least, photo.most), focus });
+    const { step = null, wanted = FIRST_TOKENS } = settings;
+    if (step) picture.decide(step);
+    picture.wanted = clamp(wanted, photo.least, photo.most);
+    await this.add(picture);
     return picture;
   }
 
   /** Puts a picture into the tray and on the stage. */
   add(picture) {
     this.pictures.push(picture);
-    this.choose(picture);
+    return this.choose(picture);
   }
 
+  /** Puts a picture on the stage; what was not finished for it when it left is asked again. */
   choose(picture) {
     this.#latest.drop();
     if (this.current) this.current.preview = null;
@@ -68,6 +70,9 @@ export class Studio extends EventTarget {
     this.selection = [];
     this.inspected = null;
     this.changed();
+    if (!picture || (picture.step && picture.rebuilt)) return null;
+    if (picture.step) return this.#decode(picture, picture.step);
+    return this.encode({ wanted: picture.wanted, focus: noFocus() });
   }
 
   close(picture) {
@@ -144,18 +149,6 @@ export class Studio extends EventTarget {
     });
   }
 
-  /** Puts a picture without a photo on the stage. */
-  show(picture, step) {
-    this.add(picture);
-    return this.#first(step);
-  }
-
-  #first(step) {
-    this.current.decide(step);
-    this.changed();
-    return this.#decode(this.current, step);
-  }
-
   /** Goes a step back (-1) or forth (1). */
   travel(direction) {
     const picture = this.current;
@@ -169,15 +162,16 @@ export class Studio extends EventTarget {
 
   // ---- The selection ----------------------------------------------------------------------------
 
-  select(indices) {
+  /** Selects tokens; `region` is the polygon that they were found in, if they were. */
+  select(indices, region = null) {
     this.selection = [...new Set(indices)];
+    this.region = region;
     this.changed("selection");
   }
 
   /** Selects what has its centre in a polygon of places in [0, 1]. */
   selectInside(polygon) {
-    this.select(this.#inside(this.step, polygon));
-    this.region = polygon;
+    this.select(this.#inside(this.step, polygon), polygon);
   }
 
   #inside(step, polygon) {
@@ -253,8 +247,7 @@ export class Studio extends EventTarget {
 
   copy() {
     if (!this.selection.length) return;
-    const region = this.region && this.selection.length > 1 ? this.region : null;
-    this.clipboard = { ...pick(this.step, this.selection, this.depth), region };
+    this.clipboard = { ...pick(this.step, this.selection, this.depth), region: this.region };
     this.notice(`Copied ${counted(this.selection.length)}. Open another picture and paste.`);
     this.changed("selection");
   }

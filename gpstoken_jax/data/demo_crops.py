@@ -1,0 +1,110 @@
+"""Photos of the demo: left parts to learn from, right parts to show, squares to fit codes on."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from gpstoken_jax.data import demo, folder, images
+from gpstoken_jax.data.transforms import to_unit_range
+from gpstoken_jax.runtime.files import write_file
+
+MAX_PHOTOS = 64
+_LEARNT = 1 / 2  # of the width
+_FITTING_SIDE = 2  # in squares, of a photo that codes are fitted on
+_SMALLEST = 32  # side of a square that is shown, before it is brought to size
+Photo = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """Squares of photos.
+
+    Attributes:
+      names: of the photos.
+      images: in [-1, 1].
+    """
+
+    names: list[str]
+    images: Float[np.ndarray, "n s s 3"]
+
+
+def read_photos(path: str | None) -> dict[str, Photo]:
+    """Reads the photos of a folder, at most ``MAX_PHOTOS``; None reads the held-out ones.
+
+    Raises:
+      ValueError: if there are none that can be read and are large enough.
+      OSError: if there is no such folder.
+    """
+    listing = folder.list_folder(path) if path else demo.list_demo_photos()
+    files = listing.files if path else listing.split("val")
+    photos = {}
+    for file in files[:MAX_PHOTOS]:
+        try:
+            pixels = images.decode(images.read_bytes(file.path)).pixels
+        except images.UnreadableImageError as error:
+            print(f"left out: {folder.printable_name(file.name)}: {error}")
+            continue
+        if min(pixels.shape[0], pixels.shape[1] * (1 - _LEARNT)) < _SMALLEST:
+            print(f"left out: {folder.printable_name(file.name)}: it is too small")
+            continue
+        photos[folder.printable_name(file.name)] = pixels
+    if not photos:
+        raise ValueError(f"{path} has no photo that can be shown")
+    return photos
+
+
+def write_crops(photos: Mapping[str, Photo], output: Path) -> Path:
+    """Writes left and right parts as a data set of two splits; other photos go elsewhere.
+
+    Returns:
+      The directory of these photos in ``output``; the data set is ``photos`` in it.
+    """
+    digest = hashlib.sha256(b"".join(photo.tobytes() for photo in photos.values())).hexdigest()
+    root = output / digest[:8]
+    for number, photo in enumerate(photos.values()):
+        cut = round(_LEARNT * photo.shape[1])
+        for split, part in (("train", photo[:, :cut]), ("val", photo[:, cut:])):
+            (root / "photos" / split).mkdir(parents=True, exist_ok=True)
+            write_file(root / "photos" / split / f"{number:03d}.png", images.encode_png(part))
+    return root
+
+
+def held_out(photos: Mapping[str, Photo], side: int) -> Crops:
+    """The right half of every photo as squares, one below the other; every photo's first first."""
+    rows = []
+    for name, photo in photos.items():
+        right = photo[:, round(_LEARNT * photo.shape[1]) :]
+        length = min(right.shape[:2])
+        for number, top in enumerate(range(0, right.shape[0] - length + 1, length)):
+            square = right[top : top + length, :length]
+            rows.append((number, name, _resized(square, (side, side))))
+    rows.sort(key=lambda row: row[0])
+    return Crops([name for _, name, _ in rows], np.stack([image for *_, image in rows]))
+
+
+def fitting_crops(photos: Mapping[str, Photo], side: int) -> Float[np.ndarray, "n s s 3"]:
+    """Squares that are not shown: of the left parts, and of the package's training photos."""
+    parts = [photo[:, : round(_LEARNT * photo.shape[1])] for photo in photos.values()]
+    for file in demo.list_demo_photos().split("train"):
+        parts.append(images.decode(images.read_bytes(file.path)).pixels)
+    squares = []
+    for part in parts:
+        scale = _FITTING_SIDE * side / min(part.shape[:2])
+        size = tuple(max(_FITTING_SIDE * side, round(scale * n)) for n in part.shape[:2])
+        image = _resized(part, size)
+        squares += [
+            image[top : top + side, left : left + side]
+            for top in range(0, size[0] - side + 1, side)
+            for left in range(0, size[1] - side + 1, side)
+        ]
+    return np.stack(squares)
+
+
+def _resized(pixels: Photo, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+    image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS)
+    return to_unit_range(np.asarray(image))

@@ -1,0 +1,78 @@
+"""Tiles decoded apart, and again in windows over their seams, blended.
+
+A window lies half a tile further along one axis or both, and has the tokens of the two or four
+tiles that it touches. Every pixel is a mean of windows, weighted by how far it is from their edges,
+so nothing begins or ends at a seam, and each window is an image as large as those of the training.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from gpstoken_jax.model.layers import merge_tiles
+
+Decode = Callable[[Float[Array, "n k d"]], Float[Array, "n s s 3"]]
+
+
+def decode_blended(
+    decode: Decode,
+    tokens: Float[Array, "b*rows*cols l d"],
+    tiles: tuple[int, int],
+    *,
+    image_size: int,
+    map_size: int,
+) -> Float[Array, "b H W 3"]:
+    """Images from the tokens of tiles, each in its tile's coordinates.
+
+    Args:
+      decode: images of the model's size, of any number of tokens.
+      tokens: tile by tile in the order of ``layers.split_tiles``.
+      tiles: (rows, columns) of an image.
+      image_size: side of a tile in pixels; even.
+      map_size: side of the feature map of a tile.
+    """
+    rows, cols = tiles
+    tokens = tokens.reshape(-1, rows, cols, *tokens.shape[1:])
+    images = jnp.zeros((len(tokens), rows * image_size, cols * image_size, 3))
+    for shifted in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        count = rows - shifted[0], cols - shifted[1]
+        if 0 in count:
+            continue
+        windows = _windows(tokens, shifted, map_size)
+        parts = merge_tiles(decode(windows), count)
+        sides = zip(tiles, shifted, strict=True)
+        weights = [_weights(number, image_size, by) for number, by in sides]
+        top, left = (image_size // 2 * by for by in shifted)
+        weighted = parts * jnp.asarray(np.outer(*weights), jnp.float32)[:, :, None]
+        bottom, right = top + parts.shape[1], left + parts.shape[2]
+        images = images.at[:, top:bottom, left:right].add(weighted)
+    return images
+
+
+def _windows(
+    tokens: Float[Array, "b rows cols l d"], shifted: tuple[int, int], map_size: int
+) -> Float[Array, "n k d"]:
+    """The tokens of all windows, in their coordinates: those of every tile that one touches."""
+    by_y, by_x = shifted
+    rows, cols = tokens.shape[1] - by_y, tokens.shape[2] - by_x
+    tile = 2 * map_size / (map_size - 1)  # the side of a tile, where -1 and 1 are centres of pixels
+    parts = []
+    for y in range(1 + by_y):
+        for x in range(1 + by_x):
+            offset = jnp.zeros(tokens.shape[-1])
+            offset = offset.at[3].set((x - by_x / 2) * tile).at[4].set((y - by_y / 2) * tile)
+            parts.append(tokens[:, y : rows + y, x : cols + x] + offset)
+    together = jnp.concatenate(parts, axis=-2)
+    return together.reshape(-1, *together.shape[-2:])
+
+
+def _weights(tiles: int, side: int, shifted: int) -> Float[np.ndarray, " n"]:
+    """Weights along one axis: they rise from a window's edge to its middle; at the border all 1."""
+    rising = (np.arange(side // 2) + 0.5) / (side // 2)
+    window = np.concatenate([rising, rising[::-1]])
+    weights = np.tile(window, tiles - shifted)
+    if not shifted:
+        weights[: side // 2] = weights[-(side // 2) :] = 1
+    return weights

@@ -1,0 +1,172 @@
+"""Starting from another run's weights, and parts that do not learn."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpstoken_jax.runtime.run_directory import RunDirectory
+from gpstoken_jax.tokenizer import Tokenizer
+from gpstoken_jax.training.flops import count_flops
+from gpstoken_jax.training.start import frozen_leaves, parameter_name, start_from
+from gpstoken_jax.training.step import AXIS
+from gpstoken_jax.training.task import create_task
+from tests.conftest import ROOT
+from tests.training.test_tokenizer_task import _config, _on_devices
+
+
+def named(params):
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {parameter_name(path): np.asarray(value) for path, value in leaves}
+
+
+@pytest.fixture
+def params():
+    ones = lambda *shape: jnp.ones(shape)  # noqa: E731
+    return {"params": {"encoder": {"a": ones(2), "b": ones(3)}, "decoder": {"c": ones(4)}}}
+
+
+def test_what_fits_is_loaded_and_the_rest_is_listed(params):
+    source = {
+        "params": {"encoder": {"a": np.zeros(2), "b": np.zeros(5)}, "old": {"d": np.zeros(1)}}
+    }
+    start = start_from(params, source)
+    found = named(start.params)
+    assert list(start.loaded) == ["encoder/a"]
+    assert (found["encoder/a"] == 0).all()
+    assert (found["encoder/b"] == 1).all() and (found["decoder/c"] == 1).all()
+    assert set(start.new) == {"encoder/b", "decoder/c"} and "(5,)" in start.new["encoder/b"]
+    assert set(start.left_out) == {"encoder/b", "old/d"}
+    for name in ("encoder/b", "decoder/c", "old/d", "1 parameters loaded, 2 new, 2 left out"):
+        assert name in start.report()
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "loaded"),
+    [
+        ("^decoder", "", {"decoder/c"}),
+        ("", "^decoder", {"encoder/a", "encoder/b"}),
+        ("encoder", "/b$", {"encoder/a"}),
+    ],
+)
+def test_patterns_choose(params, include, exclude, loaded):
+    start = start_from(params, jax.tree.map(np.zeros_like, params), include, exclude)
+    assert set(start.loaded) == loaded
+    assert {name for name, value in named(start.params).items() if (value == 0).all()} == loaded
+
+
+@pytest.mark.parametrize("pattern", ["nothing", "(", "^"])
+def test_patterns_that_choose_nothing_or_are_none_are_refused(params, pattern):
+    with pytest.raises(ValueError, match=r"config\.freeze="):
+        frozen_leaves(params, pattern)
+    if pattern != "^":
+        with pytest.raises(ValueError, match=r"config\.init\.(source|include)"):
+            start_from(params, params, pattern)
+
+
+def frozen_config(freeze, **train):
+    config = _config(**train)
+    config.freeze = freeze
+    return config
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("freeze", ["^encoder", "^decoder/(?!conv_out)", "bias$"])
+def test_frozen_parameters_keep_their_bits_and_have_no_state(freeze, optimizer):
+    config = frozen_config(freeze)
+    config.optimizer.update(name=optimizer, clip_norm=1.0)
+    task = create_task(config)
+    state = task.create_state(jax.random.key(0))
+    # A negative zero is what an added zero would change.
+    signed = jax.tree.map(lambda p: p.ravel().at[0].set(-0.0).reshape(p.shape), state.params)
+    state = state.replace(params=signed, ema_params=jax.tree.map(jnp.copy, signed))
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 2, 16, 16, 3)).astype(np.float32)
+    step = _on_devices(task.step_at(3), 1)
+    after, metrics = step(state, {"image": images}, {})
+    assert metrics["skipped"] == 0
+    before, now, averaged = map(named, (state.params, after.params, after.ema_params))
+    for name, frozen in named(task.is_frozen).items():
+        if frozen:
+            assert before[name].tobytes() == now[name].tobytes() == averaged[name].tobytes(), name
+    learnt = [name for name, frozen in named(task.is_frozen).items() if not frozen]
+    assert any((before[name] != now[name]).any() for name in learnt)
+    shapes = jax.eval_shape(task.optimizer.init, state.params)
+    moments = sum(x.size for x in jax.tree.leaves(shapes))
+    unfrozen = sum(before[name].size for name in learnt)
+    assert moments < 2 * unfrozen + 8  # two moments at most, and counts
+
+
+def test_no_gradient_is_computed_for_a_frozen_encoder():
+    """The arithmetic of a step falls by what the encoder's backward pass takes."""
+
+    def flops(freeze):
+        task = create_task(frozen_config(freeze))
+        state = task.create_state(jax.random.key(0))
+        axes = {"in_axes": (None, 0, None), "out_axes": None, "axis_size": 1}
+        step = jax.vmap(task.step_at(1), axis_name=AXIS, **axes)
+        return count_flops(step, state, {"image": jnp.zeros((1, 2, 16, 16, 3))}, {})
+
+    assert flops("^encoder") < 0.8 * flops("")
+
+
+def test_a_frozen_last_layer_and_a_gan_do_not_go_together():
+    with pytest.raises(ValueError, match=r"decoder/conv_out/kernel.*gan\.weight"):
+        create_task(frozen_config("^decoder"))
+
+
+def weights_of(run):
+    copies = ("params", "ema_params")
+    return {copy: named(Tokenizer.from_pretrained(run, weights=copy).params) for copy in copies}
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 40, 3), np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    return tmp_path / "photos"
+
+
+@pytest.mark.slow
+def test_a_run_from_other_weights_with_a_frozen_part_resumes_exactly(
+    random_run, env, tmp_path, image_folder
+):
+    def train(*more):
+        command = [
+            *(sys.executable, "train.py", "--config=configs/tiny.py:smoke"),
+            *(f"--workdir={tmp_path / 'run'}", f"--init_from={random_run}"),
+            *(
+                f"--data.folder={image_folder}",
+                "--config.train.steps=4",
+                "--config.freeze=^encoder",
+            ),
+            "--config.checkpoint.every_steps=2",
+        ]
+        result = subprocess.run(
+            [*command, *more], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+        return result.returncode, result.stdout, result.stderr
+
+    code, said, error = train()
+    assert code == 0, error
+    assert re.search(r"\d+ parameters loaded, 0 new, 0 left out", said)
+    run = RunDirectory(tmp_path / "run")
+    whole = weights_of(run.root)
+    shutil.rmtree(run.checkpoints / "4")
+    code, said, error = train()
+    assert code == 0 and "resuming after step 2" in said, error
+    again, given = weights_of(run.root), named(Tokenizer.from_pretrained(random_run).params)
+    for copy in ("params", "ema_params"):
+        for name, value in again[copy].items():
+            assert value.tobytes() == whole[copy][name].tobytes(), name
+            if name.startswith("encoder"):
+                assert value.tobytes() == given[name].tobytes(), name
+    code, said, error = train("--config.freeze=^decoder")
+    assert code == 1 and "freeze" in error and "Traceback" not in error
