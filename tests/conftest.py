@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+import gpstoken_jax
 from gpstoken_jax.configs import tiny
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.runtime.checkpoint import Checkpoints
@@ -52,8 +53,12 @@ def program() -> Callable[..., str]:
     """Runs a program by name with flags in this process, and returns what it printed."""
 
     def run(name: str, *arguments: str) -> str:
-        before, printed, argv = set(flags.FLAGS), io.StringIO(), sys.argv
+        printed, argv = io.StringIO(), sys.argv
         sys.argv = [name, *arguments]  # where fields of configs are looked for
+        others = {flag: flags.FLAGS[flag] for flag in _program_flags()}
+        for flag in others:
+            delattr(flags.FLAGS, flag)
+        before = set(flags.FLAGS)
         try:
             module = runpy.run_module(f"gpstoken_jax.programs.{name}", run_name=f"run_{name}")
             flags.FLAGS(sys.argv)
@@ -63,9 +68,23 @@ def program() -> Callable[..., str]:
             sys.argv = argv
             for flag in set(flags.FLAGS) - before:
                 delattr(flags.FLAGS, flag)
+            for flag, value in others.items():
+                flags.FLAGS[flag] = value
         return printed.getvalue()
 
     return run
+
+
+def _program_flags() -> set[str]:
+    """Names the flags of programs that tests of this process have imported."""
+    modules = flags.FLAGS.flags_by_module_dict().items()
+    return {
+        flag.name
+        for module, defined in modules
+        if module.startswith(f"{gpstoken_jax.__name__}.programs.")
+        for flag in defined
+        if flag.name in flags.FLAGS
+    }
 
 
 @pytest.fixture(scope="session")

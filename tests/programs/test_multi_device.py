@@ -237,7 +237,7 @@ def test_processes_with_other_data_under_the_same_path_do_not_start(start, token
     finally:
         first.kill()
         first.communicate()
-    assert "process 1: error: the data is not the same as that of process 0: the data.sizes" in err
+    assert "process 1: error: the data is not the same as that of process 0: the data.files" in err
     assert not (tmp_path / "run" / "config.json").exists()
 
 
