@@ -46,6 +46,20 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     return [values for _, values in _whole_lines(path)]
 
 
+def read_curves(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and values of every figure of a metrics.jsonl; those not finite are left out.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    for values in read_metrics(path):
+        for name, value in values.items():
+            if value is not None:
+                points.setdefault(name, []).append((values["step"], value))
+    return {name: tuple(np.array(pairs).T) for name, pairs in points.items()}
+
+
 class MetricLog:
     """Appends to a run's metrics.jsonl, TensorBoard events, and to trackers.
 

@@ -26,7 +26,7 @@ _LAST_SECONDS = 300.0  # for what is left at the end, such as a checkpoint on it
 
 
 class Tracker(Protocol):
-    """What a run tells a tracker; any of it may raise anything."""
+    """All that a run tells a tracker; any of it may raise anything."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs a value, finite, a name."""
@@ -51,7 +51,7 @@ class _Wandb:
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.root.name,
-            id=_run_id(run.root / "wandb", lambda: uuid.uuid4().hex[:12]),
+            id=_run_id(run.root / "wandb", _new_wandb_id),
             resume="allow",
             dir=str(run.root),
             mode=os.environ.get("WANDB_MODE", "offline"),
@@ -173,6 +173,11 @@ class Queued:
         if not self.lost:
             logging.warning("the log goes on without %s: %s", self._name, reason)
         self.lost += 1
+
+
+def _new_wandb_id() -> str:
+    """A new name, or the one that an agent of a sweep has given."""
+    return os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:12]
 
 
 def _run_id(directory: Path, create: Callable[[], str]) -> str:

@@ -40,7 +40,7 @@ def test_warmup_rises_and_cosine_falls_to_zero(config):
 
 @pytest.mark.parametrize("warmup", [0, 1, 10])
 def test_rates_are_those_of_optax(config, warmup):
-    """Which were constants of the step before: a run goes on as it was begun."""
+    """As they were when they were constants of the step before: a run goes on as it was begun."""
     config.update(warmup_steps=warmup)
     peak, counts = config.learning_rate, np.arange(0, 130, 3)
     rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
