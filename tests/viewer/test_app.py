@@ -36,14 +36,6 @@ PHOTO = png(photos.astronaut()[:128, 128:256])
 
 
 @pytest.fixture(scope="module")
-def quiet_engine(engine):
-    """Compiles what is asked for, nothing beforehand."""
-    before, engine.warm_up = engine.warm_up, lambda stop: None
-    yield engine
-    engine.warm_up = before
-
-
-@pytest.fixture(scope="module")
 def client(quiet_engine):
     return TestClient(
         create_app(quiet_engine, fill_shelf([])[:2]), LOCAL, raise_server_exceptions=False

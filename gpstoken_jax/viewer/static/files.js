@@ -135,17 +135,21 @@ const fromText = (text) => Uint8Array.from(atob(text), (character) => character.
 
 const quote = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
-/** How to get the same from a command line, and an address that opens it. */
+/** How to get the same from a command line, and an address that opens it; "" is what cannot be had. */
 export function commands({ current, step }, { checkpoint, shelf }) {
   const name = stem(current.name);
-  const number = current.source?.shelf;
-  const hash = new URLSearchParams({ tokens: step.wanted });
-  if (number !== undefined) hash.set("photo", shelf[number].name);
-  return {
-    decode: `gpstoken decode --checkpoint=${quote(checkpoint)} --tokens=${quote(`${name}.safetensors`)} --output=${quote(`${name}_decoded`)}`,
-    view: `gpstoken view ${quote(current.name)} --checkpoint=${quote(checkpoint)} --num_tokens=${step.wanted}`,
-    link: `${location.origin}/#${hash}`,
+  const weights = `--checkpoint=${quote(checkpoint)}`;
+  const commands = {
+    decode: `gpstoken decode ${weights} --tokens=${quote(`${name}.safetensors`)} --output=${quote(`${name}_decoded`)}`,
+    view: "",
+    link: "",
   };
+  if (current.source) commands.view = `gpstoken view ${quote(current.name.replace(/^-/, "./-"))} ${weights} --num_tokens=${step.wanted}`;
+  if (current.source?.shelf !== undefined) {
+    const asked = new URLSearchParams({ photo: shelf[current.source.shelf].name, tokens: step.wanted });
+    commands.link = `${location.origin}/#${asked}`;
+  }
+  return commands;
 }
 
 /** What the address asks to open; else the photos of the command line, else the first to try. */
