@@ -142,7 +142,8 @@ class Engine:
         side = self.sizes.tile
         middle = resize_and_crop(photo.pictures[photo.ladder[-1]], side, resize="antialias")
         count = self.generator.model.num_tokens
-        return self.tokenizer.encode_with_layout(middle, num_tokens=count)[1]
+        none = np.zeros((side, side), np.float32)  # as of tiles, so that it may be compiled already
+        return self.tokenizer.encode_with_layout(middle, num_tokens=count, focus=none)[1]
 
     def generate(
         self, label: int, seed: int, guidance: float | None, layout: Float[np.ndarray, "l 5"] | None

@@ -30,6 +30,12 @@ class PromptProtocol(H11Protocol):
         super().data_received(data)
         self._expect()
 
+    def on_response_complete(self) -> None:
+        """Waits again, if the beginning of another head came with the last request."""
+        super().on_response_complete()
+        if self.conn.trailing_data[0]:
+            self._expect()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits no more."""
         self._forget()

@@ -19,7 +19,7 @@ MIN_TOKENS, MAX_TOKENS = 8, 1024
 # Of a picture; so large a one is decoded in about a tenth of a second on two cores.
 MAX_PIXELS = 384 * 256
 _SHAPES: tuple[Grid, ...] = ((1, 1), (2, 3), (3, 2), (1, 2), (2, 1))
-_STOPS = (1, 2, 4, *sorted((n << k for n in (2, 3) for k in range(2, 10))))  # ..., 8, 12, 16, 24
+_STOPS = (1, 2, 4, *sorted(n << k for n in (2, 3) for k in range(2, 10)))  # ..., 8, 12, 16, 24
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,16 @@ def quiet_engine(engine):
 
 
 @pytest.fixture(scope="session")
-def server(engine, random_run):
-    app = create_app(engine, fill_shelf([])[:2], name=str(random_run))
-    with Server(app) as running:
+def checkpoint(tokenizer, tmp_path_factory):
+    """Where programs find the server's weights."""
+    path = tmp_path_factory.mktemp("weights") / "small"
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(engine, checkpoint):
+    with Server(create_app(engine, fill_shelf([])[:2], name=str(checkpoint))) as running:
         yield running
 
 

@@ -10,9 +10,9 @@ from starlette.testclient import TestClient
 
 from gpstoken_jax.viewer import Engine, create_app
 from gpstoken_jax.viewer.wire import pack, unpack
-from tests.viewer.conftest import TOKENS as L
 
 pytestmark = pytest.mark.slow
+L = 8  # tokens that the generator draws, see conftest.py
 
 
 @pytest.fixture(scope="module")

@@ -243,6 +243,7 @@ const ofSliders = /^(Arrow|Page|Home|End)/;
 document.addEventListener("keydown", (event) => {
   if (event.target.closest("input[type=number], select, dialog, [popover]")) return;
   if (event.target.type === "range" && ofSliders.test(event.key)) return;
+  if (event.key === "Escape" && document.querySelector(":popover-open")) return; // it closes that
   if (event.key === "?") return void $("help-dialog").showModal();
   if (!studio.step || event.altKey) return;
   const command = event.ctrlKey || event.metaKey;
