@@ -96,7 +96,10 @@ def test_a_training_checkpoint_folder(model, averaged, config, tmp_path):
     (folder / "optimizer.bin").write_bytes(b"pickle")
     done = import_weights(folder, config, tmp_path / "both")
     assert done.source_step == 42
-    assert [path.name for path in done.other_files] == ["model_2.safetensors"]
+    reasons = {path.name: reason for path, reason in done.other_files.items()}
+    assert reasons["model_2.safetensors"] == "another network"
+    assert "no state for the network: " in reasons["optimizer.bin"] and len(reasons) == 2
+    assert "left out: " in str(done)
     assert [Path(name.split(" ")[0]).name for name in done.read] == [
         "model.safetensors",
         "model_1.safetensors",

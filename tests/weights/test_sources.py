@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 import jax
@@ -18,6 +17,7 @@ from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.files import write_tensors
 from gpstoken_jax.weights.published import infer_config, sit_table, tokenizer_table
 from gpstoken_jax.weights.sources import find_source
+from tests.weights.torch_writer import save_torch
 
 COUNTERS = {"initted": np.ones((), bool), "step": np.array(7)}
 
@@ -53,32 +53,6 @@ def _assert_has(found, model, averaged=None):
         jax.tree.map(np.testing.assert_array_equal, found.load(name), expected)
 
 
-def save_torch(tensors, path, prefix=()):
-    """Writes what ``torch.save`` makes of a state dict, inside dictionaries of these names."""
-
-    def text(value):
-        return b"X" + len(value).to_bytes(4, "little") + value.encode()
-
-    def numbers(values):
-        return b"(" + b"".join(b"J" + v.to_bytes(4, "little") for v in values) + b"t"
-
-    items, storages = b"", {}
-    for number, (key, tensor) in enumerate(tensors.items()):
-        storages[str(number)] = np.ascontiguousarray(tensor).tobytes()
-        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(str(number))
-        storage += text("cpu") + numbers([tensor.size])[1:-1] + b"tQ"
-        strides = [stride // 4 for stride in np.ascontiguousarray(tensor).strides]
-        parts = storage + b"K\x00" + numbers(tensor.shape) + numbers(strides) + b"\x89N"
-        items += text(key) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + parts + b"tR"
-    value = b"}(" + items + b"u"
-    for name in reversed(prefix):
-        value = b"}" + text(name) + value + b"s" + text("epoch") + b"K\x03s"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("w/data.pkl", b"\x80\x02" + value + b".")
-        for name, raw in storages.items():
-            archive.writestr(f"w/data/{name}", raw)
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin", ".ckpt"])
 @pytest.mark.parametrize("wrapper", [(), ("state_dict",), ("outer", "model")])
 def test_single_files(suffix, wrapper, model, tmp_path):
@@ -86,7 +60,10 @@ def test_single_files(suffix, wrapper, model, tmp_path):
     if suffix == ".safetensors":
         save_file(_prefixed(model, "".join(f"{name}." for name in wrapper)), path)
     else:
-        save_torch(model, path, wrapper)
+        value = model
+        for name in reversed(wrapper):
+            value = {name: value, "epoch": 3}
+        save_torch(value, path)
     found = find_source(path)
     _assert_has(found, model)
     assert found.config.to_dict() == infer_config({k: t.shape for k, t in model.items()}).to_dict()
