@@ -101,9 +101,9 @@ def import_weights(
         task = task_name(config)
     found = find_source(source, task, config=config)
     copies = _choose(found, weights)
-    params = ema_params = found.table.from_torch(copies[0].load())
+    params = ema_params = found.read(copies[0])
     if copies[1] is not copies[0]:
-        ema_params = found.table.from_torch(copies[1].load())
+        ema_params = found.read(copies[1])
     discriminator = None
     if task == "tokenizer":
         discriminator = find_discriminator(found.other_files, found.config)

@@ -63,7 +63,7 @@ class Unpickler:
             if opcode.name == "STOP":
                 return machine.stack.pop()
             machine.run(opcode, argument)
-        raise WeightsError("it ends in the middle")
+        raise WeightsError("it ends in the middle: copy or download it again")
 
     def resolve(self, value: Any) -> Any:
         """Replaces the stand-ins in nested containers by read-only arrays.
@@ -205,7 +205,8 @@ class Storage(_StandIn):
         """Gives it its bytes, of which it must have exactly enough."""
         if len(raw) != self.size * self.dtype.itemsize:
             raise WeightsError(
-                f"a storage of {self.size} {self.dtype} has {len(raw)} bytes: it is cut short"
+                f"a storage of {self.size} {self.dtype} has {len(raw)} bytes: it is cut short, "
+                "copy or download it again"
             )
         if big_endian and self.dtype.itemsize > 1:
             raw = np.frombuffer(raw, f"u{self.dtype.itemsize}").byteswap().tobytes()
@@ -384,7 +385,8 @@ class _Machine:
     def _find(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str or (module, name) not in _NAMES:
             raise WeightsError(
-                f"it names {module!s:.60}.{name!s:.60}, which is no part of an array"
+                f"it names {module!s:.60}.{name!s:.60}, which is no part of an array: save arrays "
+                "alone (of a PyTorch module its state_dict())"
             )
         self._push(_NAMES[module, name])
 
