@@ -117,6 +117,16 @@ class _Name(_StandIn):
         self.call = call
 
 
+class _Factory(_StandIn):
+    """Maker of a defaultdict's missing values, of which there are none in a file."""
+
+    def __init__(self, *_):
+        pass
+
+    def build(self, state: Any) -> None:
+        pass
+
+
 class _StorageType(_StandIn):
     """A class like ``torch.FloatStorage``: the element type of a storage."""
 
@@ -308,7 +318,8 @@ _NAMES: Mapping[tuple[str, str], _StandIn] = {
     ("argparse", "Namespace"): _Name(lambda *_: _Namespace()),
     ("copy_reg", "_reconstructor"): _Name(lambda kind, *_: kind.call()),  # of a Namespace
     ("_codecs", "encode"): _Name(_text_to_bytes),
-    ("numpy", "ndarray"): _Name(),
+    ("functools", "partial"): _Name(_Factory),
+    **dict.fromkeys((("numpy", "ndarray"), ("numpy", "memmap")), _Name()),
     ("numpy", "dtype"): _Name(_Dtype),
     **{
         (f"numpy.{core}.{module}", name): stand_in
@@ -321,7 +332,7 @@ _NAMES: Mapping[tuple[str, str], _StandIn] = {
         for module in ("builtins", "__builtin__")  # of Python 3 and 2
         for name, call in {
             **dict.fromkeys(
-                ("dict", "float", "int", "list", "object", "str", "tuple")
+                ("dict", "float", "int", "list", "long", "object", "str", "tuple")
             ),  # of defaultdicts
             **dict.fromkeys(("bytes", "bytearray"), _bytes),
         }.items()
