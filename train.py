@@ -109,7 +109,9 @@ def train(
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
     state, frozen = training.replicate((state, frozen))
     prefetcher = training.DevicePrefetcher(batches, timer)
-    log = stack.enter_context(contextlib.closing(training.MetricLog(run, step=first_step)))
+    log = stack.enter_context(
+        contextlib.closing(training.MetricLog(run, step=first_step, config=config))
+    )
     best = training.BestCheckpoint(run_directory.RunDirectory(run.best), config, step=first_step)
     compiled, work = functools.cache(training.on_all_devices), training.Work()
     profile = training.Profile(run.profile if PROFILE.value else None, first_step)
@@ -186,6 +188,8 @@ def train(
     profile.close()
     best.close()
     processes.wait_for_all("the last checkpoint is written")
+    if config.log.get("checkpoint", False):
+        log.checkpoint(saved)
     if saved < config.train.steps:
         print(f"stopped and saved after step {saved}; the same command goes on from there")
         return training.EXIT_CODE

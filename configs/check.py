@@ -5,6 +5,7 @@ choices), and by a few rules on fields that have to fit together. Nothing here i
 """
 
 import difflib
+import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -43,6 +44,7 @@ _CHOICES = {
     "sample.layouts": ("random", "in_turn"),
     "sample.method": ("sde_euler", "sde_heun", "ode_euler", "ode_heun", "ode_dopri5"),
 }
+_LOGS = {"tensorboard": "", "jsonl": "", "wandb": "wandb", "mlflow": "mlflow"}  # and packages
 _AT_LEAST_1 = {
     "model.image_size", "model.render_size", "model.feature_channels", "model.cond_channels",
     "model.encoder.channels", "model.encoder.norm_groups", "model.encoder.roi_size",
@@ -223,6 +225,16 @@ def _group_norm(norm: str, channels: int, groups: int) -> str | None:
     )
 
 
+def _log_to(to: str) -> str | None:
+    names = [name.strip() for name in to.split(",")]
+    if other := [name for name in names if name not in _LOGS]:
+        return f"log.to is {to!r}: {other[0]!r} must be one of {', '.join(_LOGS)}"
+    for name in names:
+        if _LOGS[name] and importlib.util.find_spec(_LOGS[name]) is None:
+            return f"log.to has {name}: pip install 'gpstoken_jax[{name}]', or leave it out"
+    return None
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -237,6 +249,7 @@ _RULES = (
     (dict.fromkeys(("model.image_size", "model.render_size", "model.decoder.multipliers")), _image_size),
     (dict.fromkeys(("partition.num_tokens", "partition.min_size", "model.image_size")), _regions),
     ({"data.crop_scale": None}, _crop_scale),
+    ({"log.to": None}, _log_to),
     ({"sample.guidance_interval": None}, _guidance_interval),
     (dict.fromkeys(f"transport.{n}" for n in ("path", "prediction", "loss_weight")), _velocity),
     (dict.fromkeys(f"gan.discriminator.{n}" for n in ("norm", "channels", "norm_groups")), _group_norm),

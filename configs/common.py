@@ -72,7 +72,13 @@ def get_config() -> ConfigDict:
                 "best_metric": "val_psnr",  # kept in best/; empty keeps none
                 "best_is_lowest": False,
             },
-            "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},
+            "log": {
+                "to": "tensorboard,jsonl",  # and "wandb", "mlflow"
+                "checkpoint": False,  # give the last one to trackers
+                "every_steps": 50,
+                "images_every_steps": 5000,
+                "images": 4,
+            },
             "eval": {
                 "every_steps": 5000,  # in a training
                 "max_images": 512,  # held out, looked at in a training; 0 is all

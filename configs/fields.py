@@ -120,6 +120,8 @@ _FIELDS = {
     "checkpoint.keep": "Newest checkpoints that are kept.",
     "checkpoint.best_metric": "The metric whose best checkpoint is kept; empty keeps none.",
     "checkpoint.best_is_lowest": "Whether the lowest value is the best.",
+    "log.to": "Where the log goes: tensorboard, jsonl, wandb, mlflow, with commas between.",
+    "log.checkpoint": "Give the last checkpoint to wandb and mlflow, to be kept as an artifact.",
     "log.every_steps": "Steps between lines of the log.",
     "log.images_every_steps": "Steps between pictures; 0 is never.",
     "log.images": "Images of a picture.",

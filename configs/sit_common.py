@@ -66,7 +66,13 @@ def get_config() -> ConfigDict:
                 "best_metric": "val_loss",  # kept in best/; empty keeps none
                 "best_is_lowest": True,
             },
-            "log": {"every_steps": 50, "images_every_steps": 5000, "images": 4},
+            "log": {
+                "to": "tensorboard,jsonl",  # and "wandb", "mlflow"
+                "checkpoint": False,  # give the last one to trackers
+                "every_steps": 50,
+                "images_every_steps": 5000,
+                "images": 4,
+            },
             "eval": {
                 "batch_size": 64,
                 "max_examples": 512,  # of those held out

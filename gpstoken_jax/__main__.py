@@ -10,6 +10,7 @@ PROGRAMS = {
     "demo": "show what tokens make of photos, and fine-tune on them",
     "train": "train a tokenizer, a generator or a layout network",
     "eval": "measure checkpoints, other methods' images, or samples",
+    "report": "show a run's pictures, curves and config on one page",
     "encode": "turn a data set into token files",
     "decode": "turn token files into images",
     "reconstruct": "encode images and decode them, beside the originals",

@@ -36,7 +36,7 @@ from gpstoken_jax.model.layers import ResnetBlock, conv, group_norm
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime.files import write_file, write_json
 from gpstoken_jax.tokens import editing
-from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = flags.DEFINE_string("photos", None, "A folder with train/ and val/.", required=True)
@@ -243,7 +243,7 @@ def train_autoencoder(config: ConfigDict, latents: int) -> float:
 
 def train(config: ConfigDict, run: Callable[[Any, jax.Array], jax.Array], params: Any) -> float:
     """Minimises the squared error; the mean of all later weights' PSNR is that of the last ones."""
-    optimizer = create_optimizer(config.optimizer, STEPS.value)
+    optimizer = create_optimizer(config.optimizer, learning_rate(config.optimizer, STEPS.value))
 
     @jax.jit
     def step(params, state, images):

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime.run_directory import RunDirectory
-from gpstoken_jax.training.metric_log import read_metrics
+from gpstoken_jax.training.metric_log import read_curves
 
 RUNS = flags.DEFINE_multi_string("run", None, "A run's directory; repeatable.", required=True)
 OUTPUT = flags.DEFINE_string("output", "curves.png", "The picture to write.")
@@ -33,7 +33,7 @@ COLUMNS = 3
 def main() -> None:
     """Draws the curves that the flags name."""
     matplotlib.use("Agg")
-    curves = {root: read_curves(Path(root)) for root in RUNS.value}
+    curves = {root: read_curves(RunDirectory(Path(root)).metrics) for root in RUNS.value}
     names = [name for name in FIGURES.value if any(name in run for run in curves.values())]
     if not names:
         raise ValueError(f"none of {', '.join(FIGURES.value)} is in {', '.join(RUNS.value)}")
@@ -53,20 +53,6 @@ def main() -> None:
         panels.flat[0].legend()
     figure.savefig(OUTPUT.value, dpi=100)
     print(f"{len(names)} figures of {len(curves)} run(s): {OUTPUT.value}")
-
-
-def read_curves(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Steps and values of every logged figure; values that were not finite are left out.
-
-    Raises:
-      OSError: if the run has no metrics.jsonl.
-    """
-    points: dict[str, list[tuple[float, float]]] = {}
-    for values in read_metrics(RunDirectory(root).metrics):
-        for name, value in values.items():
-            if value is not None:
-                points.setdefault(name, []).append((values["step"], value))
-    return {name: tuple(np.array(pairs).T) for name, pairs in points.items()}
 
 
 def draw(panel: plt.Axes, steps: np.ndarray, values: np.ndarray, label: str) -> None:

@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import contextlib
+import inspect
 import io
 import os
 import runpy
@@ -63,9 +64,9 @@ def program() -> Callable[..., str]:
         before = set(flags.FLAGS)
         try:
             module = runpy.run_module(f"gpstoken_jax.programs.{name}", run_name=f"run_{name}")
-            flags.FLAGS(sys.argv)
+            rest, main = flags.FLAGS(sys.argv)[1:], module["main"]
             with contextlib.redirect_stdout(printed):
-                module["main"]()
+                main(*[rest] if inspect.signature(main).parameters else [])
         finally:
             sys.argv = argv
             for flag in set(flags.FLAGS) - before:

@@ -36,3 +36,15 @@ def test_the_index_has_every_page():
         page.name for page in PAGES[2:] if page.name != "index.md" and page.name not in index
     ]
     assert not missing
+
+
+def test_no_page_has_marks_of_a_merge():
+    marks = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)
+    assert not [page.name for page in PAGES if marks.search(page.read_text())]
+
+
+def test_the_readme_names_every_program():
+    readme, programs = PAGES[0].read_text(), ROOT / "gpstoken_jax" / "programs"
+    of_gpstoken = {path.stem for path in programs.glob("*.py")} - {"__init__", "cli", "image_flags"}
+    named = of_gpstoken - {"train", "eval"}
+    assert not [name for name in named if f"`{name}`" not in readme]

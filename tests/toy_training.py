@@ -24,7 +24,10 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "model": {"width": 8},
             "data": {"folder": "", "tfds_name": "", "tfds_dir": ""},
-            "optimizer": {"learning_rate": 0.5, "momentum": 0.0},
+            "optimizer": {
+                **{"learning_rate": 0.5, "warmup_steps": 0, "decay": "constant"},
+                "momentum": 0.0,
+            },
             "ema": {"decay": 0.9, "update_every": 1, "update_after": 0, "power": 2 / 3},
             "train": {"batch_size": 4, "steps": 12, "max_skipped": 3},
             "checkpoint": {"every_steps": 4, "keep": 3, "best_metric": "", "best_is_lowest": False},
@@ -75,11 +78,8 @@ class ToyBatches:
 class ToyTask(tasks.Task):
     """Learns to sum."""
 
-    def __init__(self, config: ConfigDict):
-        self.config = config
-        self.optimizer = optax.sgd(
-            config.optimizer.learning_rate, config.optimizer.momentum or None
-        )
+    def optimizer(self, rate):
+        return optax.sgd(rate, self.config.optimizer.momentum or None)
 
     def open_batches(self) -> ToyBatches:
         return ToyBatches(self.config)

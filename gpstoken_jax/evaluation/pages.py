@@ -7,7 +7,7 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -529,40 +529,63 @@ def rate_curve(metric: str, series: Sequence[Series], of: str = "tokens") -> dic
     if not any(len(points) > 1 for _, points in lines):
         return None
     counts = sorted({count for _, points in lines for count, _ in points})
-    ticks = nice_ticks([value for _, points in lines for _, value in points])
     written = counts if of == "tokens" else [count for count, _ in lines[0][1]]
-    first, last = math.log(counts[0]), math.log(counts[-1])
+    unit = METRICS[metric].unit if metric in METRICS else ""
 
-    def x(count: int) -> str:
-        share = (math.log(count) - first) / (last - first)
-        return f"{_LEFT + (_WIDTH - _LEFT - _RIGHT) * share:.1f}"
+    def text(one: Series, count: int, value: float) -> str:
+        return f"{one.label}: {count} {of}, {format_number(metric, value, unit=True)}"
 
-    def y(value: float) -> str:
+    return diagram(
+        name=f"{heading(metric)}{',' + unit if unit else ''} {arrow(metric)}",
+        label=f"{heading(metric)} against the number of {of}",
+        below=f"{of} an image",
+        lines=[(one.kind, [(n, v, text(one, n, v)) for n, v in points]) for one, points in lines],
+        written=[(count, str(count)) for count in written],
+        scale=math.log,
+    )
+
+
+def diagram(
+    *,
+    name: str,
+    label: str,
+    below: str,
+    lines: Sequence[tuple[str, Sequence[tuple[float, float, str]]]],
+    written: Sequence[tuple[float, str]],
+    scale: Callable[[float], float] = float,
+) -> dict[str, Any]:
+    """Makes a diagram for its template.
+
+    Args:
+      name: stands above it.
+      label: says what it is to those who do not see it.
+      below: what the horizontal axis counts.
+      lines: classes of the style sheet and points (x, y, text); those with a text are marked.
+      written: numbers that stand on the horizontal axis, with their text.
+      scale: of that axis.
+    """
+    ticks = nice_ticks([value for _, points in lines for _, value, _ in points])
+    sides = [scale(x) for _, points in lines for x, _, _ in points]
+    first, width = min(sides), (max(sides) - min(sides)) or 1.0
+
+    def across(value: float) -> str:
+        return f"{_LEFT + (_WIDTH - _LEFT - _RIGHT) * (scale(value) - first) / width:.1f}"
+
+    def up(value: float) -> str:
         share = (value - ticks[0]) / (ticks[-1] - ticks[0])
         return f"{_HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * share:.1f}"
 
-    unit = METRICS[metric].unit if metric in METRICS else ""
     return {
-        "name": f"{heading(metric)}{',' + unit if unit else ''} {arrow(metric)}",
-        "label": f"{heading(metric)} against the number of {of}",
-        "of": of,
+        "name": name,
+        "label": label,
+        "below": below,
         "size": (_WIDTH, _HEIGHT),
         "sides": (_LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM),
-        "ticks": [(y(tick), f"{tick:g}") for tick in ticks],
-        "counts": [(x(count), count) for count in written],
+        "ticks": [(up(tick), f"{tick:g}") for tick in ticks],
+        "counts": [(across(number), text) for number, text in written],
         "lines": [
-            {
-                "kind": one.kind,
-                "points": [
-                    (
-                        x(count),
-                        y(value),
-                        f"{one.label}: {count} {of}, {format_number(metric, value, unit=True)}",
-                    )
-                    for count, value in points
-                ],
-            }
-            for one, points in lines
+            {"kind": kind, "points": [(across(x), up(y), text) for x, y, text in points]}
+            for kind, points in lines
         ],
     }
 

@@ -13,7 +13,11 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.runtime.checkpoint import CheckpointError, Checkpoints, latest_step, load_tree
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name, write_config
+<<<<<<< HEAD
 from gpstoken_jax.training.optimizer import create_optimizer, with_moments
+=======
+from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
+>>>>>>> main
 from gpstoken_jax.training.state import TrainState, to_trees
 from gpstoken_jax.training.tokenizer import TokenizerTask
 from gpstoken_jax.weights.discriminator import (
@@ -239,6 +243,7 @@ def _fresh_trees(
             state = state.replace(discriminator=other)
         return task.to_trees(state)
     # The generator's task would ask for the tokens to train on, which a conversion has no use for.
-    optimizer = create_optimizer(config.optimizer, config.train.steps)
+    rate = learning_rate(config.optimizer, config.train.steps)
+    optimizer = create_optimizer(config.optimizer, rate)
     step = np.zeros((), np.int32)
     return to_trees(TrainState(step, params, ema_params, optimizer.init(params)))

@@ -1,4 +1,4 @@
-"""Metrics as JSON lines for scripts, as TensorBoard events and pictures for people.
+"""Metrics as JSON lines for scripts, as TensorBoard events, pictures and trackers for people.
 
 A log must never stop a training. What cannot be written, as on a full disk, is counted; the first
 time there is a warning, and at the end it is said what the log lacks.
@@ -10,10 +10,13 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 from PIL import Image
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
@@ -23,7 +26,9 @@ from gpstoken_jax.runtime import processes
 from gpstoken_jax.runtime.files import write_file
 from gpstoken_jax.runtime.json_lines import CHECKSUM, read_line, seal_line
 from gpstoken_jax.runtime.run_directory import RunDirectory
+from gpstoken_jax.training.trackers import TRACKERS, Queued
 
+TO = "tensorboard,jsonl"
 # What a line tells of the machine and the moment; all else is the same in every run of a config.
 MEASURED = frozenset(
     {"seconds", "images_per_second", "seconds_per_step", "train_seconds", "eta_seconds"}
@@ -41,8 +46,22 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     return [values for _, values in _whole_lines(path)]
 
 
+def read_curves(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and values of every figure of a metrics.jsonl; those not finite are left out.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    for values in read_metrics(path):
+        for name, value in values.items():
+            if value is not None:
+                points.setdefault(name, []).append((values["step"], value))
+    return {name: tuple(np.array(pairs).T) for name, pairs in points.items()}
+
+
 class MetricLog:
-    """Appends to a run's metrics.jsonl and TensorBoard events.
+    """Appends to a run's metrics.jsonl, TensorBoard events, and to trackers.
 
     A run that resumes at an earlier step than it had logged continues there: later lines and
     pictures, which it will write again, are dropped. Of several processes only the first writes.
@@ -51,18 +70,27 @@ class MetricLog:
       lacks: how often each part could not be written.
     """
 
-    def __init__(self, run: RunDirectory, *, step: int):
+    def __init__(self, run: RunDirectory, *, step: int, config: ConfigDict | None = None):
+        """Opens what ``config.log.to`` names, at the step where the training goes on."""
+        to = config.log.get("to", TO) if config else TO
+        self._to = {name.strip() for name in to.split(",")}
         self.lacks: dict[str, int] = {}
+        self._run = run
+        self._trackers: dict[str, Queued] = {}
         self._lines: _Lines | None = None
         self._events: _Events | None = None
-        self._samples = run.samples
         self._writes = processes.is_first()
         if not self._writes:
             return
         with self._part("metrics.jsonl"):
-            self._lines = _Lines(run.metrics, step)
+            self._lines = _Lines(run.metrics, step) if "jsonl" in self._to else None
         with self._part("tensorboard"):
-            self._events = _Events(run.tensorboard, step)
+            self._events = _Events(run.tensorboard, step) if "tensorboard" in self._to else None
+        self._trackers = {
+            name: Queued(name, partial(create, run, config))
+            for name, create in TRACKERS.items()
+            if name in self._to
+        }
         with self._part("samples"):
             _drop_pictures_after(run.samples, step)
 
@@ -72,32 +100,50 @@ class MetricLog:
             return
         values = {name: float(value) for name, value in values.items()}
         line = {name: v if math.isfinite(v) else None for name, v in values.items()}
-        with self._part("metrics.jsonl"):
-            _there(self._lines).append({"step": step, **line})
-        with self._part("tensorboard"):
-            for name, value in line.items():
-                if value is not None:
+        finite = {name: value for name, value in line.items() if value is not None}
+        if "jsonl" in self._to:
+            with self._part("metrics.jsonl"):
+                _there(self._lines).append({"step": step, **line})
+        if "tensorboard" in self._to:
+            with self._part("tensorboard"):
+                for name, value in finite.items():
                     _there(self._events).add(step, summary.scalar(name, value))
+        self._tell("scalars", step, finite)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Writes a uint8 picture [H, W, 3] to TensorBoard and to the run's samples/STEP.png."""
+        """Writes a uint8 picture [H, W, 3] to the run's samples/STEP.png and to what shows it."""
         if not self._writes:
             return
         with self._part("samples"):
-            self._samples.mkdir(exist_ok=True)
-            png = io.BytesIO()
+            self._run.samples.mkdir(exist_ok=True)
+            png, path = io.BytesIO(), self._run.samples / f"{step}.png"
             Image.fromarray(image).save(png, "PNG")
-            write_file(self._samples / f"{step}.png", png.getvalue())
-        with self._part("tensorboard"):
-            _there(self._events).add(step, summary.image(name, image, dataformats="HWC"))
+            write_file(path, png.getvalue())
+            self._tell("image", step, path)
+        if "tensorboard" in self._to:
+            with self._part("tensorboard"):
+                _there(self._events).add(step, summary.image(name, image, dataformats="HWC"))
+
+    def checkpoint(self, step: int) -> None:
+        """Gives trackers the run's checkpoint of a step, which is written."""
+        self._tell("checkpoint", self._run, step)
 
     def close(self) -> None:
         """Closes the files and says what is missing."""
         if self._events is not None:
             with self._part("tensorboard"):
                 self._events.close()
+        if self._trackers:
+            print(f"handing over to {' and '.join(self._trackers)}", flush=True)
+        for name, tracker in self._trackers.items():
+            tracker.close()
+            self.lacks |= {name: tracker.lost} if tracker.lost else {}
         for part, count in self.lacks.items():
             logging.warning("the log lacks %d entries of %s that were not written", count, part)
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        for tracker in self._trackers.values():
+            tracker(method, *arguments)
 
     @contextlib.contextmanager
     def _part(self, name: str) -> Iterator[None]:

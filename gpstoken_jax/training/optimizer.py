@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array
+from flax import struct
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, muon
 
@@ -17,7 +19,33 @@ _UPDATE_RMS = 0.2  # of a Muon step over the learning rate: about that of Adam (
 _SMALLEST_SIDE = 16  # of a matrix for Muon: to orthogonalise three colours is no gain
 
 
-def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
+@struct.dataclass
+class LearningRate:
+    """Learning rate by update: a linear rise, then the peak, or half a cosine from it to zero.
+
+    Numbers and no constants of a program: a step that is given them is compiled once for all.
+
+    Attributes:
+      peak: the highest rate.
+      climb: from the rate of the first update up to it.
+      warmup: updates of the rise.
+      decay: updates of the fall; infinitely many are none.
+    """
+
+    peak: Float[np.ndarray, ""]
+    climb: Float[np.ndarray, ""]
+    warmup: Float[np.ndarray, ""]
+    decay: Float[np.ndarray, ""]
+
+    def __call__(self, count: Int[Array, ""] | int) -> Float[Array, ""]:
+        """The rate of update number ``count``, from 0."""
+        rising = 1 - count / jnp.maximum(self.warmup - 1, 1)
+        falling = jnp.pi * jnp.minimum(count - self.warmup, self.decay) / self.decay
+        after = self.peak * (0.5 * (1 + jnp.cos(falling)))
+        return jnp.where(count < self.warmup, self.peak - self.climb * rising, after)
+
+
+def learning_rate(config: ConfigDict, steps: int) -> LearningRate:
     """Learning rate by step; ``config`` is the optimizer section, ``steps`` the length of the run.
 
     Raises:
@@ -26,16 +54,13 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
     if config.decay not in ("constant", "cosine"):
         raise ValueError(f"optimizer.decay must be 'constant' or 'cosine', not {config.decay!r}")
     peak, warmup = config.learning_rate, config.warmup_steps
-    if config.decay == "constant":
-        after = optax.constant_schedule(peak)
-    else:
-        after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
-    rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
-    return optax.join_schedules([rise, after], [warmup]) if warmup else after
+    climb = peak - peak / max(warmup, 1)
+    decay = math.inf if config.decay == "constant" else max(steps - warmup, 1)
+    return LearningRate(*map(np.float32, (peak, climb, warmup, decay)))
 
 
 def create_optimizer(
-    config: ConfigDict, steps: int, freeze: str = ""
+    config: ConfigDict, rate: optax.Schedule, freeze: str = ""
 ) -> optax.GradientTransformation:
     """Adam (no weight decay, as published) or Muon; clips the global gradient norm first if asked.
 
@@ -44,13 +69,13 @@ def create_optimizer(
 
     Args:
       config: the optimizer section.
-      steps: how often it will be called.
+      rate: the learning rate by update; inside a step, one that was given to it.
       freeze: parameters with this pattern in their names have no state and no update.
 
     Raises:
       ValueError: for an unknown ``config.name``.
     """
-    name, rate = config.get("name", "adam"), learning_rate(config, steps)
+    name = config.get("name", "adam")
     if name not in NAMES:
         raise ValueError(f"optimizer.name must be 'adam' or 'muon', not {name!r}")
     if name == "adam":

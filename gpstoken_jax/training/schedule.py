@@ -37,10 +37,15 @@ def update_after(done: int, config: ConfigDict) -> Update:
     return DISCRIMINATOR if done > start and done % 2 else AUTOENCODER
 
 
-def autoencoder_updates(done: Int[Array, ""] | int, config: ConfigDict) -> Int[Array, ""]:
-    """Counts updates of the autoencoder in the first ``done`` steps; its EMA counts these."""
+def autoencoder_updates(
+    done: Int[Array, ""] | int, config: ConfigDict, start: Int[Array, ""] | None = None
+) -> Int[Array, ""]:
+    """Counts updates of the autoencoder in the first ``done`` steps; its EMA counts these.
+
+    start: ``gan_start``, for a step that was given it.
+    """
     if config.train.schedule == "together":
         return jnp.asarray(done)
-    start = gan_start(config)
+    start = gan_start(config) if start is None else start
     discriminators = done // 2 - (start + 1) // 2  # odd steps after the start, of those done
     return done - jnp.where(done > start, discriminators, 0)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax.runtime.run_directory import task_name
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.non_finite import update_if_finite
-from gpstoken_jax.training.optimizer import create_optimizer
+from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
 from gpstoken_jax.training.start import Start, frozen_leaves, start_from, stop_gradients
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, step_key
@@ -60,7 +60,8 @@ class Task:
 
     Attributes:
       config: the whole config.
-      optimizer: of the model's parameters.
+      schedule: what steps are told of it, in their frozen arrays: the learning rate of each
+        network. No constant of the program, so that another rate or length compiles nothing.
       on_screen: metrics of the progress line; all are in metrics.jsonl.
       factory: makes the network of a config's ``model`` section, and draws its parameters from it
         and a key.
@@ -73,7 +74,7 @@ class Task:
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        self.optimizer = create_optimizer(config.optimizer, self.num_updates(), self.freeze)
+        self.schedule = {"learning_rate": learning_rate(config.optimizer, self.num_updates())}
 
     # ---- What a task has to say ------------------------------------------------------------------
 
@@ -104,9 +105,9 @@ class Task:
         """Values that have to be the same in all processes, as JSON."""
         return None
 
-    def load_frozen(self) -> Any:
-        """Arrays that steps only read, such as the weights of loss networks."""
-        return {}
+    def load_frozen(self) -> dict[str, Any]:
+        """Arrays that steps only read: ``schedule``, and the weights of loss networks by name."""
+        return {"schedule": self.schedule}
 
     def held_out_metrics(self) -> tuple[str, ...]:
         """Names the figures of ``evaluate``; nothing if nothing is held out.
@@ -130,9 +131,15 @@ class Task:
         """Calls of the optimizer in the whole run; its schedule is as long."""
         return self.config.train.steps
 
+    def optimizer(self, rate: optax.Schedule) -> optax.GradientTransformation:
+        """The optimizer of the model's parameters, with a learning rate by update."""
+        return create_optimizer(self.config.optimizer, rate, self.freeze)
+
     def create_state(self, key: PRNGKeyArray) -> TrainState:
         """A fresh state, the same on every process."""
-        return states.create_state(self.init_params, self.optimizer, key)
+        return states.create_state(
+            self.init_params, self.optimizer(self.schedule["learning_rate"]), key
+        )
 
     @property
     def freeze(self) -> str:
@@ -197,13 +204,14 @@ class Task:
         (loss, metrics), grads = loss_and_grads(state.params, batch, key)
         grads, metrics = jax.lax.pmean((grads, {"loss": loss, **metrics}), AXIS)
         metrics["grad_norm"] = optax.tree.norm(grads)
-        return update_if_finite(self.update, state, grads, metrics)
+        optimizer = self.optimizer(frozen["schedule"]["learning_rate"])
 
-    def update(self, state: TrainState, grads: Any) -> TrainState:
-        """The state after an update; its ``step`` is counted by who calls."""
-        return states.apply_gradients(
-            state, grads, self.optimizer, self.config.ema, state.step, self.is_frozen
-        )
+        def update(state: TrainState, grads: Any) -> TrainState:
+            return states.apply_gradients(
+                state, grads, optimizer, self.config.ema, state.step, self.is_frozen
+            )
+
+        return update_if_finite(update, state, grads, metrics)
 
 
 def create_task(config: ConfigDict) -> Task:

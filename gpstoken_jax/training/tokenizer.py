@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
@@ -59,9 +59,12 @@ class TokenizerTask(Task):
                 "the weight of the GAN: leave it out, or set config.gan.weight=0"
             )
         self._loss = TokenizerLoss(config, self.discriminator, AXIS, last_layer)
-        self._learning_rate = learning_rate(config.optimizer, self.num_updates())
-        updates = config.train.steps - gan_start(config)
-        self._discriminator_optimizer = create_optimizer(config.gan.optimizer, updates)
+        start = gan_start(config)
+        discriminator = learning_rate(config.gan.optimizer, config.train.steps - start)
+        self.schedule |= {
+            "discriminator_learning_rate": discriminator,
+            "gan_start": np.int32(start),
+        }
         self._preview = Preview(self.model, config)
         self._validation = Validation(self.model, config)
 
@@ -83,7 +86,7 @@ class TokenizerTask(Task):
 
     def start_from(self, params: Params, ema_params: Params, key: PRNGKeyArray) -> TokenizerState:
         """The state of a training that starts from given weights of the autoencoder."""
-        opt_state = self.optimizer.init(params)
+        opt_state = self.optimizer(self.schedule["learning_rate"]).init(params)
         step, discriminator = jnp.zeros((), jnp.int32), self._create_discriminator(key)
         return TokenizerState(step, params, ema_params, opt_state, discriminator)
 
@@ -93,7 +96,10 @@ class TokenizerTask(Task):
         key = jax.random.fold_in(key, 1)  # the autoencoder has the key itself
         variables = jax.jit(partial(init_discriminator, self.discriminator))(key)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        return DiscriminatorState(params, batch_stats, self._discriminator_optimizer.init(params))
+        optimizer = create_optimizer(
+            self.config.gan.optimizer, self.schedule["discriminator_learning_rate"]
+        )
+        return DiscriminatorState(params, batch_stats, optimizer.init(params))
 
     def to_trees(self, state: TokenizerState) -> dict[str, Any]:
         trees = super().to_trees(state)
@@ -108,7 +114,7 @@ class TokenizerTask(Task):
         return TokenizerState(**vars(super().from_trees(trees)), discriminator=discriminator)
 
     def load_frozen(self) -> dict[str, Any]:
-        return load_loss_networks(self.config.loss)
+        return super().load_frozen() | load_loss_networks(self.config.loss)
 
     def step_at(self, step: int) -> Step:
         return self._steps[update_after(step - 1, self.config)]
@@ -137,26 +143,37 @@ class TokenizerTask(Task):
                 self.config.train.accumulate,
             )
             grads = jax.lax.pmean(grads, AXIS)
-        metrics = dict(grads.metrics)
+        metrics, schedule = dict(grads.metrics), frozen["schedule"]
+        call = autoencoder_updates(state.step, self.config, schedule["gan_start"])
         if update.autoencoder:
             metrics["grad_norm"] = optax.tree.norm(grads.autoencoder)
-            done = autoencoder_updates(state.step, self.config)
-            metrics["learning_rate"] = jnp.float32(self._learning_rate(done))
+            metrics["learning_rate"] = schedule["learning_rate"](call)
         if update.discriminator:
             metrics["grad_norm_discriminator"] = optax.tree.norm(grads.discriminator)
         with jax.named_scope("update"):
-            return update_if_finite(partial(self._update, update), state, grads, metrics)
+            new_state = partial(self._update, update, schedule, call)
+            return update_if_finite(new_state, state, grads, metrics)
 
-    def _update(self, update: Update, state: TokenizerState, grads: Gradients) -> TokenizerState:
+    def _update(
+        self,
+        update: Update,
+        schedule: Mapping[str, Any],
+        call: Int[Array, ""],
+        state: TokenizerState,
+        grads: Gradients,
+    ) -> TokenizerState:
         if update.autoencoder:
-            call = autoencoder_updates(state.step, self.config)
+            optimizer = self.optimizer(schedule["learning_rate"])
             state = states.apply_gradients(
-                state, grads.autoencoder, self.optimizer, self.config.ema, call, self.is_frozen
+                state, grads.autoencoder, optimizer, self.config.ema, call, self.is_frozen
             )
         if update.uses_discriminator:
             old = state.discriminator.replace(batch_stats=grads.batch_stats)
             if update.discriminator:
-                changes, opt_state = self._discriminator_optimizer.update(
+                optimizer = create_optimizer(
+                    self.config.gan.optimizer, schedule["discriminator_learning_rate"]
+                )
+                changes, opt_state = optimizer.update(
                     grads.discriminator, old.opt_state, old.params
                 )
                 params = optax.apply_updates(old.params, changes)

@@ -215,7 +215,8 @@ def _load(
     where: str,
     ignored: Iterable[str] = (),
 ) -> dict[str, dict]:
-    if not Path(path).is_file():
+    path = Path(path).expanduser()  # of a config's own text, which no flag expands
+    if not path.is_file():
         raise FileNotFoundError(f"There is no {path}. {where}")
     try:
         tensors = select_tensors(read_tensors(path), torch_shapes(network, side), ignored)

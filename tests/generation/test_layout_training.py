@@ -135,7 +135,7 @@ def test_learning_lowers_the_held_out_loss_and_tells_classes_apart(module, files
     step = map_over_devices(task.train_step, (None, 0, None), None, axis_name="data")
     for _, batch in zip(range(60), task.open_batches(), strict=False):
         batch = {name: array[None] for name, array in batch.items()}
-        state, _ = step(state, batch, {})
+        state, _ = step(state, batch, task.load_frozen())
     after = task.evaluate(state, {})
     assert after["val_loss"] < 0.8 * before["val_loss"]
     if module is layout_tree:

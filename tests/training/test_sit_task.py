@@ -64,7 +64,9 @@ def _config(directory):
 def _train(task, batches, state, steps):
     step = on_all_devices(task.train_step)
     for _ in range(steps):
-        state, metrics = step(state, shard(next(batches), jax.local_device_count()), {})
+        state, metrics = step(
+            state, shard(next(batches), jax.local_device_count()), task.load_frozen()
+        )
     return state, metrics
 
 

@@ -88,7 +88,7 @@ def test_frozen_parameters_keep_their_bits_and_have_no_state(freeze, optimizer):
     state = state.replace(params=signed, ema_params=jax.tree.map(jnp.copy, signed))
     images = np.random.default_rng(0).uniform(-1, 1, (1, 2, 16, 16, 3)).astype(np.float32)
     step = _on_devices(task.step_at(3), 1)
-    after, metrics = step(state, {"image": images}, {})
+    after, metrics = step(state, {"image": images}, task.load_frozen())
     assert metrics["skipped"] == 0
     before, now, averaged = map(named, (state.params, after.params, after.ema_params))
     for name, frozen in named(task.is_frozen).items():
@@ -96,7 +96,7 @@ def test_frozen_parameters_keep_their_bits_and_have_no_state(freeze, optimizer):
             assert before[name].tobytes() == now[name].tobytes() == averaged[name].tobytes(), name
     learnt = [name for name, frozen in named(task.is_frozen).items() if not frozen]
     assert any((before[name] != now[name]).any() for name in learnt)
-    shapes = jax.eval_shape(task.optimizer.init, state.params)
+    shapes = jax.eval_shape(task.optimizer(task.schedule["learning_rate"]).init, state.params)
     moments = sum(x.size for x in jax.tree.leaves(shapes))
     unfrozen = sum(before[name].size for name in learnt)
     assert moments < 2 * unfrozen + 8  # two moments at most, and counts
@@ -110,7 +110,7 @@ def test_no_gradient_is_computed_for_a_frozen_encoder():
         state = task.create_state(jax.random.key(0))
         axes = {"in_axes": (None, 0, None), "out_axes": None, "axis_size": 1}
         step = jax.vmap(task.step_at(1), axis_name=AXIS, **axes)
-        return count_flops(step, state, {"image": jnp.zeros((1, 2, 16, 16, 3))}, {})
+        return count_flops(step, state, {"image": jnp.zeros((1, 2, 16, 16, 3))}, task.load_frozen())
 
     assert flops("^encoder") < 0.8 * flops("")
 

@@ -51,15 +51,31 @@ def state():
     return create_task(_config()).create_state(jax.random.key(0))
 
 
-def _step(state, images, *, devices=1, number=3, **train):
-    task = create_task(_config(**train))
+def _lower(state, images, *, devices=1, number=3, **changes):
+    """The step number ``number`` before it is compiled, and its arguments."""
+    config = _config()
+    config.update_from_flattened_dict(changes)
+    task = create_task(config)
     batch = {"image": images.reshape(devices, -1, *images.shape[1:])}
-    return _on_devices(task.step_at(number), devices)(state, batch, {})
+    arguments = state, batch, task.load_frozen()
+    return _on_devices(task.step_at(number), devices).lower(*arguments), arguments
+
+
+def _step(state, images, *, devices=1, number=3, **train):
+    changes = {f"train.{name}": value for name, value in train.items()}
+    lowered, arguments = _lower(state, images, devices=devices, number=number, **changes)
+    return lowered.compile()(*arguments)
 
 
 @pytest.fixture(scope="module")
-def stepped(state, images):
-    return _step(state, images)
+def lowered(state, images):
+    return _lower(state, images)
+
+
+@pytest.fixture(scope="module")
+def stepped(lowered):
+    step, arguments = lowered
+    return step.compile()(*arguments)
 
 
 def _differences(state, other):
@@ -86,6 +102,16 @@ def test_a_step_with_the_gan_updates_both_networks(state, stepped):
         assert sum(jax.tree.leaves(changed)) > 0.8 * len(jax.tree.leaves(changed))
     total = float(metrics["mse"] + metrics["gan_weight"] * metrics["gan"])
     assert metrics["loss"] == pytest.approx(total)
+
+
+def test_another_learning_rate_length_or_schedule_compiles_nothing(lowered, state, images):
+    """The step is the same text to the compiler."""
+    rates = {"learning_rate": 0.1, "warmup_steps": 7, "decay": "cosine"}
+    change = {
+        f"{section}.{k}": v for section in ("optimizer", "gan.optimizer") for k, v in rates.items()
+    }
+    other, _ = _lower(state, images, **change, **{"train.steps": 11, "gan.start_step": 1})
+    assert other.as_text() == lowered[0].as_text()
 
 
 def _changed(params, new):
@@ -138,7 +164,7 @@ def test_bfloat16_and_recomputed_blocks_are_close(state, stepped, images):
     config.model.encoder.remat = config.model.decoder.remat = True
     task = create_task(config)
     step = _on_devices(task.step_at(3), 1)
-    new, metrics = step(state, {"image": images[None]}, {})
+    new, metrics = step(state, {"image": images[None]}, task.load_frozen())
     for name in ("loss", "mse", "discriminator"):
         assert metrics[name].dtype == jnp.float32
         assert metrics[name] == pytest.approx(float(stepped[1][name]), rel=0.02), name

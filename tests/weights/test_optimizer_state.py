@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from gpstoken_jax.configs import common, tiny
 from gpstoken_jax.runtime.checkpoint import load_trees
 from gpstoken_jax.training.conversion import import_weights
-from gpstoken_jax.training.optimizer import create_optimizer, with_moments
+from gpstoken_jax.training.optimizer import create_optimizer, learning_rate, with_moments
 from gpstoken_jax.weights.discriminator import discriminator_tables
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.files import read_torch_file
@@ -35,7 +35,7 @@ def test_the_next_update_is_that_of_pytorch(golden_dir):
     assert moments.count == 3
     step = read_torch_file(golden_dir / "torch_files" / "adam_step.pth")
     params, gradients = (table.from_torch(step[name]) for name in ("before", "gradients"))
-    optimizer = create_optimizer(section, 10)
+    optimizer = create_optimizer(section, learning_rate(section, 10))
     state = with_moments(optimizer.init(params), *moments[1:])
     updates, after = optimizer.update(gradients, state, params)
     expected = table.from_torch(step["after"])
