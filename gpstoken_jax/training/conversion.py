@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -13,11 +14,7 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.runtime.checkpoint import CheckpointError, Checkpoints, latest_step, load_tree
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name, write_config
-<<<<<<< HEAD
-from gpstoken_jax.training.optimizer import create_optimizer, with_moments
-=======
-from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
->>>>>>> main
+from gpstoken_jax.training.optimizer import create_optimizer, learning_rate, with_moments
 from gpstoken_jax.training.state import TrainState, to_trees
 from gpstoken_jax.training.tokenizer import TokenizerTask
 from gpstoken_jax.weights.discriminator import (
@@ -222,23 +219,23 @@ def _fresh_trees(
 ) -> dict[str, Any]:
     """The trees of a checkpoint, as training starts from these weights."""
 
-    def known(name: str, state: Any, axes: Callable[[Any], Any]) -> Any:
-        """A fresh state of an optimizer, with its moments if there are some."""
+    def known(name: str, state: Any, part: Callable[[Any], Any] = lambda tree: tree) -> Any:
+        """A fresh state of an optimizer, with its moments, or a part of them, if there are some."""
         if name not in moments:
             return state
         _, count, first, second = moments[name]
-        return with_moments(state, count, axes(first), axes(second))
+        return with_moments(state, count, part(first), part(second))
 
     if task_name(config) == "tokenizer":
         task = TokenizerTask(config)
         state = task.start_from(params, ema_params, jax.random.key(config.seed))
-        state = state.replace(opt_state=known("the network", state.opt_state, lambda tree: tree))
+        state = state.replace(opt_state=known("the network", state.opt_state))
         if discriminator:
             other, opt_state = state.discriminator, state.discriminator.opt_state
             other = other.replace(
                 params=discriminator.params,
                 batch_stats=discriminator.batch_stats,
-                opt_state=known("the discriminator", opt_state, lambda tree: tree["params"]),
+                opt_state=known("the discriminator", opt_state, itemgetter("params")),
             )
             state = state.replace(discriminator=other)
         return task.to_trees(state)
