@@ -33,7 +33,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gpstoken_jax.viewer.access import Access, Guard
-from gpstoken_jax.viewer.engine import MOST_DECODED, Encoded, Engine
+from gpstoken_jax.viewer.decoder import MOST_DECODED
+from gpstoken_jax.viewer.engine import Encoded, Engine
 from gpstoken_jax.viewer.photos import MAX_BYTES, Photo, read_photo
 from gpstoken_jax.viewer.requests import (
     check_layout,
