@@ -76,12 +76,19 @@ def test_published_weights_over_a_folder(program, weights, folder, tmp_path):
     assert len(list(tmp_path.glob("*/**/*.png"))) == 3 * len(NAMES)
 
 
-def test_it_goes_on_and_refuses_other_settings(program, random_run, folder, tmp_path):
-    listed = tmp_path / "list.txt"
+@pytest.fixture(scope="module")
+def of_list(program, random_run, folder, tmp_path_factory):
+    """What a list of files becomes, and the flags."""
+    root = tmp_path_factory.mktemp("of_list")
+    listed, output = root / "list.txt", root / "out"
     listed.write_text("".join(f"{folder / name}\tcats\n" for name in NAMES))
-    output = tmp_path / "out"
     where = f"--checkpoint={random_run}", f"--data.list={listed}", f"--output={output}"
     program("reconstruct", *where, "--batch_size=1")
+    return output, where
+
+
+def test_it_goes_on_and_refuses_other_settings(program, of_list):
+    output, where = of_list
     files = sorted(path for path in output.glob("*/**/*.png"))
     assert len(files) == 6
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
@@ -100,10 +107,24 @@ def test_it_goes_on_and_refuses_other_settings(program, random_run, folder, tmp_
     ):
         with pytest.raises(OutputError, match="was made from something else"):
             program("reconstruct", *where, other)
+    with pytest.raises(ValueError, match="num_tokens must be from 1 to 16 for a 32 x 32"):
+        program("reconstruct", *where, "--num_tokens=17")
     with pytest.raises(ValueError, match="--show=gaussian: it can show initial, refined"):
         program("reconstruct", *where, "--show=gaussian")
     with pytest.raises(ValueError, match="100 x 100 is not made of whole 32 x 32 tiles"):
         program("reconstruct", *where, "--resolution=100")
+
+
+def test_a_tfds_set_is_the_same(program, random_run, of_list, folder, tmp_path):
+    program("prepare_data", f"--folder={folder}", f"--output={tmp_path / 'set'}")
+    output = tmp_path / "out"
+    where = f"--checkpoint={random_run}", f"--data.tfds_dir={tmp_path / 'set'}"
+    program("reconstruct", *where, f"--output={output}", "--batch_size=1")
+
+    def pictures(root):
+        return sorted((path.name, path.read_bytes()) for path in root.glob("imgs/**/*.png"))
+
+    assert len(pictures(output)) == len(NAMES) and pictures(output) == pictures(of_list[0])
 
 
 @pytest.fixture(scope="module")
