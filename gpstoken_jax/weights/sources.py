@@ -221,7 +221,7 @@ def _fit(
 
 
 def _remedy(path: Path, given: ConfigDict | None) -> str:
-    """What to do where tensors do not fit a config."""
+    """Tells what to try where tensors do not fit a config."""
     if given is not None:
         return "is it the config of another model? Without one it is told by the tensors' shapes"
     if _config_beside(path):

@@ -78,7 +78,7 @@ def test_published_weights_over_a_folder(program, weights, folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def of_list(program, random_run, folder, tmp_path_factory):
-    """What a list of files becomes, and the flags."""
+    """Reconstructions of a list of files, and the flags."""
     root = tmp_path_factory.mktemp("of_list")
     listed, output = root / "list.txt", root / "out"
     listed.write_text("".join(f"{folder / name}\tcats\n" for name in NAMES))

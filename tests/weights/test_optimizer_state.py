@@ -48,7 +48,7 @@ def test_the_next_update_is_that_of_pytorch(golden_dir):
 
 
 def _state(table, seed=0, without=(), count=7):
-    """What Adam keeps of a network, by number; two parameters in a group of their own."""
+    """The state that Adam keeps of a network, by number; two parameters in a group of their own."""
     rng, shapes = np.random.default_rng(seed), table.used | table.unused
     keys = published_order(shapes)
     state = {
@@ -123,7 +123,7 @@ def test_training_goes_on_with_them(checkpoint, config, tmp_path):
 
 
 def test_a_network_that_begins_anew_is_without(checkpoint, config, tmp_path):
-    """What other optimizers or averaged weights have no use for is left out, and said."""
+    """Files that other optimizers or averaged weights have no use for are left out, and named."""
     other = config.copy_and_resolve_references()
     other.optimizer.name = "muon"
     done = import_weights(checkpoint, other, tmp_path / "run")
