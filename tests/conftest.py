@@ -21,6 +21,8 @@ from gpstoken_jax.runtime.checkpoint import Checkpoints
 from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 
 ROOT = Path(__file__).parents[1]
+# Modules that absl takes a program's flags for those of: its own, and what runs and reads it.
+_OF_PROGRAMS = ("gpstoken_jax.", "run_", "runpy", "ml_collections.", "absl.flags.")
 # Compiled programs are shared by all tests, the processes that they start, and the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
@@ -68,7 +70,8 @@ def program() -> Callable[..., str]:
         finally:
             sys.argv = argv
             for flag in set(flags.FLAGS) - before:
-                delattr(flags.FLAGS, flag)
+                if flags.FLAGS.find_module_defining_flag(flag).startswith(_OF_PROGRAMS):
+                    delattr(flags.FLAGS, flag)  # a library's, imported only now, must stay
             for flag, value in others.items():
                 flags.FLAGS[flag] = value
         return printed.getvalue()

@@ -7,35 +7,36 @@ so nothing begins or ends at a seam, and each window is an image as large as tho
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from gpstoken_jax.model.layers import merge_tiles
+from gpstoken_jax.model.tiles import AnyArray
 
-Decode = Callable[[Float[Array, "n k d"]], Float[Array, "n s s 3"]]
+Decode = Callable[[Float[AnyArray, "n k d"]], Float[AnyArray, "n s s 3"]]
 
 
 def decode_blended(
     decode: Decode,
-    tokens: Float[Array, "b*rows*cols l d"],
+    tokens: Float[AnyArray, "b*rows*cols l d"],
     tiles: tuple[int, int],
     *,
     image_size: int,
     map_size: int,
-) -> Float[Array, "b H W 3"]:
+) -> Float[AnyArray, "b H W 3"]:
     """Images from the tokens of tiles, each in its tile's coordinates.
 
     Args:
       decode: images of the model's size, of any number of tokens.
-      tokens: tile by tile in the order of ``layers.split_tiles``.
+      tokens: tile by tile in the order of ``layers.split_tiles``; NumPy's arrays are worked on by
+        NumPy, so that ``decode`` can be any function of this process.
       tiles: (rows, columns) of an image.
       image_size: side of a tile in pixels; even.
       map_size: side of the feature map of a tile.
     """
     rows, cols = tiles
     tokens = tokens.reshape(-1, rows, cols, *tokens.shape[1:])
-    images = jnp.zeros((len(tokens), rows * image_size, cols * image_size, 3))
+    images = 0.0
     for shifted in ((0, 0), (0, 1), (1, 0), (1, 1)):
         count = rows - shifted[0], cols - shifted[1]
         if 0 in count:
@@ -45,15 +46,15 @@ def decode_blended(
         sides = zip(tiles, shifted, strict=True)
         weights = [_weights(number, image_size, by) for number, by in sides]
         top, left = (image_size // 2 * by for by in shifted)
-        weighted = parts * jnp.asarray(np.outer(*weights), jnp.float32)[:, :, None]
-        bottom, right = top + parts.shape[1], left + parts.shape[2]
-        images = images.at[:, top:bottom, left:right].add(weighted)
+        weighted = parts * np.outer(*weights).astype(np.float32)[:, :, None]
+        around = ((0, 0), (top, top), (left, left), (0, 0))
+        images = images + tokens.__array_namespace__().pad(weighted, around)
     return images
 
 
 def _windows(
-    tokens: Float[Array, "b rows cols l d"], shifted: tuple[int, int], map_size: int
-) -> Float[Array, "n k d"]:
+    tokens: Float[AnyArray, "b rows cols l d"], shifted: tuple[int, int], map_size: int
+) -> Float[AnyArray, "n k d"]:
     """The tokens of all windows, in their coordinates: those of every tile that one touches."""
     by_y, by_x = shifted
     rows, cols = tokens.shape[1] - by_y, tokens.shape[2] - by_x
@@ -61,10 +62,10 @@ def _windows(
     parts = []
     for y in range(1 + by_y):
         for x in range(1 + by_x):
-            offset = jnp.zeros(tokens.shape[-1])
-            offset = offset.at[3].set((x - by_x / 2) * tile).at[4].set((y - by_y / 2) * tile)
+            offset = np.zeros(tokens.shape[-1], np.float32)
+            offset[3:5] = (x - by_x / 2) * tile, (y - by_y / 2) * tile
             parts.append(tokens[:, y : rows + y, x : cols + x] + offset)
-    together = jnp.concatenate(parts, axis=-2)
+    together = tokens.__array_namespace__().concatenate(parts, axis=-2)
     return together.reshape(-1, *together.shape[-2:])
 
 

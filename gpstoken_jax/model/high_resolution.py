@@ -10,7 +10,7 @@ Everything can be traced. Memory is bounded: no more tiles are encoded, or decod
 than there are images, and merged maps are decoded one image at a time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -22,10 +22,11 @@ from jaxtyping import Array, Float
 from gpstoken_jax.model.blended import decode_blended
 from gpstoken_jax.model.gpstoken import GPSToken, Params
 from gpstoken_jax.model.layers import merge_tiles, split_tiles
-from gpstoken_jax.model.tiles import merge_tokens, split_tokens, tile_grid
+from gpstoken_jax.model.tiles import AnyArray, merge_tokens, split_tokens, tile_grid
 from gpstoken_jax.partition.images import partition_images
 
 WAYS = ("merged", "aligned", "tiles", "blended")
+WAYS_APART = ("tiles", "blended")  # in parts as large as one tile, each for itself
 
 
 class Decoded(NamedTuple):
@@ -77,7 +78,9 @@ def encode_images(
         return geometry, model.apply(params, batch[0], geometry, boxes, method="encode")
 
     some = (split_tiles(images, tiles), bias)
-    geometry, tokens = encode(some) if tiles == (1, 1) else _by_parts(encode, some, len(images))
+    geometry, tokens = (
+        encode(some) if tiles == (1, 1) else _by_parts(encode, some, size=len(images))
+    )
     return merge_tokens(geometry, tiles), merge_tokens(tokens, tiles)
 
 
@@ -107,22 +110,36 @@ def decode_images(
     none = jnp.zeros(len(tokens))
     if tiles == (1, 1):
         return Decoded(model.apply(params, tokens, method="decode"), none)
-    decode = partial(model.apply, params, method="decode")
-    if way == "tiles":
-        apart = _by_parts(decode, split_tokens(tokens, tiles), len(tokens))
-        return Decoded(merge_tiles(apart, tiles), none)
-    if way == "blended":
-        images = decode_blended(
-            lambda some: _by_parts(decode, some, len(tokens)),
-            split_tokens(tokens, tiles),
-            tiles,
-            image_size=model.config.image_size,
-            map_size=model.config.render_size,
-        )
-        return Decoded(images, none)
+    if way in WAYS_APART:
+        decode = partial(model.apply, params, method="decode")
+        by_parts = partial(_by_parts, decode, size=len(tokens))
+        return Decoded(decode_apart(model, by_parts, tokens, tiles, way=way), none)
     if way == "aligned":
         tokens = merge_tokens(split_tokens(tokens, tiles), tiles, map_size=model.config.render_size)
     return lax.map(lambda one: _decode_merged(model, params, one, tiles), tokens)
+
+
+def decode_apart(
+    model: GPSToken,
+    decode: Callable[[Float[AnyArray, "n k 5+c"]], Float[AnyArray, "n s s 3"]],
+    tokens: Float[AnyArray, "b l 5+c"],
+    tiles: tuple[int, int],
+    *,
+    way: str,
+) -> Float[AnyArray, "b h w 3"]:
+    """Images put together from parts, in one of ``WAYS_APART``.
+
+    Args:
+      model: the tokenizer.
+      decode: images of any number of sets of tokens, each as large as one tile.
+      tokens, tiles: as of ``decode_images``; NumPy's arrays are worked on by NumPy.
+      way: ``"tiles"`` or ``"blended"``.
+    """
+    parts = split_tokens(tokens, tiles)
+    if way == "tiles":
+        return merge_tiles(decode(parts), tiles)
+    size, map_size = model.config.image_size, model.config.render_size
+    return decode_blended(decode, parts, tiles, image_size=size, map_size=map_size)
 
 
 def floored_std_warning(shares: Mapping[str, float]) -> str | None:
@@ -147,7 +164,7 @@ def _decode_merged(
     return Decoded(image[0], jnp.stack(jax.tree.leaves(recorded)).max())
 
 
-def _by_parts(function, tiles, size: int):
+def _by_parts(function, tiles, *, size: int):
     """``function`` of all tiles, ``size`` of them at a time."""
     parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), tiles)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lax.map(function, parts))

@@ -1,12 +1,12 @@
 """Images larger than the model's: tokens of their tiles, brought together and apart again.
 
 An image of (rows, columns) tiles is encoded tile by tile. Tiles and their tokens stand in one order
-everywhere: image by image, then row by row, then column by column (`layers.split_tiles`).
+everywhere: image by image, then row by row, then column by column (`layers.split_tiles`). NumPy's
+arrays stay NumPy's.
 """
 
 from typing import TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -30,8 +30,11 @@ def tile_grid(height: int, width: int, tile_size: int) -> tuple[int, int]:
 
 
 def merge_tokens(
-    tokens: Float[Array, "b*rows*cols l d"], tiles: tuple[int, int], *, map_size: int | None = None
-) -> Float[Array, "b rows*cols*l d"]:
+    tokens: Float[AnyArray, "b*rows*cols l d"],
+    tiles: tuple[int, int],
+    *,
+    map_size: int | None = None,
+) -> Float[AnyArray, "b rows*cols*l d"]:
     """The tokens of all tiles of an image as one set, in coordinates of the whole image.
 
     sigma becomes sigma / n and mu the centre's place in the image, -1 + (2 j + mu + 1) / n for tile
@@ -56,18 +59,18 @@ def merge_tokens(
             f"the tokens of {len(tokens)} tiles are no images of {rows} x {cols} tiles"
         )
     per_image = tokens.reshape(-1, rows, cols, *tokens.shape[1:])
-    row, col = jnp.arange(rows)[:, None, None], jnp.arange(cols)[:, None]
-    sigma_x, sigma_y, rho, mu_x, mu_y = jnp.moveaxis(per_image[..., :5], -1, 0)
+    xp, row, col = tokens.__array_namespace__(), *_places(tiles)
+    sigma_x, sigma_y, rho, mu_x, mu_y = xp.moveaxis(per_image[..., :5], -1, 0)
     sigma_x, mu_x = _into_image(sigma_x, mu_x, col, cols, map_size)
     sigma_y, mu_y = _into_image(sigma_y, mu_y, row, rows, map_size)
-    geometry = jnp.stack([sigma_x, sigma_y, rho, mu_x, mu_y], -1)
-    merged = jnp.concatenate([geometry, per_image[..., 5:]], -1)
+    geometry = xp.stack([sigma_x, sigma_y, rho, mu_x, mu_y], -1)
+    merged = xp.concatenate([geometry, per_image[..., 5:]], -1)
     return merged.reshape(len(merged), -1, tokens.shape[-1])
 
 
 def _into_image(
-    sigma: Array, mu: Array, tile: Array, count: int, map_size: int | None
-) -> tuple[Array, Array]:
+    sigma: AnyArray, mu: AnyArray, tile: np.ndarray, count: int, map_size: int | None
+) -> tuple[AnyArray, AnyArray]:
     """Along one axis: from the coordinates of a tile, one of `count`, to those of the image."""
     if map_size is None:
         return sigma / count, -1 + (2 * tile + mu + 1) / count
@@ -77,8 +80,8 @@ def _into_image(
 
 
 def split_tokens(
-    tokens: Float[Array, "b rows*cols*l d"], tiles: tuple[int, int]
-) -> Float[Array, "b*rows*cols l d"]:
+    tokens: Float[AnyArray, "b rows*cols*l d"], tiles: tuple[int, int]
+) -> Float[AnyArray, "b*rows*cols l d"]:
     """The inverse of `merge_tokens` (without `map_size`), by order, not by place.
 
     Raises:
@@ -89,8 +92,8 @@ def split_tokens(
     if count % (rows * cols):
         raise ValueError(f"{count} tokens an image do not divide into {rows} x {cols} tiles")
     per_image = tokens.reshape(b, rows, cols, -1, d)
-    row, col = jnp.arange(rows)[:, None, None], jnp.arange(cols)[:, None]
-    sigma_x, sigma_y, rho, mu_x, mu_y = jnp.moveaxis(per_image[..., :5], -1, 0)
+    xp, row, col = tokens.__array_namespace__(), *_places(tiles)
+    sigma_x, sigma_y, rho, mu_x, mu_y = xp.moveaxis(per_image[..., :5], -1, 0)
     geometry = [
         sigma_x * cols,
         sigma_y * rows,
@@ -98,5 +101,11 @@ def split_tokens(
         (mu_x + 1) * cols - 2 * col - 1,
         (mu_y + 1) * rows - 2 * row - 1,
     ]
-    split = jnp.concatenate([jnp.stack(geometry, -1), per_image[..., 5:]], -1)
+    split = xp.concatenate([xp.stack(geometry, -1), per_image[..., 5:]], -1)
     return split.reshape(b * rows * cols, -1, d)
+
+
+def _places(tiles: tuple[int, int]) -> tuple[Float[np.ndarray, "r 1 1"], Float[np.ndarray, "c 1"]]:
+    """Rows and columns of tiles, to be set against [b, rows, cols, l]."""
+    rows, cols = (np.arange(count, dtype=np.float32) for count in tiles)
+    return rows[:, None, None], cols[:, None]

@@ -22,6 +22,7 @@ with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax.data import resize as resizing
     from gpstoken_jax.model import tiles as tiling
     from gpstoken_jax.partition import focus as focusing
+    from gpstoken_jax.partition import host as partitioning
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
@@ -167,13 +168,15 @@ class ImageFlags(NamedTuple):
         if self.resolution.value:
             size = resizing.parse_size(self.resolution.value)
         count = math.prod(tiling.tile_grid(*size, side))
+        num_tokens = self.num_tokens.value or config.partition.num_tokens
+        partitioning.check_shape((side, side), num_tokens, config.partition.min_size)
         focus = focusing.read_focus(size, self.focus.value, self.bias_map.value)
         return Images(
             source=data.open_source(section, self.split.value),
             reading=section,
             size=size,
             tiles=count,
-            num_tokens=self.num_tokens.value or config.partition.num_tokens,
+            num_tokens=num_tokens,
             batch_size=self.batch_size.value or max(1, config.eval.batch_size // count),
             focus=focus,
             asked=(*self.focus.value, *([self.bias_map.value] if self.bias_map.value else [])),

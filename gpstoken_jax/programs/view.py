@@ -21,11 +21,10 @@ from absl import flags
 from gpstoken_jax.programs import cli
 
 if not cli.asks_for_help():  # which needs no JAX
-    import uvicorn
-
     from gpstoken_jax.generator import Generator
     from gpstoken_jax.tokenizer import Tokenizer
     from gpstoken_jax.viewer import Access, Engine, create_app
+    from gpstoken_jax.viewer.serving import server_for
     from gpstoken_jax.viewer.shelf import fill_shelf
 
 CHECKPOINT = flags.DEFINE_string(
@@ -63,15 +62,11 @@ def main(images: list[str]) -> None:
         num_tokens=NUM_TOKENS.value,
     )
     address = page_address(listener, access)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, limit_concurrency=256,
-        timeout_keep_alive=30, timeout_graceful_shutdown=2,
-    )  # fmt: skip
     print(f"{address}  (Ctrl+C ends it)", flush=True)
     if BROWSER.value:
         threading.Timer(0.5, webbrowser.open, [address]).start()
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run([listener])
+        server_for(app).run([listener])
     # What is being compiled can be neither waited for, it may take a minute, nor left alone: it
     # crashes in a process that ends around it. There is nothing to put in order.
     sys.stdout.flush()

@@ -38,7 +38,7 @@ class DamagedFileError(ValueError):
 
 @contextlib.contextmanager
 def reading(
-    path: str | Path, expected: str, error: type[Exception] = DamagedFileError
+    path: str | Path, expected: str, error: type[Exception] = DamagedFileError, remedy: str = ""
 ) -> Iterator[None]:
     """Turns whatever a reader raises on a file's content into one class of error.
 
@@ -49,7 +49,9 @@ def reading(
       path: the file that is being read, for the message.
       expected: what it should be, e.g. ``"a .npz file"``.
       error: the reader's documented class; one of these that is raised inside keeps its words.
+      remedy: what to do about a file that is damaged or another one.
     """
+    end = remedy and f": {remedy}"
     try:
         yield
     except error as known:
@@ -64,7 +66,7 @@ def reading(
         if isinstance(cause, StorageError) or getattr(cause, "errno", None) not in _BY_CONTENT:
             raise  # the storage failed, which says nothing of the file
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
-        raise error(f"{path} is damaged or not {expected} ({reason})") from cause
+        raise error(f"{path} is damaged or not {expected} ({reason}){end}") from cause
 
 
 @contextlib.contextmanager

@@ -273,7 +273,7 @@ def open_output(
     with _locked(directory):  # others that start now wait for their turn
         old = _read_own(directory, kind)
         if old is not None and (difference := first_difference(old.made_from, made_from)):
-            if not overwrite:
+            if not overwrite and (old.files or old.complete):  # else nothing was made yet
                 raise OutputError(
                     f"{directory} was made from something else: {difference}. Give another "
                     "--output, or --overwrite to make it again"

@@ -100,6 +100,26 @@ def create_optimizer(
     return optax.multi_transform({"frozen": optax.set_to_zero(), "trained": optimizer}, labels)
 
 
+def with_moments(opt_state: Any, count: int, first: Any, second: Any) -> Any:
+    """The state of an optimizer with Adam's moments, and the number of updates they are of, given.
+
+    The count of the learning rate's schedule stays as it is.
+
+    Args:
+      opt_state: of ``create_optimizer``, by Adam and with nothing frozen.
+      count: updates that the moments are of; corrects their bias.
+      first: moving averages of the gradients, as the parameters are.
+      second: of their squares.
+    """
+
+    def change(state: Any) -> Any:
+        if not isinstance(state, optax.ScaleByAdamState):
+            return state
+        return optax.ScaleByAdamState(jnp.asarray(count, state.count.dtype), first, second)
+
+    return jax.tree.map(change, opt_state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
+
+
 def matrix_axes(params: Any) -> Any:
     """Axes along which each kernel is a matrix; None for what is none, or a small one.
 

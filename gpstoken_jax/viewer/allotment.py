@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+_LEAST_PAINTED = 4  # tokens of a tile that gives to others
 _PULL = 3.0  # a tile painted all over weighs e ** 3 = 20 times as much as one that is not
 
 
@@ -19,7 +20,8 @@ def allot(
     """Numbers of tokens of tiles, at most ``wanted`` in all (but the least stop for each).
 
     Where nothing is painted, all tiles have the same number, as in training; what does not divide
-    goes to those with the most detail. Where something is, tokens move between tiles.
+    goes to those with the most detail. Where something is, tokens move between tiles; each keeps
+    four, if there are as many.
 
     Args:
       detail: of each tile, in any unit.
@@ -27,9 +29,11 @@ def allot(
       wanted: tokens in all.
       stops: numbers that a tile can have, in ascending order.
     """
+    each = wanted / len(detail)
     if np.any(painted):
-        return _raise_the_neediest(np.exp(_PULL * painted), wanted, stops)
-    above = bisect.bisect_right(stops, wanted / len(detail))
+        least = bisect.bisect_right(stops, min(each, _LEAST_PAINTED)) - 1
+        return _raise_the_neediest(np.exp(_PULL * painted), wanted, stops[max(least, 0) :])
+    above = bisect.bisect_right(stops, each)
     return _raise_the_neediest(
         np.maximum(detail, 1e-9), wanted, stops[max(above - 1, 0) : above + 1]
     )

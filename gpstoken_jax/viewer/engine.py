@@ -1,6 +1,5 @@
 """The tokenizer as the viewer uses it: tile by tile, in few compiled shapes, results kept."""
 
-import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +20,11 @@ from gpstoken_jax.partition.complexity import region_complexity
 from gpstoken_jax.partition.images import to_grey
 from gpstoken_jax.tokenizer import DEFAULT_FOCUS_STRENGTH, Tokenizer
 from gpstoken_jax.viewer.allotment import allot
+from gpstoken_jax.viewer.decoder import Decoder
 from gpstoken_jax.viewer.photos import Photo
 from gpstoken_jax.viewer.sizes import Grid, Sizes
 from gpstoken_jax.viewer.warmth import Warmth
 
-MOST_DECODED = 4  # times the largest number of tokens that a tile is encoded to
 _KEPT_BYTES = 64 << 20  # tokens of tiles
 
 
@@ -65,10 +64,12 @@ class Engine:
             generator.check_tokenizer(tokenizer)
         self.tokenizer, self.generator = tokenizer, generator
         self.sizes = sizes or Sizes.of(tokenizer.config)
-        self.warmth = Warmth(self._tasks())
         self._kept: LRUCache = LRUCache(_KEPT_BYTES, getsizeof=lambda pair: pair[0].nbytes)
         self._guard = threading.Lock()
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "tiles")
+        self.warmth = Warmth(("encode", stop) for stop in self.sizes.by_use())
+        self._decoder = Decoder(tokenizer, self.sizes, self.warmth, self._pool)
+        self.expect(self.sizes.ladder(1, 1))  # of other shapes when a photo has one
 
     # ---- Encoding -------------------------------------------------------------------------------
 
@@ -93,8 +94,8 @@ class Engine:
         grid = self.sizes.grid_for(photo.ladder, wanted)
         picture = photo.pictures[grid]
         painted = _painted(focus, picture.shape[:2])
-        tiles = np.asarray(split_tiles(picture[None], grid))
-        strengths = np.asarray(split_tiles(painted[None, ..., None], grid))[..., 0]
+        tiles = split_tiles(picture[None], grid)
+        strengths = split_tiles(painted[None, ..., None], grid)[..., 0]
         counts = allot(self._detail(tiles), strengths.mean((1, 2)), wanted, self.sizes.stops)
         strengths = DEFAULT_FOCUS_STRENGTH * strengths
         names = [(photo.key, grid, i) for i in range(len(tiles))]
@@ -129,7 +130,7 @@ class Engine:
         def merge(arrays: list[np.ndarray]) -> np.ndarray:
             padded = np.zeros((*there.shape, arrays[0].shape[-1]), np.float32)
             padded[there] = np.concatenate(arrays)
-            return np.asarray(merge_tokens(padded, grid))[0][there.ravel()]
+            return merge_tokens(padded, grid)[0][there.ravel()]
 
         tokens, layout = (merge(list(arrays)) for arrays in zip(*parts, strict=True))
         return Encoded(tokens, layout, np.repeat(np.arange(len(parts)), counts), grid)
@@ -141,7 +142,8 @@ class Engine:
         side = self.sizes.tile
         middle = resize_and_crop(photo.pictures[photo.ladder[-1]], side, resize="antialias")
         count = self.generator.model.num_tokens
-        return self.tokenizer.encode_with_layout(middle, num_tokens=count)[1]
+        none = np.zeros((side, side), np.float32)  # as of tiles, so that it may be compiled already
+        return self.tokenizer.encode_with_layout(middle, num_tokens=count, focus=none)[1]
 
     def generate(
         self, label: int, seed: int, guidance: float | None, layout: Float[np.ndarray, "l 5"] | None
@@ -178,32 +180,9 @@ class Engine:
         Raises:
           ValueError: for tokens that are not of this model, or too many of one tile.
         """
-        rows = pad_tiles(tokens, tile, grid, self._capacity(tile))
-        shape = ("decode", grid, len(rows) // math.prod(grid))
-        with self.warmth.using(shape):
-            return self.tokenizer.decode(rows, image_size=self.sizes.pixels(grid), uint8=True)
-
-    def _capacity(self, tile: Integer[np.ndarray, " l"]) -> int:
-        """Tokens a tile that a decoder is compiled for: few numbers, so that few are."""
-        most = self.sizes.stops[-1]
-        fullest = int(np.bincount(tile).max()) if len(tile) else 0
-        capacities = [most << k for k in range(MOST_DECODED.bit_length())]
-        for capacity in capacities:
-            if fullest <= capacity:
-                return capacity
-        raise ValueError(
-            f"{fullest} tokens are in one tile; at most {capacities[-1]} can be drawn there"
-        )
+        return self._decoder.decode(tokens, tile, grid)
 
     # ---- Compiling ------------------------------------------------------------------------------
-
-    def _tasks(self) -> list[tuple]:
-        """Lists what is compiled at the start: a square photo's sizes; others when one has them."""
-        stops = self.sizes.stops
-        middle = len(stops) // 2
-        order = sorted(stops, key=lambda stop: abs(stops.index(stop) - middle))
-        decoders = [("decode", grid, stops[-1]) for grid in self.sizes.ladder(1, 1)]
-        return [*decoders, *(("encode", stop) for stop in order)]
 
     def warm_up(self, stop: threading.Event) -> None:
         """Compiles what is not compiled yet, shape by shape, until there is nothing or ``stop``."""
@@ -211,33 +190,17 @@ class Engine:
             self._compile(waiting[0])
 
     def expect(self, ladder: tuple[Grid, ...]) -> None:
-        """Puts the decoders for a photo's grids on the list."""
-        self.warmth.expect(("decode", grid, self.sizes.stops[-1]) for grid in ladder)
+        """Puts what decodes a photo's pictures on the list."""
+        self.warmth.expect(self._decoder.shapes(ladder))
 
-    def _compile(self, task: tuple) -> None:
+    def _compile(self, shape: tuple) -> None:
+        if shape[0] != "encode":
+            self._decoder.compile(shape)
+            return
         side = self.sizes.tile
-        with self.warmth.using(task):
-            if task[0] == "encode":
-                grey, none = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.float32)
-                self.tokenizer.encode_with_layout(grey, num_tokens=task[1], focus=none)
-            else:
-                _, grid, capacity = task
-                width = 5 + self.tokenizer.config.model.feature_channels
-                rows = np.zeros((math.prod(grid) * capacity, width), np.float32)
-                self.tokenizer.decode(rows, image_size=self.sizes.pixels(grid), uint8=True)
-
-
-def pad_tiles(
-    tokens: Float[np.ndarray, "l d"], tile: Integer[np.ndarray, " l"], grid: Grid, capacity: int
-) -> Float[np.ndarray, "rows*cols*capacity d"]:
-    """Tokens tile by tile, filled up with tokens that draw nothing: what ``decode`` expects."""
-    tiles = math.prod(grid)
-    order = np.argsort(tile, kind="stable")
-    counts = np.bincount(tile, minlength=tiles)
-    rows = np.zeros((tiles, capacity, tokens.shape[-1]), np.float32)
-    rows[..., :2] = 1
-    rows[np.arange(capacity) < counts[:, None]] = tokens[order]
-    return rows.reshape(tiles * capacity, -1)
+        grey, none = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.float32)
+        with self.warmth.using(shape):
+            self.tokenizer.encode_with_layout(grey, num_tokens=shape[1], focus=none)
 
 
 def _painted(focus: Int8[np.ndarray, "g v"] | None, size: tuple[int, int]) -> np.ndarray:

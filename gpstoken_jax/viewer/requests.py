@@ -10,7 +10,7 @@ from starlette.requests import Request
 from gpstoken_jax.viewer.sizes import Grid, Sizes
 from gpstoken_jax.viewer.wire import unpack
 
-MESSAGE_BYTES = 8 << 20  # of tokens and painted maps
+MESSAGE_BYTES = 2 << 20  # of tokens and painted maps
 _BODY_SECONDS = 60  # to send a body
 _MAX_FOCUS_SIDE = 512
 

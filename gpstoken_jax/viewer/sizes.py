@@ -19,7 +19,7 @@ MIN_TOKENS, MAX_TOKENS = 8, 1024
 # Of a picture; so large a one is decoded in about a tenth of a second on two cores.
 MAX_PIXELS = 384 * 256
 _SHAPES: tuple[Grid, ...] = ((1, 1), (2, 3), (3, 2), (1, 2), (2, 1))
-_STOPS = tuple(sorted(n << k for n in (2, 3) for k in range(1, 10)))  # 4, 6, 8, 12, 16, 24, ...
+_STOPS = (1, 2, 4, *sorted(n << k for n in (2, 3) for k in range(2, 10)))  # ..., 8, 12, 16, 24
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Sizes:
     stops: tuple[int, ...]
     trained: int
     shapes: tuple[Grid, ...]
-    finer: tuple[int, ...] = (1, 2, 4)
+    finer: tuple[int, ...] = (1, 2, 3, 4)
 
     @classmethod
     def of(cls, config: ConfigDict) -> Self:
@@ -70,6 +70,10 @@ class Sizes:
             return abs(math.log(wanted / math.prod(grid) / self.trained))
 
         return min(reversed(fits), key=misfit)
+
+    def by_use(self) -> list[int]:
+        """The stops, those first that are most used: about as many as in training."""
+        return sorted(self.stops, key=lambda stop: abs(math.log(stop / self.trained)))
 
     def pixels(self, grid: Grid) -> tuple[int, int]:
         """(height, width) of a picture."""

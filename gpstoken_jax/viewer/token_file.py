@@ -6,7 +6,8 @@ from jaxtyping import Float, Integer
 from gpstoken_jax.runtime.checkpoint import params_checksum
 from gpstoken_jax.tokens.format import VERSION, ShardInfo, shard_bytes
 from gpstoken_jax.tokens.statistics import Moments
-from gpstoken_jax.viewer.engine import Engine, pad_tiles
+from gpstoken_jax.viewer.decoder import pad_tiles
+from gpstoken_jax.viewer.engine import Engine
 from gpstoken_jax.viewer.sizes import Grid
 
 

@@ -12,7 +12,7 @@ class Warmth:
       shapes: what to compile, in this order.
     """
 
-    def __init__(self, shapes: Iterable[Hashable]):
+    def __init__(self, shapes: Iterable[Hashable] = ()):
         self._ready: dict[Hashable, bool] = dict.fromkeys(shapes, False)
         self._locks: dict[Hashable, threading.Lock] = {}
         self._guard = threading.Lock()

@@ -11,6 +11,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,21 @@ _DTYPES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
 }
 _ZIP_EXPANSION, _ZIP_ALWAYS_ALLOWED = 64, 1 << 24  # zeros in a .npz file shrink a thousandfold
+_reading = partial(
+    reading, error=WeightsError, remedy="copy or download it again, or give another file"
+)
+_WEB_PAGE = "a web page, not the file itself: of the hub's addresses take that with /resolve/"
+_NO_WEIGHTS = {  # what is downloaded or saved by mistake, by how it begins, in small letters
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: git lfs pull",
+    b"<!doctype": _WEB_PAGE,
+    b"<html": _WEB_PAGE,
+    b"<?xml": _WEB_PAGE,
+    b"\x93numpy": "a single array, not weights by name: give a state dict",
+    b"\x1f\x8b": "compressed: unpack it",
+    b"bzh": "compressed: unpack it",
+    b"\xfd7zxz": "compressed: unpack it",
+    b"pk\x05\x06": "an empty archive: copy or download it again",
+}
 
 
 class TensorSpec(NamedTuple):
@@ -56,7 +72,7 @@ def read_pickle(path: str | Path) -> Any:
       OSError: if it cannot be opened.
     """
     data = Path(path).read_bytes()
-    with reading(path, "a pickle of arrays", WeightsError):
+    with _reading(path, "a pickle of arrays"):
         unpickler = Unpickler(data, expansion_limit(len(data)))
         return unpickler.resolve(unpickler.load())
 
@@ -67,7 +83,7 @@ def read_torch_file(path: str | Path) -> Any:
     Returns and raises as of ``read_pickle``; bfloat16 arrays have the dtype of ``ml_dtypes``.
     """
     data = Path(path).read_bytes()
-    with reading(path, "a file of torch.save", WeightsError):
+    with _reading(path, "a file of torch.save"):
         load = _load_torch_zip if data.startswith(_ZIP_MAGIC) else _load_torch_stream
         return load(data)
 
@@ -83,11 +99,7 @@ def read_npz(path: str | Path, names: Iterable[str] | None = None) -> dict[str, 
       WeightsError: for anything else in it.
       OSError: if it cannot be opened.
     """
-    with (
-        open(path, "rb") as file,
-        reading(path, "a .npz file", WeightsError),
-        _open_zip(file) as archive,
-    ):
+    with open(path, "rb") as file, _reading(path, "a .npz file"), _open_zip(file) as archive:
         entries = {name.removesuffix(".npy"): name for name in archive.namelist()}
         wanted = entries if names is None else [name for name in names if name in entries]
         return {name: _parse_npy(_read_entry(archive, entries[name])) for name in wanted}
@@ -105,18 +117,15 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     kind = _sniff(path)
     if kind == "safetensors":
-        with (
-            reading(path, "a safetensors file", WeightsError),
-            safe_open(path, framework="np") as file,
-        ):
+        with _reading(path, "a safetensors file"), safe_open(path, framework="np") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     if kind == "npz":
         return read_npz(path)
     value = read_torch_file(path)
-    with reading(path, "a state dict", WeightsError):
+    with _reading(path, "a state dict"):
         tensors = _named(value, expansion_limit(Path(path).stat().st_size))
         if not tensors:
-            raise WeightsError("it holds no tensors by name")
+            raise WeightsError("it holds no tensors by name: give a state dict")
         return tensors
 
 
@@ -127,7 +136,7 @@ def read_specs(path: str | Path) -> dict[str, TensorSpec]:
     """
     if _sniff(path) != "safetensors":
         return {key: TensorSpec(t.shape, t.dtype.name) for key, t in read_tensors(path).items()}
-    with reading(path, "a safetensors file", WeightsError), safe_open(path, framework="np") as file:
+    with _reading(path, "a safetensors file"), safe_open(path, framework="np") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
         return {
             key: TensorSpec(tuple(s.get_shape()), _DTYPES.get(s.get_dtype(), s.get_dtype()))
@@ -153,17 +162,23 @@ def read_about(path: str | Path) -> dict[str, Any]:
     """
     if _sniff(path) != "safetensors":
         return {}
-    with reading(path, "a safetensors file", WeightsError), safe_open(path, framework="np") as file:
+    with _reading(path, "a safetensors file"), safe_open(path, framework="np") as file:
         return dict(json.loads((file.metadata() or {}).get(_METADATA, "{}")))
 
 
 def _sniff(path: str | Path) -> str:
     with open(path, "rb") as file:
-        start = file.read(9)
+        start = file.read(32)
+        if start[8:9] == b"{":
+            return "safetensors"
+        for beginning, kind in _NO_WEIGHTS.items():
+            if start.lstrip().lower().startswith(beginning):
+                raise WeightsError(f"{path} is {kind}")
+        if not start:
+            raise WeightsError(f"{path} is empty: copy or download it again")
         if not start.startswith(_ZIP_MAGIC):
-            named = Path(path).suffix == ".safetensors"
-            return "safetensors" if named or start[8:] == b"{" else "torch"
-        with reading(path, "a file of weights", WeightsError), _open_zip(file) as archive:
+            return "safetensors" if Path(path).suffix == ".safetensors" else "torch"
+        with _reading(path, "a file of weights"), _open_zip(file) as archive:
             names = archive.namelist()
             return "npz" if names and all(name.endswith(".npy") for name in names) else "torch"
 
@@ -229,9 +244,11 @@ def _load_torch_zip(data: bytes) -> Any:
         entries = {entry.filename: entry for entry in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
         if any(f"{root}constants.pkl" in entries for root in roots):
-            raise WeightsError("it is a TorchScript program, not a state dict")
+            raise WeightsError(
+                "it is a TorchScript program, not a state dict: save its state_dict()"
+            )
         if len(roots) != 1:
-            raise WeightsError("it is a zip archive, but not one that torch.save wrote")
+            raise WeightsError("it is a zip archive, but not one that torch.save wrote: unpack it")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise WeightsError("its contents are compressed, which torch.save never does")
         (root,) = roots
@@ -248,7 +265,9 @@ def _load_torch_stream(data: bytes) -> Any:
     """Five pickles (a magic number, the protocol, the machine, the value, keys), then storages."""
     unpickler = Unpickler(data, expansion_limit(len(data)))
     if unpickler.load() != _LEGACY_MAGIC or unpickler.load() != _LEGACY_PROTOCOL:
-        raise WeightsError("it is a pickle, but not one that torch.save wrote")
+        raise WeightsError(
+            "it is a pickle, but not one that torch.save wrote: save the state_dict by torch.save"
+        )
     machine, value, keys = (unpickler.load() for _ in range(3))
     for key in itertools.islice(keys, len(unpickler.storages) + 1):
         size = int.from_bytes(unpickler.file.read(8), "little")

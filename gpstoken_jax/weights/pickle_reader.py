@@ -63,7 +63,7 @@ class Unpickler:
             if opcode.name == "STOP":
                 return machine.stack.pop()
             machine.run(opcode, argument)
-        raise WeightsError("it ends in the middle")
+        raise WeightsError("it ends in the middle: copy or download it again")
 
     def resolve(self, value: Any) -> Any:
         """Replaces the stand-ins in nested containers by read-only arrays.
@@ -115,6 +115,16 @@ class _Name(_StandIn):
 
     def __init__(self, call: Callable | None = None):
         self.call = call
+
+
+class _Factory(_StandIn):
+    """Maker of a defaultdict's missing values, of which there are none in a file."""
+
+    def __init__(self, *_):
+        pass
+
+    def build(self, state: Any) -> None:
+        pass
 
 
 class _StorageType(_StandIn):
@@ -205,7 +215,8 @@ class Storage(_StandIn):
         """Gives it its bytes, of which it must have exactly enough."""
         if len(raw) != self.size * self.dtype.itemsize:
             raise WeightsError(
-                f"a storage of {self.size} {self.dtype} has {len(raw)} bytes: it is cut short"
+                f"a storage of {self.size} {self.dtype} has {len(raw)} bytes: it is cut short, "
+                "copy or download it again"
             )
         if big_endian and self.dtype.itemsize > 1:
             raw = np.frombuffer(raw, f"u{self.dtype.itemsize}").byteswap().tobytes()
@@ -307,7 +318,8 @@ _NAMES: Mapping[tuple[str, str], _StandIn] = {
     ("argparse", "Namespace"): _Name(lambda *_: _Namespace()),
     ("copy_reg", "_reconstructor"): _Name(lambda kind, *_: kind.call()),  # of a Namespace
     ("_codecs", "encode"): _Name(_text_to_bytes),
-    ("numpy", "ndarray"): _Name(),
+    ("functools", "partial"): _Name(_Factory),
+    **dict.fromkeys((("numpy", "ndarray"), ("numpy", "memmap")), _Name()),
     ("numpy", "dtype"): _Name(_Dtype),
     **{
         (f"numpy.{core}.{module}", name): stand_in
@@ -320,7 +332,7 @@ _NAMES: Mapping[tuple[str, str], _StandIn] = {
         for module in ("builtins", "__builtin__")  # of Python 3 and 2
         for name, call in {
             **dict.fromkeys(
-                ("dict", "float", "int", "list", "object", "str", "tuple")
+                ("dict", "float", "int", "list", "long", "object", "str", "tuple")
             ),  # of defaultdicts
             **dict.fromkeys(("bytes", "bytearray"), _bytes),
         }.items()
@@ -384,7 +396,8 @@ class _Machine:
     def _find(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str or (module, name) not in _NAMES:
             raise WeightsError(
-                f"it names {module!s:.60}.{name!s:.60}, which is no part of an array"
+                f"it names {module!s:.60}.{name!s:.60}, which is no part of an array: save arrays "
+                "alone (of a PyTorch module its state_dict())"
             )
         self._push(_NAMES[module, name])
 

@@ -5,7 +5,6 @@ Such a directory holds ``model.safetensors`` (tensors by the names of the publis
 """
 
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +17,18 @@ from ml_collections import ConfigDict
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import write_file, write_json
 from gpstoken_jax.runtime.run_directory import RunDirectory, load_weights, read_config, task_name
+from gpstoken_jax.weights.bundled import WEIGHTS, bundled_names, find_bundled
 from gpstoken_jax.weights.files import write_tensors
 from gpstoken_jax.weights.hub import is_repository
 from gpstoken_jax.weights.sources import Task, find_source
 from gpstoken_jax.weights.table import WeightTable
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+CONFIG, CARD = "config.json", "README.md"
 DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-_BUNDLED = "pretrained"
-
-
-def bundled_names() -> list[str]:
-    """Lists the weights that ship with this package."""
-    folder = resources.files("gpstoken_jax") / _BUNDLED
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in folder.iterdir() if (entry / WEIGHTS).is_file())
-
-
-def find_bundled(source: str | Path) -> Path | None:
-    """Finds weights that ship with this package by their name, if no path of that name is there."""
-    if str(source) not in bundled_names() or Path(source).expanduser().exists():
-        return None
-    return Path(str(resources.files("gpstoken_jax") / _BUNDLED / str(source)))
 
 
 def find(source: str | Path) -> Path:
@@ -61,7 +45,10 @@ def find(source: str | Path) -> Path:
     if bundled := find_bundled(source):
         return bundled
     names = ", ".join(bundled_names()) or "none"
-    raise CheckpointError(f"there is no {source}: neither a path nor bundled weights ({names})")
+    raise CheckpointError(
+        f"there is no {source}: no path, no repository of the hub (OWNER/NAME), and none of the "
+        f"bundled weights ({names})"
+    )
 
 
 def is_work_directory(path: Path) -> bool:

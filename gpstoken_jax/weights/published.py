@@ -13,13 +13,30 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.configs import gpstoken_l256, gpstoken_m128, sit_xl
 from gpstoken_jax.weights.errors import WeightsError
-from gpstoken_jax.weights.table import Parameter, WeightTable
+from gpstoken_jax.weights.table import Parameter, WeightTable, show_shape
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _TEMB_WIDTH = 512  # of the release's residual blocks, where nobody asks for another
 _SIT_HEADS = {1152: 16, 1024: 16, 768: 12, 384: 6}  # by width: XL, L, B, S
 _KIND_OF_RANK = {1: "vector", 2: "dense", 4: "conv"}
+_SIZES = (  # tensors, and how many axes they have, that tell the sizes of a network
+    {
+        "to_gps.1.weight": 2,
+        "preprocess_img.0.weight": 4,
+        "attnblocks.0.roimlp.weight": 2,
+        "attnblocks.0.mlp.0.weight": 2,
+        "decoder.up.0.block.0.conv1.weight": 4,
+    },
+    {
+        "x_embedder.proj.weight": 4,
+        "pos_embed": 3,
+        "y_embedder.embedding_table.weight": 2,
+        "blocks.0.attn.qkv.weight": 2,
+        "blocks.0.mlp.fc1.weight": 2,
+        "final_layer.linear.weight": 2,
+    },
+)
 
 
 def published_table(config: ConfigDict) -> WeightTable:
@@ -100,14 +117,18 @@ def infer_config(shapes: Shapes, name: str = "") -> ConfigDict:
       name: of the file or its folder.
 
     Raises:
-      WeightsError: if they are of neither network; names the first tensor that is not there.
+      WeightsError: if they are of neither network; names a tensor that is not there, or wrong.
     """
-    try:
-        if "to_gps.1.weight" in shapes:
-            return _tokenizer_config(shapes, name)
-        return _sit_config(shapes)
-    except (KeyError, ValueError, ZeroDivisionError) as error:
-        raise WeightsError(f"its tensors are of no published network: {error!r}") from error
+    known = next((s for s in _SIZES if s.keys() & shapes.keys()), next(iter(_SIZES)))
+    for key, rank in known.items():
+        shape = shapes.get(key)
+        if shape is None or len(shape) != rank or 0 in shape:
+            what = f"there is no {key}" if shape is None else f"{key} is {show_shape(shape)}"
+            raise WeightsError(
+                f"its tensors are of no published network: {what}; is it whole? Of a network "
+                "of your own give the config"
+            )
+    return _tokenizer_config(shapes, name) if known is _SIZES[0] else _sit_config(shapes)
 
 
 def _tokenizer_config(shapes: Shapes, name: str) -> ConfigDict:

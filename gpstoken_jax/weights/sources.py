@@ -17,9 +17,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gpstoken_jax.configs import gpstoken_m128, sit_xl
+from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import check_sealed_file
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
-from gpstoken_jax.weights import pretrained
+from gpstoken_jax.weights.bundled import find_bundled
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.files import TensorSpec, read_about, read_specs, read_tensors
 from gpstoken_jax.weights.hub import download, is_repository
@@ -32,6 +33,7 @@ _AVERAGED = {"ema_model", "ema", "model_ema", "ema_params"}
 _COUNTERS = {"initted", "step"}  # of ema_pytorch
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
 _NO_NETWORK = re.compile(r"(optimizer|scheduler|scaler|sampler|training_args|random_states)")
+_PART = re.compile(r"-\d+-of-\d+$")
 _ROOTS = {
     "tokenizer": published_table(gpstoken_m128.get_config()).roots,
     "sit": published_table(sit_xl.get_config("published")).roots,
@@ -99,12 +101,20 @@ class Source:
         return averaged if weights == "ema_params" else last
 
     def load(self, weights: str = "ema_params") -> dict[str, Any]:
-        """Flax parameters, ``{"params": ...}``, float32, of ``choose(weights)``.
+        """Flax parameters, ``{"params": ...}``, float32, of ``choose(weights)``; see ``read``."""
+        return self.read(self.choose(weights))
+
+    def read(self, copy: Copy) -> dict[str, Any]:
+        """Flax parameters of one copy.
 
         Raises:
-          WeightsError: if the file is damaged.
+          WeightsError: if the file is damaged, or has values that are not finite.
         """
-        return self.table.from_torch(self.choose(weights).load())
+        tensors = copy.load()
+        try:
+            return self.table.from_torch(tensors)
+        except WeightsError as error:
+            raise WeightsError(f"{copy.name}: {error}; take weights of another step") from error
 
 
 def find_source(
@@ -132,14 +142,20 @@ def find_source(
         the file, the tensor, both shapes, and what to try.
       DamagedFileError: if a file that was written here was damaged.
     """
-    path = pretrained.find_bundled(source) or Path(source).expanduser()
+    path = find_bundled(source) or Path(source).expanduser()
     if not path.exists():
         if not is_repository(str(source)):
-            raise WeightsError(f"there is no file or folder {source}")
+            raise WeightsError(
+                f"there is no file or folder {source}; repositories of the hub are OWNER/NAME"
+            )
         path, subfolder = download(str(source), subfolder=subfolder, revision=revision)
     path = _descend(path, subfolder)
     copies, ignored, others = [], {}, []
     for file in _weight_files(path):
+        if _PART.search(file.stem):
+            raise WeightsError(
+                f"{file} is one of several parts of a network: join them in one file"
+            )
         found, rest = _copies(file, read_specs(file), _ROOTS[task])
         copies += found
         if found:
@@ -147,23 +163,34 @@ def find_source(
         else:
             others.append(file)
     if not copies:
-        raise WeightsError(
-            f"{path} has no tensors of a {task}: no names that begin with "
-            f"{', '.join(sorted(_ROOTS[task]))}"
-        )
+        raise WeightsError(_no_network(path, task))
     model = _only([copy for copy in copies if not copy.averaged])
     averaged = _only([copy for copy in copies if copy.averaged])
-    config, table = _fit(path, task, config, [c for c in (model, averaged) if c])
+    given = config
+    config, table = _fit(path, task, given, [c for c in (model, averaged) if c])
     for copy in {id(c): c for c in (model, averaged) if c}.values():
         try:
             left = table.check(copy.tensors)
         except WeightsError as error:
             raise WeightsError(
-                f"{copy.name} does not fit the config: {error}; is it the config of another model?"
+                f"{copy.name} does not fit: {error}; {_remedy(path, given)}"
             ) from error
         ignored |= {copy.prefix + key: reason for key, reason in left.items()}
     step = _step(path) or read_about((averaged or model).path).get("step")
     return Source(path, config, table, model, averaged, ignored, tuple(others), step)
+
+
+def _no_network(path: Path, task: Task) -> str:
+    """Says what there is instead of a network."""
+    names = [name for file in _weight_files(path) for name in read_specs(file)]
+    for other in _ROOTS.keys() - {task}:
+        if any(not _ROOTS[other].isdisjoint(name.split(".")) for name in names):
+            return f"{path} has the weights of a {other}, not of a {task}: give those"
+    begin = sorted({name.split(".")[0] for name in names})[:4]
+    return (
+        f"{path} has no tensors of a {task}: its names begin with {', '.join(begin) or 'nothing'}, "
+        f"not with {', '.join(sorted(_ROOTS[task]))}; is it the file of another network?"
+    )
 
 
 def _fit(
@@ -179,10 +206,11 @@ def _fit(
     except WeightsError as error:
         if given is None:
             raise WeightsError(f"{copy.name}: {error}") from error
-        return given, published_table(given)
+        return given, _table_of(given, path)
     if task_name(given) != task:
-        raise WeightsError(f"{path} comes with a config of a {task_name(given)}, not of a {task}")
-    table = published_table(given)
+        whose = "the config given for it" if config else "the config.json beside it"
+        raise WeightsError(f"{path}: {whose} is of a {task_name(given)}, and a {task} is asked for")
+    table = _table_of(given, path)
     deeper = published_table(inferred).used.keys() & copy.tensors.keys() - table.used.keys()
     if deeper:
         raise WeightsError(
@@ -192,12 +220,36 @@ def _fit(
     return given, table
 
 
+def _remedy(path: Path, given: ConfigDict | None) -> str:
+    """Tells what to try where tensors do not fit a config."""
+    if given is not None:
+        return "is it the config of another model? Without one it is told by the tensors' shapes"
+    if _config_beside(path):
+        return "is the config.json beside it that of another model?"
+    return "is it whole, and of this network? Of another one give the config"
+
+
+def _table_of(config: ConfigDict, path: Path) -> WeightTable:
+    """The table of a config that others gave."""
+    try:
+        return published_table(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        lacks = " ".join(str(error).split())[:80].strip("'\"")
+        raise WeightsError(
+            f"the config for {path} is none of a {task_name(config)}: its model has no {lacks}; "
+            "without one it is told by the tensors' shapes"
+        ) from error
+
+
 def _config_beside(path: Path) -> ConfigDict | None:
     """The config that ``save_pretrained`` wrote; other programs' ``config.json`` does not count."""
     run = RunDirectory(path if path.is_dir() else path.parent)
     if not run.config.is_file():
         return None
-    config = read_config(run)
+    try:
+        config = read_config(run)
+    except CheckpointError as error:
+        raise WeightsError(f"{error}: mend it, or take it away") from error
     return config if "model" in config and "task" in config else None
 
 
@@ -220,9 +272,10 @@ def _descend(path: Path, subfolder: str | None) -> Path:
         names = ", ".join(folder.name for folder in inside)
         raise WeightsError(f"{path} has several variants, give one as the sub-folder: {names}")
     if not inside:
-        kinds = sorted({file.suffix or file.name for file in path.iterdir()})
+        names = sorted(file.name for file in path.iterdir())
+        there = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         raise WeightsError(
-            f"{path} has no weights ({', '.join(_SUFFIXES)}), only {', '.join(kinds) or 'nothing'}"
+            f"{path} has no weights ({', '.join(_SUFFIXES)}), only {there or 'nothing'}"
         )
     return inside[0]
 

@@ -99,9 +99,10 @@ class WeightTable:
         Tensors of any float type are read; those that the network does not have are passed over.
 
         Raises:
-          WeightsError: as of ``check``.
+          WeightsError: as of ``check``, or if a value is not finite.
         """
         self.check(tensors)
+        complain({"not finite": [key for key in self.used if not np.isfinite(tensors[key]).all()]})
         return self._tree(lambda entry: entry.to_flax(tensors))
 
     def to_torch(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -133,7 +134,7 @@ class WeightTable:
                 if key in tensors and tuple(tensors[key].shape) != shape
             ],
             "of another type": [
-                f"{key} is {tensors[key].dtype}, not a float"
+                f"{key} is {tensors[key].dtype}, not a float of 16, 32 or 64 bits"
                 for key in known
                 if key in tensors and str(tensors[key].dtype) not in FLOATS
             ],

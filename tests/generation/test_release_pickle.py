@@ -1,6 +1,7 @@
 """The published layouts' pickle: read without running it, refused if it is anything else."""
 
 import collections
+import functools
 import os
 import pickle
 
@@ -41,11 +42,16 @@ SHAPES = {
     "lists of numbers": lambda x: {k: v.tolist() for k, v in x.items()},
     "lists of rows": lambda x: {k: [list(a) for a in v] for k, v in x.items()},
     "a defaultdict": lambda x: collections.defaultdict(list, {k: list(v) for k, v in x.items()}),
+    "a defaultdict of deques": lambda x: collections.defaultdict(
+        functools.partial(collections.deque, maxlen=9), {k: list(v) for k, v in x.items()}
+    ),
+    "a defaultdict of numbers": lambda x: collections.defaultdict(int, x),
     "an OrderedDict": lambda x: collections.OrderedDict((k, list(v)) for k, v in x.items()),
     "NumPy keys": lambda x: {np.int64(k): list(v) for k, v in x.items()},
     "NumPy keys of 32 bits": lambda x: {np.int32(k): v for k, v in x.items()},
     "texts as keys": lambda x: {str(k): v for k, v in x.items()},
     "wider arrays": lambda x: {k: list(np.pad(v, ((0, 0), (0, 0), (0, 16)))) for k, v in x.items()},
+    "mapped memory": lambda x: {k: v.view(np.memmap) for k, v in x.items()},
     "float16": lambda x: {k: list(v.astype(np.float16)) for k, v in x.items()},
     "float64, big-endian, Fortran order": lambda x: {
         k: [np.asfortranarray(a.astype(">f8")) for a in v] for k, v in x.items()

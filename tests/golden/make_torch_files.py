@@ -1,6 +1,7 @@
 """Writes torch_files/: what torch.save makes of small tensors. Run with PyTorch 2.13, once."""
 
 from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,24 @@ for name, value in {"module": module.state_dict(), "kinds": values, "nested": ne
     torch.save(value, folder / f"{name}_legacy.pth", _use_new_zipfile_serialization=False)
 torch.save(module, folder / "whole_module.pth")
 torch.jit.script(module).save(folder / "torchscript.pt")
+
+# Three updates of Adam, as the release trains its discriminator, and a fourth to be repeated.
+torch.manual_seed(0)
+widths = [3, 1, 2, 4, 8, 1]
+layers = [torch.nn.Conv2d(3, 1, 4), torch.nn.LeakyReLU(0.2)]
+for before, after in pairwise(widths[1:5]):
+    convolution = torch.nn.Conv2d(before, after, 4, bias=False)
+    layers += [convolution, torch.nn.BatchNorm2d(after), torch.nn.LeakyReLU(0.2)]
+network = torch.nn.Module()
+network.main = torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 1, 4))
+optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.5, 0.9))
+for step in range(4):
+    gradients = {name: torch.randn(p.shape) for name, p in network.named_parameters()}
+    for name, parameter in network.named_parameters():
+        parameter.grad = gradients[name]
+    if step == 3:
+        torch.save(optimizer.state_dict(), folder / "adam_state.bin")
+        start = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer.step()
+fourth = {"before": start, "gradients": gradients, "after": network.state_dict()}
+torch.save(fourth, folder / "adam_step.pth")

@@ -165,6 +165,14 @@ def test_what_was_made_from_something_else_is_refused_or_made_again(tmp_path, ch
     assert read_manifest(tmp_path, "tokens").made_from == FROM | change
 
 
+def test_what_was_claimed_and_not_begun_is_free_for_other_settings(tmp_path):
+    """As after a flag that only the work itself found wrong; but not while it goes on."""
+    with open_output(tmp_path, "tokens", FROM), pytest.raises(OutputError, match="is writing"):
+        open_output(tmp_path, "tokens", FROM | {"data": "d2"})
+    _make(tmp_path, FROM | {"data": "d2"})
+    assert read_manifest(tmp_path, "tokens").made_from["data"] == "d2"
+
+
 def test_directories_of_someone_else_are_refused(tmp_path):
     (tmp_path / "holiday.jpg").write_text("mine")
     for overwrite in (False, True):

@@ -4,9 +4,8 @@ import socket
 import threading
 import time
 
-import uvicorn
-
 from gpstoken_jax.programs.view import listen
+from gpstoken_jax.viewer.serving import server_for
 
 
 class Server:
@@ -15,8 +14,7 @@ class Server:
     def __init__(self, app):
         self.listener: socket.socket = listen("127.0.0.1", 0)
         self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
+        self._server = server_for(app)
         self._thread = threading.Thread(target=self._server.run, args=([self.listener],))
 
     def __enter__(self):

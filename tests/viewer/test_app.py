@@ -1,10 +1,13 @@
 """The viewer's server: what it answers, what it refuses, and that nothing takes it down."""
 
 import asyncio
+import dataclasses
 import io
 import json
 import re
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2 as httpx
 import numpy as np
@@ -17,7 +20,9 @@ from gpstoken_jax.data.resize import resize_and_crop
 from gpstoken_jax.tokens import open_tokens
 from gpstoken_jax.viewer import Access, create_app
 from gpstoken_jax.viewer import photos as viewer_photos
+from gpstoken_jax.viewer.decoder import Decoder, pad_tiles
 from gpstoken_jax.viewer.shelf import fill_shelf
+from gpstoken_jax.viewer.warmth import Warmth
 from gpstoken_jax.viewer.wire import pack, unpack
 
 pytestmark = pytest.mark.slow
@@ -33,14 +38,6 @@ def png(pixels):
 
 
 PHOTO = png(photos.astronaut()[:128, 128:256])
-
-
-@pytest.fixture(scope="module")
-def quiet_engine(engine):
-    """Compiles what is asked for, nothing beforehand."""
-    before, engine.warm_up = engine.warm_up, lambda stop: None
-    yield engine
-    engine.warm_up = before
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +57,12 @@ def encoded(client, key):
     return client.post(f"/api/encode?photo={key}&tokens=8").content
 
 
+@pytest.fixture(scope="module")
+def encoded_large(client, key):
+    """Tokens of 2 x 2 tiles."""
+    return unpack(client.post(f"/api/encode?photo={key}&tokens=32").content)
+
+
 def words(answer):
     length = int.from_bytes(answer.content[:8], "little")
 
@@ -72,7 +75,8 @@ def words(answer):
 def test_a_photo_becomes_the_tokens_of_the_tokenizer(client, key, encoded, engine):
     made = unpack(encoded)
     picture = resize_and_crop(photos.astronaut()[:128, 128:256], 32, resize="antialias")
-    expected, layout = engine.tokenizer.encode_with_layout(picture, num_tokens=8)
+    nowhere = np.zeros((32, 32), np.float32)
+    expected, layout = engine.tokenizer.encode_with_layout(picture, num_tokens=8, focus=nowhere)
     np.testing.assert_allclose(made["tokens"], expected, atol=1e-5)
     np.testing.assert_array_equal(made["layout"], layout)
     again = engine.tokenizer.decode(expected, uint8=True)
@@ -82,25 +86,57 @@ def test_a_photo_becomes_the_tokens_of_the_tokenizer(client, key, encoded, engin
     np.testing.assert_array_equal(unpack(decoded.content)["picture"], made["picture"])
 
 
-def test_larger_pictures_are_those_of_the_tokenizer(client, key, engine):
-    made = unpack(client.post(f"/api/encode?photo={key}&tokens=32").content)
+def test_larger_pictures_are_those_of_the_tokenizer(encoded_large, engine):
+    made = encoded_large
     picture = resize_and_crop(photos.astronaut()[:128, 128:256], 64, resize="antialias")
     expected = engine.tokenizer.encode(picture, num_tokens=8)
     np.testing.assert_allclose(made["tokens"], expected, atol=1e-5)
     np.testing.assert_array_equal(made["tile"], np.repeat(np.arange(4), 8))
 
 
+@pytest.mark.parametrize("way", ["blended", "tiles", "aligned"])
+def test_pictures_are_decoded_as_by_the_tokenizer(engine, way):
+    """Whole or from parts; tiles need not be equally full."""
+    config = engine.tokenizer.config.copy_and_resolve_references()
+    config.eval.high_resolution = way
+    tokenizer = dataclasses.replace(engine.tokenizer, config=config)
+    rng = np.random.default_rng(0)
+    tile = np.repeat(np.arange(4), [8, 3, 0, 5])
+    tokens = rng.uniform(-0.5, 0.5, (16, 21)).astype(np.float32)
+    tokens[:, :2] = np.abs(tokens[:, :2]) + 0.1
+    rows = pad_tiles(tokens, tile, (2, 2), 8)
+    expected = tokenizer.decode(rows, image_size=(64, 64), uint8=True)
+    with ThreadPoolExecutor(2) as pool:
+        made = Decoder(tokenizer, engine.sizes, Warmth(), pool).decode(tokens, tile, (2, 2))
+    assert np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_only_what_an_edit_touches_is_decoded_again(engine, encoded_large, monkeypatch):
+    """Of 2 x 2 tiles and the five windows over their seams: a tile and its three windows."""
+    tokens, tile = encoded_large["tokens"].copy(), encoded_large["tile"]
+    engine.decode(tokens, tile, (2, 2))
+    decoder, parts = engine._decoder, []
+    decode_part = decoder._decode_part
+    monkeypatch.setattr(decoder, "_decode_part", lambda p: parts.append(p) or decode_part(p))
+    before = engine.decode(tokens, tile, (2, 2))
+    assert not parts
+    tokens[0, 3] += 0.03
+    after = engine.decode(tokens, tile, (2, 2))
+    assert len(parts) == 4
+    changed = (after != before).any(axis=-1)
+    assert changed.any() and not changed[48:, 48:].any()
+
+
 def test_paint_draws_tokens_between_tiles(client, key):
     focus = np.zeros((16, 16), np.int8)
     focus[:8, :8] = 127
-    ask = f"/api/encode?photo={key}&tokens=32"
+    ask = f"/api/encode?photo={key}&tokens=40"
     made = unpack(client.post(ask, content=pack({"focus": focus})).content)
-    counts = np.bincount(made["tile"], minlength=4)
-    assert counts[0] > counts[1:].max() and counts.sum() <= 32
+    assert np.bincount(made["tile"]).tolist() == [16, 8, 8, 8]
 
 
-def test_tokens_as_a_file(client, encoded, engine, tmp_path):
-    """Also with tokens missing from some tiles, which are filled up."""
+def test_tokens_as_a_file(client, encoded, tmp_path):
+    """Also with tokens missing from some tiles, which are filled up with what draws nothing."""
     made = unpack(encoded)
     tokens, layout = made["tokens"].repeat(2, 0), made["layout"].repeat(2, 0)
     tile = np.array([0] * 9 + [1] * 4 + [3] * 3, np.uint16)
@@ -110,12 +146,9 @@ def test_tokens_as_a_file(client, encoded, engine, tmp_path):
     path.write_bytes(answer.content)
     (example,) = saved = open_tokens(path)
     assert example.name == "café" and example.size == (64, 64)
-    decoded = engine.tokenizer.decode(
-        example.tokens, image_size=tuple(saved.header["image_size"]), uint8=True
-    )
-    message = pack({"tokens": tokens, "tile": tile})
-    shown = unpack(client.post("/api/decode?rows=2&cols=2", content=message).content)["picture"]
-    assert np.abs(decoded.astype(int) - shown).max() <= 1
+    np.testing.assert_array_equal(example.tokens, pad_tiles(tokens, tile, (2, 2), 9))
+    assert saved.header["image_size"] == [64, 64]
+    assert (example.tokens.reshape(4, 9, -1)[2, :, 5:] == 0).all()
 
 
 def test_the_shelf(client):
@@ -232,23 +265,44 @@ def test_bad_questions(client, key, query, body, status):
     assert answer.status_code == status and answer.json()["error"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/static/../app.py",
-        "/static/%2e%2e/app.py",
-        "/static/..%2fapp.py",
-        "//etc/passwd",
-        "/etc/passwd",
-        "/static/",
-        "/api/shelf/../../etc/passwd",
-        "/api/shelf/-1",
-        "/api/shelf/99999999999999999999",
-        "/static/style.css%00",
-    ],
-)
-def test_no_path_reaches_the_disk(client, path):
-    assert client.get(path).status_code == 404
+def test_nothing_is_read_from_disk_or_kept_there(client, key, encoded):
+    """Every question that needs no file of the shelf, after the first of its kind."""
+    opened, watching = [], False
+
+    def watch(event, arguments):
+        if watching and event in ("open", "os.mkdir", "os.rename", "os.remove", "shutil.copyfile"):
+            opened.append(arguments)
+
+    sys.addaudithook(watch)  # for good: it does nothing outside this test
+    made = unpack(encoded)
+    whole = pack({name: made[name] for name in ("tokens", "tile", "layout")})
+    for watching in (False, True):  # noqa: B007 - read by the hook
+        for path, body in (
+            ("photo", PHOTO),
+            (f"encode?photo={key}&tokens=8", b""),
+            ("decode?rows=1&cols=1", pack({name: made[name] for name in ("tokens", "tile")})),
+            ("tokens?rows=1&cols=1&name=/etc/passwd", whole),
+            ("photo", b"no image"),
+        ):
+            assert client.post(f"/api/{path}", content=body).status_code in (200, 400)
+        for path in ("/", "/static/page.js", "/api/model", "/api/shelf/0/thumbnail", "/etc/passwd"):
+            assert client.get(path).status_code in (200, 404)
+    assert not opened
+    client.get("/api/shelf/1")
+    watching = False
+    assert opened
+
+
+def test_what_is_kept_is_bounded(quiet_engine, monkeypatch):
+    """Of three photos two are kept; the first is asked for again."""
+    monkeypatch.setattr("gpstoken_jax.viewer.app._PHOTO_BYTES", 2 * (32**2 + 64**2) * 3)
+    small = TestClient(create_app(quiet_engine), LOCAL, raise_server_exceptions=False)
+    keys = [
+        words(small.post("/api/photo", content=png(photos.astronaut()[i : i + 64, :64])))["key"]
+        for i in (0, 64, 128)
+    ]
+    found = [small.post(f"/api/encode?photo={key}&tokens=8").status_code for key in keys]
+    assert found == [404, 200, 200]
 
 
 # ---- Who may talk to it --------------------------------------------------------------------------

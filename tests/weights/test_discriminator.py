@@ -58,7 +58,7 @@ def test_a_run_goes_on_with_it(checkpoint, tmp_path):
     config, folder = checkpoint
     done = import_weights(folder, config, tmp_path / "run")
     assert f"{folder / 'model_2.safetensors'} (the discriminator)" in done.read
-    assert done.other_files == (folder / "model_3.safetensors",)
+    assert done.other_files == {folder / "model_3.safetensors": "another network"}
     tensors = _tensors(config.gan.discriminator, "")
     expected = tensors["main.2.weight"].transpose(2, 3, 1, 0)
     kept = load_trees(tmp_path / "run" / "checkpoints", 0)["discriminator"]

@@ -186,4 +186,7 @@ def test_every_fault_is_named_at_once_in_one_line(tensors, table):
     assert "to_gps.0.bias" in message and "attnblocks.1.ln2.weight" in message
     assert "decoder.conv_in.weight is 3 x 3 x 16 x 16, not 16 x 16 x 3 x 3" in message
     assert "preprocess_img.1.temb_proj.bias is 3, not 8" in message
-    assert "1 of another type (decoder.conv_out.bias is int8, not a float)" in message
+    assert (
+        "1 of another type (decoder.conv_out.bias is int8, not a float of 16, 32 or 64 bits)"
+        in message
+    )

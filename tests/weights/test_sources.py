@@ -1,8 +1,8 @@
 """Weights are found in every form that published ones have, and fitted to a config."""
 
+import gzip
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 import jax
@@ -18,6 +18,7 @@ from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.files import write_tensors
 from gpstoken_jax.weights.published import infer_config, sit_table, tokenizer_table
 from gpstoken_jax.weights.sources import find_source
+from tests.weights.torch_writer import save_torch
 
 COUNTERS = {"initted": np.ones((), bool), "step": np.array(7)}
 
@@ -53,32 +54,6 @@ def _assert_has(found, model, averaged=None):
         jax.tree.map(np.testing.assert_array_equal, found.load(name), expected)
 
 
-def save_torch(tensors, path, prefix=()):
-    """Writes what ``torch.save`` makes of a state dict, inside dictionaries of these names."""
-
-    def text(value):
-        return b"X" + len(value).to_bytes(4, "little") + value.encode()
-
-    def numbers(values):
-        return b"(" + b"".join(b"J" + v.to_bytes(4, "little") for v in values) + b"t"
-
-    items, storages = b"", {}
-    for number, (key, tensor) in enumerate(tensors.items()):
-        storages[str(number)] = np.ascontiguousarray(tensor).tobytes()
-        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(str(number))
-        storage += text("cpu") + numbers([tensor.size])[1:-1] + b"tQ"
-        strides = [stride // 4 for stride in np.ascontiguousarray(tensor).strides]
-        parts = storage + b"K\x00" + numbers(tensor.shape) + numbers(strides) + b"\x89N"
-        items += text(key) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + parts + b"tR"
-    value = b"}(" + items + b"u"
-    for name in reversed(prefix):
-        value = b"}" + text(name) + value + b"s" + text("epoch") + b"K\x03s"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("w/data.pkl", b"\x80\x02" + value + b".")
-        for name, raw in storages.items():
-            archive.writestr(f"w/data/{name}", raw)
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin", ".ckpt"])
 @pytest.mark.parametrize("wrapper", [(), ("state_dict",), ("outer", "model")])
 def test_single_files(suffix, wrapper, model, tmp_path):
@@ -86,7 +61,10 @@ def test_single_files(suffix, wrapper, model, tmp_path):
     if suffix == ".safetensors":
         save_file(_prefixed(model, "".join(f"{name}." for name in wrapper)), path)
     else:
-        save_torch(model, path, wrapper)
+        value = model
+        for name in reversed(wrapper):
+            value = {name: value, "epoch": 3}
+        save_torch(value, path)
     found = find_source(path)
     _assert_has(found, model)
     assert found.config.to_dict() == infer_config({k: t.shape for k, t in model.items()}).to_dict()
@@ -179,7 +157,7 @@ def test_the_generator(tmp_path):
     _assert_has(found, tensors)
     generator = Generator.from_pretrained(tmp_path / "w.safetensors")
     assert generator.model.num_classes == 3 and len(generator.config.statistics.mean) == 21
-    with pytest.raises(WeightsError, match="has no tensors of a tokenizer"):
+    with pytest.raises(WeightsError, match="has the weights of a sit, not of a tokenizer"):
         find_source(tmp_path / "w.safetensors")
 
 
@@ -199,46 +177,142 @@ def test_the_config_beside_them_comes_first(model, tmp_path):
     (tmp_path / "config.json").write_text(tiny.get_config("smoke").to_json())
     for path in (tmp_path, tmp_path / "w.safetensors"):
         assert find_source(path).config.model.encoder.num_heads == 4
-    with pytest.raises(WeightsError, match="a config of a sit, not of a tokenizer"):
+    with pytest.raises(WeightsError, match="is of a sit, and a tokenizer is asked for"):
         find_source(tmp_path, config=sit_tiny.get_config())
 
 
-def _errors(model, tmp_path):
-    wrong = gpstoken_m128.get_config()
-    shallow = tiny.get_config("smoke")
-    shallow.model.encoder.depth = 1
-    file, odd = tmp_path / "w.safetensors", tmp_path / "odd.safetensors"
-    save_file(model, file)
-    save_file(model | {"to_gps.0.bias": np.zeros(7, np.float32)}, odd)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "notes.txt").write_text("hello")
-    (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:-5])
-    (tmp_path / "bad.pth").write_bytes(b"\x80\x02cos\nsystem\n.")
-    return {
-        "another config": (file, {"config": wrong}, r"w\.safetensors .*missing.*another model"),
-        "a shallower config": (file, {"config": shallow}, r"14 tensors more.*attnblocks\.1.*"),
-        "another shape": (odd, {}, r"odd\.safetensors.*to_gps\.0\.bias is 7, not 5"),
-        "cut short": (tmp_path / "cut.safetensors", {}, r"cut\.safetensors is damaged"),
-        "a program": (tmp_path / "bad.pth", {}, r"bad\.pth was not read: it .*"),
-        "nothing": (tmp_path / "empty", {}, "empty has no weights .*only nothing"),
-        "no weights": (tmp_path / "text", {}, r"has no weights \(\.safetensors.*only \.txt"),
-        "no such file": (tmp_path / "gone", {}, "there is no file or folder"),
-    }
+def _changed(**changes):
+    """Weights with some tensors replaced, or left out."""
+
+    def write(model, folder):
+        tensors = {k: changes.get(k, t) for k, t in model.items()}
+        path = folder / "w.safetensors"
+        save_file({k: t for k, t in tensors.items() if t is not None}, path)
+        return path
+
+    return write
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "another config", "a shallower config", "another shape", "cut short", "a program",
-        "nothing", "no weights", "no such file",
-    ],
-)  # fmt: skip
+def _bytes(name, data):
+    """A file of these bytes, or of what a function makes of those of good weights."""
+
+    def write(model, folder):
+        path = folder / name
+        save_file(model, path)
+        path.write_bytes(data(path.read_bytes()) if callable(data) else data)
+        return path
+
+    return write
+
+
+def _folder(*files, config=None):
+    """A folder with files of parts of the weights, or of bytes, and a ``config.json``."""
+
+    def write(model, folder):
+        for number, name in enumerate(files):
+            if name.endswith(".safetensors"):
+                save_file(dict(list(model.items())[number :: len(files)]), folder / name)
+            else:
+                (folder / name).write_bytes(b"hello")
+        if config is not None:
+            (folder / "config.json").write_text(config)
+        return folder
+
+    return write
+
+
+def _shallow():
+    config = tiny.get_config("smoke")
+    config.model.encoder.depth = 1
+    return config
+
+
+_NAN = np.full((5, 32), np.nan, np.float32)
+_ENCODER = {k: None for k in tokenizer_table(tiny.get_config("smoke").model).used if "decoder" in k}
+WRONG = {
+    "cut short": (_bytes("w.safetensors", lambda raw: raw[:-5]), {}, r"damaged.*: copy or downl"),
+    "cut in the header": (_bytes("w.safetensors", lambda raw: raw[:90]), {}, "download it again"),
+    "half of an archive": (_bytes("w.pth", b"PK\x03\x04" + bytes(99)), {}, "download it again"),
+    "empty": (_bytes("w.pth", b""), {}, "is empty: copy or download it again"),
+    "a pointer": (_bytes("w.bin", b"version https://git-lfs.github.com/"), {}, "git lfs pull"),
+    "a web page": (_bytes("w.safetensors", b"\n<!DOCTYPE html>"), {}, "a web page.*/resolve/"),
+    "compressed": (_bytes("w.pth", gzip.compress(b"x" * 99)), {}, "compressed: unpack it"),
+    "an array": (_bytes("w.npy", b"\x93NUMPY\x01\x00"), {}, "give a state dict"),
+    "a picture": (_bytes("w.jpg", b"\xff\xd8\xff\xe0" + bytes(99)), {}, "or give another file"),
+    "a text": (_bytes("w.txt", b"hello world"), {}, "or give another file"),
+    "a program": (_bytes("w.pth", b"\x80\x02cos\nsystem\n."), {}, r"os\.system.*state_dict\(\)"),
+    "another shape": (
+        _changed(**{"to_gps.0.bias": np.zeros(7, np.float32)}),
+        {},
+        r"to_gps\.0\.bias is 7, not 5\); is it whole",
+    ),
+    "another rank": (
+        _changed(**{"to_gps.1.weight": np.zeros(3, np.float32)}),
+        {},
+        r"to_gps\.1\.weight is 3; .* give the config",
+    ),
+    "no values": (
+        _changed(**{"to_gps.1.weight": np.zeros((0, 5), np.float32)}),
+        {},
+        r"to_gps\.1\.weight is 0 x 5; ",
+    ),
+    "whole numbers": (
+        _changed(**{"to_gps.0.bias": np.zeros(5, np.int32)}),
+        {},
+        r"to_gps\.0\.bias is int32, not a float of 16",
+    ),
+    "not finite": (_changed(**{"to_gps.0.weight": _NAN}), {}, r"1 not finite .* of another step"),
+    "one missing": (
+        _changed(**{"gps_embed.weight": None}),
+        {},
+        r"missing \(gps_embed\.weight\); is",
+    ),
+    "half of it": (_changed(**_ENCODER), {}, r"there is no decoder\.up\..*; is it whole"),
+    "another config": (
+        _changed(),
+        {"config": gpstoken_m128.get_config()},
+        "missing.*another model.*told by the tensors' shapes",
+    ),
+    "a shallower config": (_changed(), {"config": _shallow()}, r"14 tensors more.*attnblocks\.1"),
+    "a config of a generator": (
+        _changed(),
+        {"config": sit_tiny.get_config()},
+        "given for it is of a sit, and a tokenizer is",
+    ),
+    "a tokenizer's": (_changed(), {"task": "sit"}, "weights of a tokenizer, not of a sit: give"),
+    "a config that lacks": (
+        _folder("w.safetensors", config='{"task": "tokenizer", "model": {}}'),
+        {},
+        "its model has no encoder; without one",
+    ),
+    "a broken config": (
+        _folder("w.safetensors", config='{"task"'),
+        {},
+        "not JSON.*: mend it, or take it away",
+    ),
+    "parts": (
+        _folder("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+        {},
+        "one of several parts of a network: join them",
+    ),
+    "no files": (_folder(), {}, "has no weights .*only nothing"),
+    "other files": (_folder("notes.txt", "optimizer.bin"), {}, "only notes.txt, optimizer.bin"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said_in_one_line(name, model, tmp_path):
-    path, options, match = _errors(model, tmp_path)[name]
+    """With the file, what of it, and what to try."""
+    write, options, match = WRONG[name]
+    path = write(model, tmp_path)
     with pytest.raises(WeightsError, match=match) as raised:
-        find_source(path, **options)
-    assert "\n" not in str(raised.value)
+        find_source(path, **options).load()
+    assert "\n" not in str(raised.value) and str(path) in str(raised.value)
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    with pytest.raises(WeightsError, match=r"no file or folder .*gone; .* OWNER/NAME"):
+        find_source(tmp_path / "gone")
 
 
 def test_damage_to_our_own_files_is_noticed(model, tmp_path):

@@ -23,6 +23,7 @@ export const stem = (name) =>
 export async function savePage(studio, model) {
   const pictures = [];
   for (const picture of studio.pictures) {
+    if (!picture.decided) continue; // it is being opened
     const { tokens, layout, tile, focus, rows, cols, wanted, edited } = picture.decided;
     pictures.push({
       name: picture.name,
@@ -37,7 +38,7 @@ export async function savePage(studio, model) {
       focus: toText(focus.data),
     });
   }
-  const current = studio.pictures.indexOf(studio.current);
+  const current = studio.pictures.filter(({ decided }) => decided).indexOf(studio.current);
   const { checkpoint, step, features, tile } = model;
   const page = { kind: KIND, version: VERSION, model: { checkpoint, step, features, tile }, current, pictures };
   download(new Blob([JSON.stringify(page)], { type: "application/json" }), `${stem(studio.current.name)}.gpstoken.json`);
@@ -55,24 +56,28 @@ export async function openPage(file, studio, open) {
   let page;
   try {
     page = JSON.parse(await file.text());
-    if (page.kind !== KIND || page.version !== VERSION) throw new Error();
+    if (page.kind !== KIND || page.version !== VERSION || !Array.isArray(page.pictures)) throw new Error();
   } catch {
     return studio.notice(`${file.name} is no page that was saved here.`, "error");
   }
-  if (page.model.features !== model.features || page.model.tile !== model.tile) {
-    return studio.notice(`${file.name} is of another model, ${page.model.checkpoint}.`, "error");
+  if (page.model?.features !== model.features || page.model.tile !== model.tile) {
+    return studio.notice(`${file.name} is of another model, ${page.model?.checkpoint}.`, "error");
   }
   if (page.model.step !== model.step) studio.notice(`${file.name} was made with other weights.`);
-  for (const saved of page.pictures) {
+  const before = studio.pictures.length;
+  for (const [number, saved] of page.pictures.entries()) {
+    const name = String(saved?.name ?? `picture ${number + 1}`);
     try {
-      const step = readStep(saved, studio.depth);
+      const step = readStep(saved ?? {}, studio.depth);
       const source = readSource(saved.source, model);
-      if (source) await open(saved.name, source, { step });
-      else await showWithoutPhoto(studio, saved.name, step);
+      if (source) await open(name, source, { step });
+      else await showWithoutPhoto(studio, name, step);
     } catch (error) {
-      studio.notice(`${file.name}: ${saved?.name} cannot be opened: ${error.message}`, "error");
+      studio.notice(`${file.name}: ${name} cannot be opened: ${error.message}`, "error");
     }
   }
+  const chosen = studio.pictures[before + page.current];
+  if (chosen && chosen !== studio.current) await studio.choose(chosen);
   return null;
 }
 
@@ -82,20 +87,29 @@ function showWithoutPhoto(studio, name, step) {
   return studio.add(picture);
 }
 
+/** Reads a step; whatever is wrong with it, it is found here. */
 function readStep({ rows, cols, wanted, edited, ...texts }, depth) {
-  const step = {
-    tokens: new Float32Array(fromText(texts.tokens).buffer),
-    layout: new Float32Array(fromText(texts.layout).buffer),
-    tile: new Uint16Array(fromText(texts.tile).buffer),
-    focus: { ...noFocus(), data: new Int8Array(fromText(texts.focus).buffer) },
-    rows,
-    cols,
-    wanted,
-    edited,
-  };
-  const count = step.tile.length;
-  const whole = step.tokens.length === count * depth && step.layout.length === count * 5
-    && step.focus.data.length === noFocus().data.length && [rows, cols, wanted].every(Number.isInteger);
+  const floats = (text) => new Float32Array(fromText(text).buffer);
+  let step;
+  try {
+    step = {
+      tokens: floats(texts.tokens),
+      layout: floats(texts.layout),
+      tile: new Uint16Array(fromText(texts.tile).buffer),
+      focus: { ...noFocus(), data: new Int8Array(fromText(texts.focus).buffer) },
+      rows,
+      cols,
+      wanted,
+      edited: Boolean(edited),
+    };
+  } catch {
+    throw new Error("it is damaged");
+  }
+  const { tokens, layout, tile, focus } = step;
+  const whole = tokens.length === tile.length * depth && layout.length === tile.length * 5
+    && focus.data.length === noFocus().data.length
+    && [rows, cols, wanted].every((number) => Number.isInteger(number) && number > 0 && number < 1e5)
+    && tile.every((number) => number < rows * cols) && [tokens, layout].every((array) => array.every(Number.isFinite));
   if (!whole) throw new Error("it is damaged");
   return step;
 }
@@ -121,23 +135,27 @@ const fromText = (text) => Uint8Array.from(atob(text), (character) => character.
 
 const quote = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
-/** How to get the same from a command line, and an address that opens it. */
+/** How to get the same from a command line, and an address that opens it; "" is what cannot be had. */
 export function commands({ current, step }, { checkpoint, shelf }) {
   const name = stem(current.name);
-  const number = current.source?.shelf;
-  const hash = new URLSearchParams({ tokens: step.wanted });
-  if (number !== undefined) hash.set("photo", shelf[number].name);
-  return {
-    decode: `gpstoken decode --checkpoint=${quote(checkpoint)} --tokens=${quote(`${name}.safetensors`)} --output=${quote(`${name}_decoded`)}`,
-    view: `gpstoken view ${quote(current.name)} --checkpoint=${quote(checkpoint)} --num_tokens=${step.wanted}`,
-    link: `${location.origin}/#${hash}`,
+  const weights = `--checkpoint=${quote(checkpoint)}`;
+  const commands = {
+    decode: `gpstoken decode ${weights} --tokens=${quote(`${name}.safetensors`)} --output=${quote(`${name}_decoded`)}`,
+    view: "",
+    link: "",
   };
+  if (current.source) commands.view = `gpstoken view ${quote(current.name.replace(/^-/, "./-"))} ${weights} --num_tokens=${step.wanted}`;
+  if (current.source?.shelf !== undefined) {
+    const asked = new URLSearchParams({ photo: shelf[current.source.shelf].name, tokens: step.wanted });
+    commands.link = `${location.origin}/#${asked}`;
+  }
+  return commands;
 }
 
 /** What the address asks to open; else the photos of the command line, else the first to try. */
 export function fromAddress(hash, { shelf, num_tokens: given }) {
   const asked = new URLSearchParams(hash.slice(1));
-  const wanted = Number(asked.get("tokens")) || given;
+  const wanted = Math.round(Number(asked.get("tokens"))) || given;
   const settings = wanted ? { wanted } : {};
   const named = shelf.findIndex(({ name }) => name === asked.get("photo"));
   if (named >= 0) return [{ number: named, settings }];

@@ -35,7 +35,9 @@ function scene(name) {
   const on = (what) => $(`show-${what}`).checked;
   const rebuilt = name === "rebuilt";
   return {
-    step: tools.painting ? { ...step, focus: tools.painting } : step,
+    step,
+    decided: studio.current.decided ?? step,
+    focus: tools.painting ?? step.focus,
     depth: studio.depth,
     size: studio.size,
     support: model.support,
@@ -104,7 +106,8 @@ function showFacts(current) {
   $("tokens-out").textContent = count;
   if (document.activeElement !== $("tokens") || !sliding) $("tokens").value = toSlider(step.wanted);
   $("tokens").setAttribute("aria-valuetext", counted(count));
-  $("rebuilt-caption").textContent = `Rebuilt from ${counted(count)}, ${width} × ${height} pixels`;
+  const first = step.edited ? "" : ". Drag an ellipse, and the picture follows.";
+  $("rebuilt-caption").textContent = `Rebuilt from ${counted(count)}, ${width} × ${height} pixels${first}`;
   $("values").textContent = values.toLocaleString("en");
   $("bytes").textContent = inBytes(values * BYTES_A_VALUE);
   const likeness = current.photo && current.rebuilt ? psnr(current.rebuilt, current.photo.picture) : null;
@@ -234,18 +237,18 @@ const keys = {
   Escape: () => { studio.inspected = null; studio.select([]); },
   PageUp: () => studio.selectNext(-1), PageDown: () => studio.selectNext(1),
 };
-const controls = { z: () => studio.travel(-1), y: () => studio.travel(1), c: edits.copy, v: edits.paste, d: edits.duplicate };
+const controls = { z: () => studio.travel(-1), y: () => studio.travel(1), d: edits.duplicate };
 
 const ofSliders = /^(Arrow|Page|Home|End)/;
 
 document.addEventListener("keydown", (event) => {
   if (event.target.closest("input[type=number], select, dialog, [popover]")) return;
   if (event.target.type === "range" && ofSliders.test(event.key)) return;
+  if (event.key === "Escape" && document.querySelector(":popover-open")) return; // it closes that
   if (event.key === "?") return void $("help-dialog").showModal();
   if (!studio.step || event.altKey) return;
   const command = event.ctrlKey || event.metaKey;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (command && key === "c" && String(getSelection())) return; // text that is marked
   let action = command ? controls[key] : keys[key];
   if (command && key === "z" && event.shiftKey) action = () => studio.travel(1);
   if (!command && arrows[key] && studio.selection.length && !event.target.closest("[name=tool]")) {
@@ -265,6 +268,13 @@ async function open(name, source, settings) {
   } catch (error) {
     studio.notice(`${name}: ${error.message}`, "error");
     return null;
+  }
+}
+
+/** Opens what the address asks for. */
+async function openAddressed() {
+  for (const { number, settings } of files.fromAddress(location.hash, model)) {
+    await open(model.shelf[number].name, { shelf: number }, settings);
   }
 }
 
@@ -293,10 +303,20 @@ addEventListener("drop", (event) => {
   $("drop").hidden = true;
   openFiles([...event.dataTransfer.files]);
 });
-addEventListener("paste", (event) => {
-  const pasted = [...(event.clipboardData?.files ?? [])];
-  if (pasted.length) openFiles(pasted);
+// The keys for copy and paste are the browser's: a photo comes from its clipboard, and tokens that are
+// copied take the photo's place there.
+addEventListener("copy", (event) => {
+  if (String(getSelection()) || !studio.selection.length) return; // text that is marked
+  event.preventDefault();
+  event.clipboardData.setData("text/plain", counted(studio.selection.length));
+  studio.copy();
 });
+addEventListener("paste", (event) => {
+  const pasted = [...event.clipboardData.files];
+  if (pasted.length) openFiles(pasted);
+  else studio.paste();
+});
+addEventListener("hashchange", openAddressed);
 
 // ---- Saving -----------------------------------------------------------------------------------------
 
@@ -323,6 +343,7 @@ $("show-command").addEventListener("click", () => {
   $("command-view").textContent = view;
   $("command-link").href = link;
   $("command-link").textContent = link;
+  for (const [id, text] of [["command-again", view], ["command-address", link]]) $(id).hidden = !text;
   $("command-dialog").showModal();
 });
 
@@ -367,5 +388,4 @@ window.gpstoken = { studio, panes, gaussian }; // for tests and for the curious
 showFacts(null);
 showSelection();
 watchWarmth();
-const wanted = files.fromAddress(location.hash, model);
-for (const { number, settings } of wanted) await open(model.shelf[number].name, { shelf: number }, settings);
+await openAddressed();

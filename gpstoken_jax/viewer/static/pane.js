@@ -11,6 +11,8 @@ const ACCENT = "#ffd166";
 export class Pane {
   #base = document.createElement("canvas");
   #focus = document.createElement("canvas");
+  #still = document.createElement("canvas"); // what stays as it is while something is dragged
+  #stillOf = [];
   #waiting = false;
 
   /** `scene` gives what to draw each time, see `draw`. */
@@ -79,23 +81,44 @@ export class Pane {
     const context = this.canvas.getContext("2d");
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
-    context.imageSmoothingQuality = "high";
     if (this.hasPicture) context.drawImage(this.#base, 0, 0, width, height);
     const scene = this.scene();
-    if (scene.step) this.#drawOver(context, scene, width, height);
+    if (!scene.step) return;
+    this.#drawStill(scene, ratio);
+    context.drawImage(this.#still, 0, 0, width, height);
+    this.#drawMoving(context, scene, width, height);
   }
 
-  #drawOver(context, scene, width, height) {
-    const { step, depth, size, show, selection } = scene;
+  /**
+   * Draws what does not follow the pointer: hundreds of ellipses take a frame's time. Of a step that
+   * is not decided yet only what is selected differs.
+   */
+  #drawStill({ decided, depth, size, focus, show, selection, support }, ratio) {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const of = [decided, focus, selection, width, height, ratio, ...Object.values(show)];
+    if (of.length === this.#stillOf.length && of.every((part, i) => part === this.#stillOf[i])) return;
+    this.#stillOf = of;
+    Object.assign(this.#still, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+    const context = this.#still.getContext("2d");
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const scale = width / size.width;
-    if (show.focus) this.#drawFocus(context, step.focus, width, height);
-    if (show.regions) drawRegions(context, step.layout, size, scale);
-    const shapes = Array.from(step.tile, (_, i) => gaussian(step.tokens, i, depth, size));
-    if (show.reach) drawReach(context, shapes, scale, scene.support);
+    if (show.focus) this.#drawFocus(context, focus, width, height);
+    if (show.regions) drawRegions(context, decided.layout, size, scale);
+    if (!show.reach && !show.gaussians) return;
+    const chosen = new Set(selection);
+    const others = [...decided.tile.keys()].filter((i) => !chosen.has(i));
+    const shapes = others.map((i) => gaussian(decided.tokens, i, depth, size));
+    if (show.reach) drawReach(context, shapes, scale, support);
     if (show.gaussians) drawEllipses(context, shapes, scale);
-    drawChosen(context, shapes, selection, scale, scene);
-    if (scene.hovered !== null && shapes[scene.hovered]) {
-      outline(context, () => path(context, shapes[scene.hovered], scale, 1), "#fff", 1.5);
+  }
+
+  #drawMoving(context, scene, width, height) {
+    const { step, depth, size, selection, hovered } = scene;
+    const scale = width / size.width;
+    const shapeOf = (i) => gaussian(step.tokens, i, depth, size);
+    drawChosen(context, selection.filter((i) => i < step.tile.length).map(shapeOf), scale, scene);
+    if (hovered !== null && hovered < step.tile.length) {
+      outline(context, () => path(context, shapeOf(hovered), scale, 1), "#fff", 1.5);
     }
     if (scene.lasso) drawLasso(context, scene.lasso, width, height);
     if (scene.inspected) drawCross(context, scene.inspected, width, height);
@@ -200,9 +223,9 @@ function drawRegions(context, layout, size, scale) {
   context.stroke();
 }
 
-function drawChosen(context, shapes, selection, scale, { support, withHandles }) {
-  const chosen = selection.map((i) => shapes[i]).filter(Boolean);
+function drawChosen(context, chosen, scale, { show, support, withHandles }) {
   if (!chosen.length) return;
+  if (show.reach) drawReach(context, chosen, scale, support);
   outline(context, () => chosen.forEach((shape) => path(context, shape, scale, 1)), ACCENT, 2.2);
   if (chosen.length > 1) return;
   const [shape] = chosen;

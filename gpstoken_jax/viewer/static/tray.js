@@ -1,6 +1,8 @@
 // The strip of pictures: those that are open, and photos to take.
 
 export class Tray {
+  #drawn = [];
+
   constructor(root, studio, open) {
     Object.assign(this, { root, studio, open });
     this.opened = document.createElement("div");
@@ -39,10 +41,13 @@ export class Tray {
 
   draw() {
     const { pictures, current } = this.studio;
+    const now = pictures.map((picture) => [picture, picture === current, Boolean(this.#thumbnail(picture))]).flat();
+    if (now.length === this.#drawn.length && now.every((part, i) => part === this.#drawn[i])) return;
+    this.#drawn = now;
     this.opened.replaceChildren(...pictures.map((picture) => {
       const item = document.createElement("span");
       item.className = "item";
-      const button = this.#button(`Show ${picture.name}`, this.#thumbnail(picture));
+      const button = this.#button(`Show ${picture.name}`, this.#thumbnail(picture) ?? document.createElement("canvas"));
       button.setAttribute("aria-pressed", picture === current);
       button.addEventListener("click", () => this.studio.choose(picture));
       const close = this.#button(`Close ${picture.name}`, "×");
@@ -55,7 +60,7 @@ export class Tray {
 
   #thumbnail(picture) {
     picture.thumbnail ??= draw(picture.photo?.picture ?? picture.rebuilt);
-    return picture.thumbnail ?? document.createElement("canvas");
+    return picture.thumbnail;
   }
 }
 

@@ -25,7 +25,12 @@ export function pack(arrays) {
     offset += data.byteLength;
   }
   const text = new TextEncoder().encode(JSON.stringify(header));
-  const size = new DataView(new ArrayBuffer(8));
-  size.setBigUint64(0, BigInt(text.length), true);
-  return new Blob([size, text, ...Object.values(arrays).map(({ data }) => data)]);
+  const message = new Uint8Array(8 + text.length + offset);
+  new DataView(message.buffer).setBigUint64(0, BigInt(text.length), true);
+  message.set(text, 8);
+  Object.values(arrays).reduce((at, { data }) => {
+    message.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
+    return at + data.byteLength;
+  }, 8 + text.length);
+  return message;
 }
