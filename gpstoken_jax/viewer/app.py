@@ -10,8 +10,8 @@
     POST /api/layout?photo=         where the generator's tokens would start in a photo
     POST /api/generate?class=&seed=&guidance=  a layout, or nothing -> tokens and their picture
 
-Arrays travel as safetensors (see ``wire``). Every file that can be asked for is in memory before
-the first request; no part of a request becomes a path.
+Arrays travel as safetensors (see ``wire``). The page's files are in memory before the first
+request, photos of the shelf are asked for by number: no part of a request becomes a path.
 """
 
 import asyncio

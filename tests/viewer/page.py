@@ -115,6 +115,7 @@ class Page:
         session = self.page.context.new_cdp_session(self.page)
         ways = ["Start", *["Move"] * (len(places) - 1)]
         for way, place in [*zip(ways, places, strict=True), ("End", None)]:
+            self.page.wait_for_timeout(30)  # it rests before it leaves, so nothing is flung
             x, y = self.place(*place) if place is not None else (0, 0)
             points = [] if place is None else [{"x": x, "y": y}]
             session.send("Input.dispatchTouchEvent", {"type": f"touch{way}", "touchPoints": points})
@@ -139,8 +140,8 @@ class Page:
         self.page.locator(f"[name=tool][value={name}]").check()
 
     def tap_tool(self, name):
-        self.page.wait_for_timeout(400)  # or it is a double tap
-        self.page.locator(f"[name=tool][value={name}]").tap(force=True)  # it lies over its label
+        tool = self.page.locator(f"[name=tool][value={name}]")
+        tool.tap(force=True)  # it lies over its label
         self.wait(f"document.querySelector('[name=tool][value={name}]').checked")
 
     def download(self, button):

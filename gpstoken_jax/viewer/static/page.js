@@ -106,7 +106,8 @@ function showFacts(current) {
   $("tokens-out").textContent = count;
   if (document.activeElement !== $("tokens") || !sliding) $("tokens").value = toSlider(step.wanted);
   $("tokens").setAttribute("aria-valuetext", counted(count));
-  $("rebuilt-caption").textContent = `Rebuilt from ${counted(count)}, ${width} × ${height} pixels`;
+  const first = step.edited ? "" : ". Drag an ellipse, and the picture follows.";
+  $("rebuilt-caption").textContent = `Rebuilt from ${counted(count)}, ${width} × ${height} pixels${first}`;
   $("values").textContent = values.toLocaleString("en");
   $("bytes").textContent = inBytes(values * BYTES_A_VALUE);
   const likeness = current.photo && current.rebuilt ? psnr(current.rebuilt, current.photo.picture) : null;
