@@ -109,13 +109,14 @@ def train(
     # ---- The loop: the host only feeds the device; it waits where it logs or saves --------------
     state, frozen = training.replicate((state, frozen))
     prefetcher = training.DevicePrefetcher(batches, timer)
+    signals, vote = training.StopSignals(), training.StopVote()
+    stack.callback(signals.close)  # after the log, whose end may take its time
     log = stack.enter_context(
         contextlib.closing(training.MetricLog(run, step=first_step, config=config))
     )
     best = training.BestCheckpoint(run_directory.RunDirectory(run.best), config, step=first_step)
     compiled, work = functools.cache(training.on_all_devices), training.Work()
     profile = training.Profile(run.profile if PROFILE.value else None, first_step)
-    signals, vote = training.StopSignals(), training.StopVote()
     evaluate_every = evaluates and training.evaluation_interval(config)
 
     def here() -> dict[str, Any]:

@@ -196,6 +196,18 @@ def test_the_program_writes_what_the_library_makes(folder, tmp_path):
     assert read_layouts(output).num_tokens == 6
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")  # of what it imports first
+def test_of_many_classes_some_are_named(program, tmp_path):
+    for number in range(12):
+        (tmp_path / "photos" / f"class{number:02}").mkdir(parents=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"class{number:02}" / "a.png")
+    where = f"--data.folder={tmp_path / 'photos'}", f"--output={tmp_path / 'a.safetensors'}"
+    options = "--config=configs/tiny.py:smoke", "--split=all", "--num_tokens=4"
+    *_, names = program("prepare_layouts", *where, *options).splitlines()
+    assert names.endswith("class07 1, and 4 more classes") and "class08" not in names
+
+
 def test_layouts_in_turn_are_the_last_first_and_none_twice():
     """As the published generator takes them, however the images come in batches."""
     layouts = _layouts(60)

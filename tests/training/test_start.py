@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpstoken_jax.runtime.run_directory import RunDirectory
+from gpstoken_jax.configs import finetune, gpstoken_m128
+from gpstoken_jax.configs.check import find_mistakes
+from gpstoken_jax.runtime.checkpoint import CheckpointError, Checkpoints
+from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.training.flops import count_flops
 from gpstoken_jax.training.start import frozen_leaves, parameter_name, start_from
 from gpstoken_jax.training.step import AXIS
 from gpstoken_jax.training.task import create_task
-from tests.conftest import ROOT
 from tests.training.test_tokenizer_task import _config, _on_devices
 
 
@@ -134,39 +134,78 @@ def image_folder(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.mark.slow
-def test_a_run_from_other_weights_with_a_frozen_part_resumes_exactly(
-    random_run, env, tmp_path, image_folder
-):
-    def train(*more):
-        command = [
-            *(sys.executable, "train.py", "--config=configs/tiny.py:smoke"),
-            *(f"--workdir={tmp_path / 'run'}", f"--init_from={random_run}"),
-            *(
-                f"--data.folder={image_folder}",
-                "--config.train.steps=4",
-                "--config.freeze=^encoder",
-            ),
-            "--config.checkpoint.every_steps=2",
-        ]
-        result = subprocess.run(
-            [*command, *more], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-        )
-        return result.returncode, result.stdout, result.stderr
+@pytest.fixture
+def quick_to_compile():
+    """These networks compile longer than they run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
-    code, said, error = train()
-    assert code == 0, error
-    assert re.search(r"\d+ parameters loaded, 0 new, 0 left out", said)
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run that others start from: of the smallest tokenizer, with random weights."""
+    run, config = RunDirectory(tmp_path_factory.mktemp("source")), _config()
+    write_config(run, config)
+    shapes = jax.eval_shape(create_task(config).init_params, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: 0.1 * rng.standard_normal(s.shape, np.float32), shapes)
+    checkpoints = Checkpoints(run.checkpoints, keep=1)
+    checkpoints.save(7, {"ema_params": params}, {})
+    checkpoints.close()
+    return run.root
+
+
+def test_a_run_from_other_weights_with_a_frozen_part_resumes_exactly(
+    train, source, tmp_path, image_folder, capsys, quick_to_compile
+):
+    def config(freeze):
+        config = frozen_config(freeze, steps=4, batch_size=2)
+        config.gan.weight, config.checkpoint.every_steps = 0.0, 2
+        config.init.source, config.data.folder = str(source), str(image_folder)
+        config.log.update(to="jsonl", images_every_steps=0)
+        return config
+
+    assert train(create_task(config("^encoder")), tmp_path / "run") == 0
+    assert re.search(r"\d+ parameters loaded, 0 new, 0 left out", capsys.readouterr().out)
     run = RunDirectory(tmp_path / "run")
     whole = weights_of(run.root)
     shutil.rmtree(run.checkpoints / "4")
-    code, said, error = train()
-    assert code == 0 and "resuming after step 2" in said, error
-    again, given = weights_of(run.root), named(Tokenizer.from_pretrained(random_run).params)
+    assert train(create_task(config("^encoder")), run.root) == 0
+    said = capsys.readouterr().out
+    assert "resuming after step 2" in said and "parameters loaded" not in said
+    again, given = weights_of(run.root), named(Tokenizer.from_pretrained(source).params)
     for copy in ("params", "ema_params"):
         for name, value in again[copy].items():
             assert value.tobytes() == whole[copy][name].tobytes(), name
             if name.startswith("encoder"):
                 assert value.tobytes() == given[name].tobytes(), name
-    code, said, error = train("--config.freeze=^decoder")
-    assert code == 1 and "freeze" in error and "Traceback" not in error
+    assert any((value != given[name]).any() for name, value in again["params"].items())
+    with pytest.raises(CheckpointError, match="freeze"):
+        train(create_task(config("^decoder")), run.root)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "number", "learns"), [("decoder", 1, "^decoder"), ("512", 1, ""), ("gan", 2, "")]
+)
+def test_recipes_take_all_weights_and_make_a_step(recipe, number, learns):
+    """Of the shapes alone: nothing is compiled. A GAN is there from its step on."""
+    base = gpstoken_m128.get_config("smoke")
+    config = finetune.get_config(f"{recipe}_smoke")
+    assert list(find_mistakes(config)) == []
+    task = create_task(config)
+    params = jax.eval_shape(task.init_params, jax.random.key(0))
+    state = jax.eval_shape(task.start_from, params, params, jax.random.key(0))
+    theirs = jax.eval_shape(create_task(base).init_params, jax.random.key(0))
+    fits = jax.tree.map(lambda ours, other: ours.shape == other.shape, params, theirs)
+    assert all(jax.tree.leaves(fits))
+    frozen = {name for name, value in named(task.is_frozen or {}).items() if value}
+    assert all(not re.search(learns, name) for name in frozen) and bool(frozen) == bool(learns)
+    side = config.model.image_size
+    batch = {"image": jax.ShapeDtypeStruct((1, 2, side, side, 3), np.float32)}
+    step = jax.vmap(
+        task.step_at(number), axis_name=AXIS, in_axes=(None, 0, None), out_axes=None, axis_size=1
+    )
+    new, metrics = jax.eval_shape(step, state, batch, task.load_frozen())
+    assert jax.tree.map(lambda x: x.shape, new) == jax.tree.map(lambda x: x.shape, state)
+    assert ("gan_weight" in metrics) == (recipe == "gan")

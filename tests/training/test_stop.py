@@ -1,12 +1,9 @@
 """The vote on stopping: after the waits, so that no step begins that nobody wants."""
 
-import contextlib
-import importlib
 import time
 from types import SimpleNamespace
 
 import pytest
-from absl import flags
 
 from gpstoken_jax import training
 from gpstoken_jax.runtime.checkpoint import steps
@@ -14,24 +11,13 @@ from gpstoken_jax.runtime.run_directory import RunDirectory
 from tests.toy_training import ToyTask, get_config
 
 
-@pytest.fixture
-def train():
-    """The program as a module; its flags, some of them required, are no flags of other tests."""
-    before = set(flags.FLAGS)
-    module = importlib.import_module("train")
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-    return module
-
-
 @pytest.mark.parametrize(
     ("waits", "slow"), [("follow", False), ("catch_up", False), ("catch_up", True)]
 )
 def test_a_signal_in_a_wait_stops_before_the_next_step(train, waits, slow, tmp_path, monkeypatch):
     """The wait of a step, that of its line of the log, that of each step if they are slow."""
-    signals = SimpleNamespace(requested=False)
+    signals = SimpleNamespace(requested=False, close=lambda: None)
     monkeypatch.setattr(training, "StopSignals", lambda: signals)
-    monkeypatch.setattr(train, "PROFILE", SimpleNamespace(value=False))
     called, original = [], getattr(training.SkippedSteps, waits)
 
     def wait(*arguments):
@@ -47,11 +33,8 @@ def test_a_signal_in_a_wait_stops_before_the_next_step(train, waits, slow, tmp_p
             training.StepTimer, "is_slow", property(lambda _: True, lambda *_: None)
         )
     config.checkpoint.every_steps = 1000
-    task, run = ToyTask(config), RunDirectory(tmp_path)
-    with contextlib.ExitStack() as stack:
-        code = train.train(task, run, task.open_batches(), False, stack, time.perf_counter())
-    assert code == training.EXIT_CODE
-    assert steps(run.checkpoints) == [5]
+    assert train(ToyTask(config), tmp_path) == training.EXIT_CODE
+    assert steps(RunDirectory(tmp_path).checkpoints) == [5]
 
 
 def test_seconds_a_step_tell_whether_steps_are_slow(monkeypatch):
