@@ -141,9 +141,10 @@ def train(
             prefetcher.fetch()  # while the device works
         with timer.waiting("device"):
             skipped.follow(step, batch, metrics)
+            if timer.is_slow:  # none ahead: a signal is answered when this one ends
+                skipped.catch_up()
         profile.follow(step, metrics)
         latest |= metrics
-        stop = vote(signals.requested)
         if first:
             jax.block_until_ready(metrics)
             print(
@@ -165,6 +166,7 @@ def train(
             values = jax.device_get(latest) | times | counts | training.memory_in_use()
             report(task, log, step, values)
             checkpoints.check()
+        stop = vote(signals.requested)  # after the waits, in which a signal comes most often
         if training.is_due(step, config.checkpoint.every_steps) or last or stop:
             save(step)  # first, as what follows may fail
             saved = step

@@ -17,6 +17,7 @@ PROGRAMS = {
     "generate": "draw new images of a class",
     "view": "open photos in a browser and take hold of their tokens",
     "convert": "load published PyTorch weights, or write them",
+    "export": "write a tokenizer as StableHLO, for servers",
     "prepare_data": "pack a folder of images into array_record files",
     "prepare_layouts": "collect the layouts of tokenised images",
 }

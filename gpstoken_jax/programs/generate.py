@@ -32,6 +32,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.generation.layouts import LayoutSampler, open_layouts
     from gpstoken_jax.generation.layouts.photo import PhotoSampler
     from gpstoken_jax.generation.samplers import Sampler
+    from gpstoken_jax.generation.sit import create_sit
     from gpstoken_jax.generator import NO_CLASS, Generator, Pipeline, takes_layouts_in_turn
     from gpstoken_jax.runtime import processes
     from gpstoken_jax.runtime.checkpoint import params_checksum
@@ -41,6 +42,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime.progress import Progress
     from gpstoken_jax.runtime.text import say
     from gpstoken_jax.tokenizer import Tokenizer
+    from gpstoken_jax.weights import pretrained
 from gpstoken_jax.tokens import TokenWriter, visualize
 
 METHODS = ["ode_euler", "ode_midpoint", "ode_heun", "ode_rk4"]
@@ -86,9 +88,11 @@ _GRID_COLUMNS, _GRID_ROWS = 8, 16
 
 def main() -> None:
     """Samples images of every class that the flags name."""
+    if config := pretrained.peek_config(GENERATOR.value, "sit"):
+        read_classes(Generator(create_sit(config.model), None, config))  # before what takes long
     generator = Generator.from_pretrained(GENERATOR.value, weights=WEIGHTS.value)
-    tokenizer = Tokenizer.from_pretrained(TOKENIZER.value)
     labels = read_classes(generator)
+    tokenizer = Tokenizer.from_pretrained(TOKENIZER.value)
     layouts = open_stage1(generator, tokenizer)
     sampler, guidance = sampling(generator)
     pipeline = Pipeline(

@@ -66,7 +66,7 @@ def compiling(what: str, key: str) -> Iterator[None]:
         with contextlib.suppress(OSError, DamagedFileError):
             times = read_json(Path(folder) / _TIMES)
     about = f"{format_seconds(times[key])} last time" if key in times else "a minute or so at first"
-    line = f"compiling {what} ... ({about}{', cached after' if folder else ''})"
+    line = f"compiling {what} ... ({about}{f', kept in {folder}' if folder else ''})"
     timer = threading.Timer(SILENCE_SECONDS, print, [line], {"flush": True})
     timer.daemon = True
     start = time.perf_counter()

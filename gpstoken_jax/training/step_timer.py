@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 WAITS = ("data", "device")
+_SLOW = 2.0  # seconds a step
 
 
 @dataclass
@@ -16,11 +17,13 @@ class StepTimer:
       total_steps: length of the run.
       batch_size: images a step, over all hosts.
       train_seconds: time spent in earlier and in this process; part of the checkpoint.
+      is_slow: a step takes so long that it is no loss to have only one under way.
     """
 
     total_steps: int
     batch_size: int
     train_seconds: float = 0.0
+    is_slow: bool = False
     _last: tuple[int, float] | None = field(default=None, repr=False)
     _waited: dict[str, float] = field(default_factory=dict, repr=False)
 
@@ -59,6 +62,7 @@ class StepTimer:
         self.start(step)
         self.train_seconds += seconds
         per_step = seconds / max(step - last_step, 1)
+        self.is_slow = per_step > _SLOW
         return {
             "images_per_second": self.batch_size / per_step,
             "seconds": seconds,

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import write_file, write_json
-from gpstoken_jax.runtime.run_directory import load_weights, task_name
+from gpstoken_jax.runtime.run_directory import RunDirectory, load_weights, read_config, task_name
 from gpstoken_jax.weights.bundled import WEIGHTS, bundled_names, find_bundled
 from gpstoken_jax.weights.files import write_tensors
 from gpstoken_jax.weights.hub import is_repository
@@ -69,6 +69,17 @@ def split_step(path: Path, step: int | None) -> tuple[Path, int | None]:
     if not path.name.isdigit() or step not in (None, int(path.name)):
         raise CheckpointError(f"{path} is not a checkpoint of step {step}")
     return path.parents[1], int(path.name)
+
+
+def peek_config(source: str | Path, task: Task) -> ConfigDict | None:
+    """Reads the config of a task's run without its weights; None where only loading can tell it."""
+    root = find(source)
+    root = split_step(root, None)[0] if is_work_directory(root) else root
+    try:
+        config = read_config(RunDirectory(root))
+    except CheckpointError:
+        return None
+    return config if task_name(config) == task and "label_names" in config else None
 
 
 def load(

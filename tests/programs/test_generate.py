@@ -195,6 +195,18 @@ def test_mistakes_are_named_in_one_line(run, layouts, random_run, tmp_path):
         Generator.from_pretrained(random_run)
 
 
+def test_classes_are_checked_before_anything_is_loaded(program, generator, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr("gpstoken_jax.weights.pretrained.load", load)
+    where = f"--generator={generator}", "--tokenizer=x", f"--output={tmp_path}", "--layouts=y"
+    with pytest.raises(ValueError, match="'bird' is no class"):
+        program("generate", *where, "--classes=cat,bird")
+    with pytest.raises(AssertionError, match="weights are loaded"):
+        program("generate", *where, "--classes=cat")
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits(env, tmp_path):
     script = [sys.executable, "scripts/kill_and_resume.py", "generate", f"--workdir={tmp_path}"]

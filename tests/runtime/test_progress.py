@@ -24,7 +24,7 @@ def test_a_long_compilation_is_told_with_its_last_time(cache, monkeypatch, capsy
         with progress.compiling("the encoder", "some program"):
             time.sleep(0.5)
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "compiling the encoder ... (a minute or so at first, cached after)"
+    assert first == f"compiling the encoder ... (a minute or so at first, kept in {cache})"
     assert second.startswith("compiling the encoder ... (") and "s last time" in second
     (cache / progress._TIMES).write_text("{")  # no reason to stop
     with progress.compiling("the encoder", "some program"):
