@@ -13,7 +13,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # Packages as pip collects them, counted on one line.
 COUNT := awk '/^(Collecting|Requirement already)/ {n++; printf "\r  %d packages", n; fflush()} END {print ""}'
 
-.PHONY: test-fast help demo train-demo demo-generate test lint format kernel-compile kernel-check bench gpu clean
+.PHONY: test-fast help demo train-demo demo-generate test lint format kernel-compile kernel-check compile-step bench gpu clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -94,6 +94,11 @@ kernel-check: $(VENV)-kernel-compile/.done  ## run the compiled GPU kernels in a
 	$(VENV)-kernel-compile/bin/python -m tests.ptx_emulator.transformed || failed=1; \
 	test -z "$$failed"
 
+compile-step: $(VENV)-compile-step/.done  ## compile whole steps for an H100 without one: memory, FLOPs, launches; hours
+	@$(VENV)-compile-step/bin/python scripts/compile_step.py --program encode decode sit_sample \
+	  --batch 16 --dtype bfloat16
+	@$(VENV)-compile-step/bin/python scripts/compile_step.py --program train
+
 bench: $(VENV)/.run  ## time every implementation of splat on this machine
 	@$(BIN)/python -m tests.kernels.bench
 
@@ -101,7 +106,7 @@ gpu: $(if $(GPU_PYTHON),,$(VENV)/.cuda)  ## check and time everything on this ma
 	@$(or $(GPU_PYTHON),$(BIN)/python) scripts/gpu.py
 
 clean:  ## remove the environment and the demo's results
-	rm -rf $(VENV) $(VENV)-kernel-compile $(DEMO) $(TRAINED) $(GENERATE) data/demo
+	rm -rf $(VENV) $(VENV)-kernel-compile $(VENV)-compile-step $(DEMO) $(TRAINED) $(GENERATE) data/demo
 
 $(VENV)/.python: .python-version
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -133,4 +138,14 @@ $(VENV)-kernel-compile/.done: kernels/requirements-compile.txt .python-version
 	@echo "installing kernels/requirements-compile.txt"
 	@$(VENV)-kernel-compile/bin/python -m pip install --disable-pip-version-check --no-deps \
 	  -r kernels/requirements-compile.txt -e . | $(COUNT)
+	@touch $@
+
+$(VENV)-compile-step/.done: kernels/requirements-compile.txt requirements.txt .python-version
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "compiling for a GPU needs Python >= 3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)-compile-step
+	@echo "installing requirements.txt and kernels/requirements-compile.txt"
+	@$(VENV)-compile-step/bin/python -m pip install --disable-pip-version-check -e . | $(COUNT)
+	@$(VENV)-compile-step/bin/python -m pip install --disable-pip-version-check --no-deps \
+	  -r kernels/requirements-compile.txt | $(COUNT)
 	@touch $@

@@ -55,10 +55,12 @@ def env() -> dict[str, str]:
 def program() -> Callable[..., str]:
     """Runs a program by name with flags in this process, and returns what it printed."""
 
+    others = {}  # flags of programs that tests import; put back, they are of no module
+
     def run(name: str, *arguments: str) -> str:
         printed, argv = io.StringIO(), sys.argv
         sys.argv = [name, *arguments]  # where fields of configs are looked for
-        others = {flag: flags.FLAGS[flag] for flag in _program_flags()}
+        others.update({flag: flags.FLAGS[flag] for flag in _program_flags()})
         for flag in others:
             delattr(flags.FLAGS, flag)
         before = set(flags.FLAGS)

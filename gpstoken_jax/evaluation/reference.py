@@ -59,8 +59,12 @@ def read_reference(
         try:
             statistics = load_reference(path, network)
         except StatisticsError as error:
-            if not has_images(path):
-                raise
+            try:
+                open_archive(path)
+            except (ValueError, OSError) as problem:
+                if "arr_0 is" in str(problem):  # meant as images
+                    raise StatisticsError(str(problem)) from error
+                raise StatisticsError(f"{error}; or give a folder of images") from error
             say(f"{error}: they are taken of its images")
     if statistics and not with_features:
         return Reference(str(path), statistics)

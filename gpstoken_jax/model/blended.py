@@ -13,7 +13,8 @@ from jaxtyping import Float
 from gpstoken_jax.model.layers import merge_tiles
 from gpstoken_jax.model.tiles import AnyArray
 
-Decode = Callable[[Float[AnyArray, "n k d"]], Float[AnyArray, "n s s 3"]]
+# All sets of windows at once; each has its number of tokens.
+Decode = Callable[[list[Float[AnyArray, "n k d"]]], list[Float[AnyArray, "n s s 3"]]]
 
 
 def decode_blended(
@@ -27,7 +28,7 @@ def decode_blended(
     """Images from the tokens of tiles, each in its tile's coordinates.
 
     Args:
-      decode: images of the model's size, of any number of tokens.
+      decode: images of the model's size, of each set of windows.
       tokens: tile by tile in the order of ``layers.split_tiles``; NumPy's arrays are worked on by
         NumPy, so that ``decode`` can be any function of this process.
       tiles: (rows, columns) of an image.
@@ -36,13 +37,11 @@ def decode_blended(
     """
     rows, cols = tiles
     tokens = tokens.reshape(-1, rows, cols, *tokens.shape[1:])
+    shifts = [s for s in ((0, 0), (0, 1), (1, 0), (1, 1)) if s[0] < rows and s[1] < cols]
+    decoded = decode([_windows(tokens, shifted, map_size) for shifted in shifts])
     images = 0.0
-    for shifted in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        count = rows - shifted[0], cols - shifted[1]
-        if 0 in count:
-            continue
-        windows = _windows(tokens, shifted, map_size)
-        parts = merge_tiles(decode(windows), count)
+    for shifted, parts in zip(shifts, decoded, strict=True):
+        parts = merge_tiles(parts, (rows - shifted[0], cols - shifted[1]))
         sides = zip(tiles, shifted, strict=True)
         weights = [_weights(number, image_size, by) for number, by in sides]
         top, left = (image_size // 2 * by for by in shifted)

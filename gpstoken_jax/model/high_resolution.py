@@ -10,7 +10,7 @@ Everything can be traced. Memory is bounded: no more tiles are encoded, or decod
 than there are images, and merged maps are decoded one image at a time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from gpstoken_jax.model.blended import decode_blended
+from gpstoken_jax.model.blended import Decode, decode_blended
 from gpstoken_jax.model.gpstoken import GPSToken, Params
 from gpstoken_jax.model.layers import merge_tiles, split_tiles
 from gpstoken_jax.model.tiles import AnyArray, merge_tokens, split_tokens, tile_grid
@@ -112,7 +112,10 @@ def decode_images(
         return Decoded(model.apply(params, tokens, method="decode"), none)
     if way in WAYS_APART:
         decode = partial(model.apply, params, method="decode")
-        by_parts = partial(_by_parts, decode, size=len(tokens))
+
+        def by_parts(sets):
+            return [_by_parts(decode, some, size=len(tokens)) for some in sets]
+
         return Decoded(decode_apart(model, by_parts, tokens, tiles, way=way), none)
     if way == "aligned":
         tokens = merge_tokens(split_tokens(tokens, tiles), tiles, map_size=model.config.render_size)
@@ -121,7 +124,7 @@ def decode_images(
 
 def decode_apart(
     model: GPSToken,
-    decode: Callable[[Float[AnyArray, "n k 5+c"]], Float[AnyArray, "n s s 3"]],
+    decode: Decode,
     tokens: Float[AnyArray, "b l 5+c"],
     tiles: tuple[int, int],
     *,
@@ -131,13 +134,13 @@ def decode_apart(
 
     Args:
       model: the tokenizer.
-      decode: images of any number of sets of tokens, each as large as one tile.
+      decode: images as large as one tile, see ``blended.Decode``.
       tokens, tiles: as of ``decode_images``; NumPy's arrays are worked on by NumPy.
       way: ``"tiles"`` or ``"blended"``.
     """
     parts = split_tokens(tokens, tiles)
     if way == "tiles":
-        return merge_tiles(decode(parts), tiles)
+        return merge_tiles(decode([parts])[0], tiles)
     size, map_size = model.config.image_size, model.config.render_size
     return decode_blended(decode, parts, tiles, image_size=size, map_size=map_size)
 

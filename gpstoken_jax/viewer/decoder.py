@@ -87,16 +87,21 @@ class Decoder:
             tile = np.repeat(np.arange(math.prod(grid), dtype=np.uint16), capacity)
             self.decode(np.zeros((len(tile), depth), np.float32), tile, grid)
 
-    def _decode_parts(self, parts: Float[np.ndarray, "n k 5+c"]) -> Float[np.ndarray, "n s s 3"]:
+    def _decode_parts(
+        self, sets: list[Float[np.ndarray, "n k 5+c"]]
+    ) -> list[Float[np.ndarray, "n s s 3"]]:
+        parts = [part for some in sets for part in some]
         keys = [sha256(part).digest() for part in parts]
         with self._guard:
             images = [self._kept.get(key) for key in keys]
         new = [i for i, image in enumerate(images) if image is None]
-        for i, image in zip(new, self._pool.map(self._decode_part, parts[new]), strict=True):
+        made = self._pool.map(self._decode_part, [parts[i] for i in new])
+        for i, image in zip(new, made, strict=True):
             images[i] = image
             with self._guard:
                 self._kept[keys[i]] = image
-        return np.stack(images)
+        ends = np.cumsum([len(some) for some in sets])
+        return np.split(np.stack(images), ends[:-1])
 
     def _decode_part(self, tokens: Float[np.ndarray, "k 5+c"]) -> Float[np.ndarray, "s s 3"]:
         with self._warmth.using(("part", len(tokens))):

@@ -27,7 +27,7 @@ def download(
     """Brings the weights of a repository into the cache, of one variant alone.
 
     Args:
-      source: OWNER/NAME or OWNER/NAME/SUBFOLDER.
+      source: OWNER/NAME, OWNER/NAME/SUBFOLDER, or a file in one of them.
       subfolder: the variant, where a repository has several; the end of its name is enough.
       revision: branch, tag or commit.
 
@@ -39,6 +39,8 @@ def download(
         the cache, or there are several variants.
     """
     owner, name, *inside = source.split("/")
+    if inside and inside[-1].endswith(".safetensors"):  # a file of a variant: its folder
+        inside.pop()
     repository, subfolder = f"{owner}/{name}", "/".join(inside) or subfolder
     try:
         import huggingface_hub as hub
@@ -110,5 +112,7 @@ def _choose(source: str, files: list[str], subfolder: str | None) -> str | None:
     if len(found) != 1:
         names = ", ".join(folder or "its root" for folder in folders)
         problem = f"no variant {subfolder!r}" if subfolder else "several variants"
-        raise WeightsError(f"{source} has {problem}, give one as the sub-folder: {names}")
+        raise WeightsError(
+            f"{source} has {problem}, give one as the sub-folder (OWNER/NAME/SUBFOLDER): {names}"
+        )
     return found[0] or None

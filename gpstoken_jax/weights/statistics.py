@@ -22,6 +22,7 @@ _MARKS, _TAIL = (b"gpstoken-", b":sha256:"), 256  # of a seal, which is at the e
 # Our names of features, the endings of their keys, and how many numbers they are.
 _ENDINGS = {"fid": "", "sfid": "_s", "frechet_vgg16": ""}
 _DIMENSIONS = {"fid": 2048, "sfid": 2023, "frechet_vgg16": 512}
+_ASYMMETRY = 1e-3  # of float32, over the largest value
 
 
 class StatisticsError(ValueError):
@@ -96,6 +97,11 @@ def _checked(path: Path, name: str, stored: Mapping[str, np.ndarray]) -> Gaussia
             f"{path}: {name} has {size} features, but {keys[0]} is {mean.shape} and {keys[1]} "
             f"{covariance.shape}; they come from another network"
         )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise StatisticsError(f"{path}: {' and '.join(keys)} are not all finite: save them again")
+    error = np.abs(covariance - covariance.T).max()
+    if (np.diag(covariance) < 0).any() or error > _ASYMMETRY * np.abs(covariance).max():
+        raise StatisticsError(f"{path}: {keys[1]} is no covariance: save it again")
     count = stored.get("count")
     if count is not None and (count.shape != () or count.dtype.kind not in "iu"):
         raise StatisticsError(f"{path}: count is no number of images")

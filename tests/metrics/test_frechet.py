@@ -204,6 +204,10 @@ def test_files_of_other_tools(tmp_path):
     ("arrays", "message"),
     [
         ({"mu": np.zeros(512), "sigma": np.eye(512)}, r"fid has 2048 features, but mu is \(512,\)"),
+        ({"mu": np.zeros(2048, int), "sigma": np.eye(2048)}, "not all floating-point numbers"),
+        ({"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}, "are not all finite: save them"),
+        ({"mu": np.zeros(2048), "sigma": -np.eye(2048)}, "sigma is no covariance: save it"),
+        ({"mu": np.zeros(2048), "sigma": np.tri(2048)}, "sigma is no covariance: save it"),
         ({"mu": np.array([{}], dtype=object), "sigma": np.eye(2)}, "arrays of type object are not"),
     ],
 )

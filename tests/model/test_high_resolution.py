@@ -122,9 +122,9 @@ def test_blending_has_no_step_at_seams():
     tokens = np.zeros((2 * 4 * 4, 1, 6), np.float32)
     tokens[:, 0, 5] = np.random.default_rng(0).uniform(-1, 1, 32)
 
-    def decode(windows):  # the mean of its tokens' features, everywhere
-        mean = windows[..., 5].mean(1)
-        return jnp.broadcast_to(mean[:, None, None, None], (len(mean), 8, 8, 3))
+    def decode(sets):  # the mean of a window's tokens' features, everywhere
+        means = [windows[..., 5].mean(1) for windows in sets]
+        return [jnp.broadcast_to(mean[:, None, None, None], (len(mean), 8, 8, 3)) for mean in means]
 
     found = np.asarray(decode_blended(decode, tokens, (4, 4), image_size=8, map_size=4))
     assert found.shape == (2, 32, 32, 3)

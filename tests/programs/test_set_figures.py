@@ -120,5 +120,13 @@ def test_figures_and_files(evaluate, random_run, folder, tmp_path):
     ]
     assert both["rfid"] == pytest.approx(own["rfid"], rel=1e-5)
     assert both["fid"] == pytest.approx(own["rfid"], rel=1e-3) and "sfid" not in both
+    np.savez(tmp_path / "odd.npz", images.astype(np.float32))
+    np.savez_compressed(tmp_path / "packed.npz", images)
+    for name, match in (
+        ("odd", r"float32 .*, not uint8"),
+        ("packed", r"compressed; write it with"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}\.npz was not read: arr_0 is {match}"):
+            evaluate(f"--images={made}", f"--reference={tmp_path / name}.npz")
     with pytest.raises(ValueError, match=r"bare\.npz has statistics alone, no images \(arr_0\)"):
         evaluate(f"--images={made}", f"--reference={bare}", "--precision_recall")

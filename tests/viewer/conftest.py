@@ -66,7 +66,7 @@ def quiet_engine(engine):
 
 @pytest.fixture(scope="session")
 def checkpoint(tokenizer, tmp_path_factory):
-    """Where programs find the server's weights."""
+    """A directory of the server's weights, for programs."""
     path = tmp_path_factory.mktemp("weights") / "small"
     tokenizer.save_pretrained(path)
     return path

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import io
 import json
+import math
 import re
 import socket
 import sys
@@ -16,12 +17,15 @@ from PIL import Image
 from skimage import data as photos
 from starlette.testclient import TestClient
 
+from gpstoken_jax.configs import photos_small
 from gpstoken_jax.data.resize import resize_and_crop
 from gpstoken_jax.tokens import open_tokens
 from gpstoken_jax.viewer import Access, create_app
 from gpstoken_jax.viewer import photos as viewer_photos
+from gpstoken_jax.viewer.allotment import allot
 from gpstoken_jax.viewer.decoder import Decoder, pad_tiles
 from gpstoken_jax.viewer.shelf import fill_shelf
+from gpstoken_jax.viewer.sizes import Sizes
 from gpstoken_jax.viewer.warmth import Warmth
 from gpstoken_jax.viewer.wire import pack, unpack
 
@@ -168,6 +172,23 @@ def test_photos_of_the_command_line_come_first(tmp_path):
     for wrong in (path, tmp_path / "gone.png", tmp_path):
         with pytest.raises((OSError, ValueError), match=wrong.name):
             fill_shelf([wrong])
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (200, 300), (300, 200), (100, 250), (900, 300)])
+def test_every_photo_can_have_8_to_1024_tokens(shape):
+    """With the weights that ship: never more than asked for, and nearly as many, painted or not."""
+    config = photos_small.get_config()
+    sizes = Sizes.of(config)
+    ladder = sizes.ladder(*shape)
+    assert sizes.range(ladder) == (8, 1024)
+    rng = np.random.default_rng(0)
+    for wanted in (*range(8, 64), *range(64, 1025, 31), 1024):
+        tiles = math.prod(sizes.grid_for(ladder, wanted))
+        nothing, some = np.zeros(tiles), rng.uniform(-1, 1, tiles)
+        plain = allot(rng.random(tiles), nothing, wanted, sizes.stops)
+        assert 2 / 3 * wanted < plain.sum() <= wanted
+        painted = allot(rng.random(tiles), some, wanted, sizes.stops)
+        assert painted.sum() <= wanted and painted.min() >= min(4, wanted // tiles) // 2
 
 
 # ---- What it refuses ----------------------------------------------------------------------------

@@ -69,10 +69,11 @@ def test_variants_are_chosen_downloaded_alone_and_kept(hub, ask):
     assert nothing.startswith(f"there is no file or folder {REPOSITORY}, and the hub cannot be")
     assert "give a local path" in nothing and not hub.asked
 
-    small, whole, by_name, several, missing, gone, revision = ask(
+    small, whole, by_name, by_file, several, missing, gone, revision = ask(
         [REPOSITORY, {"subfolder": "m128"}],
         [REPOSITORY, {"subfolder": "GPSToken-M128"}],
         [f"{REPOSITORY}/GPSToken-S64", {}],
+        [f"{REPOSITORY}/GPSToken-S64/w.safetensors", {}],
         [REPOSITORY, {}],
         [REPOSITORY, {"subfolder": "X9"}],
         ["nobody/nothing", {}],
@@ -81,10 +82,10 @@ def test_variants_are_chosen_downloaded_alone_and_kept(hub, ask):
     assert small == whole
     folder, subfolder, content = small
     assert Path(folder).name == COMMIT and subfolder == content == "GPSToken-M128"
-    assert by_name == [folder, "GPSToken-S64", "GPSToken-S64"]
-    names = "GPSToken-L256, GPSToken-M128, GPSToken-S64"
-    assert several == f"{REPOSITORY} has several variants, give one as the sub-folder: {names}"
-    assert missing == f"{REPOSITORY} has no variant 'X9', give one as the sub-folder: {names}"
+    assert by_file == by_name == [folder, "GPSToken-S64", "GPSToken-S64"]
+    names = "(OWNER/NAME/SUBFOLDER): GPSToken-L256, GPSToken-M128, GPSToken-S64"
+    assert several == f"{REPOSITORY} has several variants, give one as the sub-folder {names}"
+    assert missing == f"{REPOSITORY} has no variant 'X9', give one as the sub-folder {names}"
     assert "no repository nobody/nothing on the hub" in gone
     assert "v2" in revision and "\n" not in revision
     assert {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path} == {
