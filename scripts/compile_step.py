@@ -226,7 +226,8 @@ def build_sit(program: str, batch: int, dtype: str, remat: tuple[str, ...]) -> P
         "features": of((batch, tokens, channels - 5), jnp.float32),
         "label": of((batch,), jnp.int32),
     }
-    return on_one_device(task.step_at(2)), (state, rows, {}), (0,)
+    frozen = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, task.load_frozen()))
+    return on_one_device(task.step_at(2)), (state, rows, frozen), (0,)
 
 
 def state_shapes(task: Any) -> Any:

@@ -204,7 +204,9 @@ def test_checkpoints_of_a_run_by_path(random_run, tokenizer):
 
 
 def test_sources_that_are_not_there(tmp_path):
-    with pytest.raises(CheckpointError, match="neither a path nor bundled weights"):
+    with pytest.raises(
+        CheckpointError, match="there is no nothing-of-the-kind: no path, no repository"
+    ):
         Tokenizer.from_pretrained("nothing-of-the-kind")
     (tmp_path / "empty").mkdir()
     with pytest.raises((CheckpointError, ValueError), match="empty"):

@@ -171,6 +171,7 @@ def test_the_documents_have_a_place_for_every_table():
 
 WITHOUT = """
 import sys
+from unittest import mock
 sys.path.insert(0, {root!r})
 import gpstoken_jax
 gpstoken_jax.__path__.append({root!r})
@@ -187,7 +188,9 @@ config.loss.lpips_weight = 1.0
 task = create_task(config)
 step = jax.vmap(task.step_at(1), axis_name="data", in_axes=(None, 0, None))
 images = {{"image": jax.ShapeDtypeStruct((1, 2, 32, 32, 3), jnp.float32)}}
-_, metrics = jax.eval_shape(step, state_shapes(task), images, stages._loss_networks(config.loss))
+with mock.patch("gpstoken_jax.training.tokenizer.load_loss_networks", stages._loss_networks):
+    frozen = task.load_frozen()
+_, metrics = jax.eval_shape(step, state_shapes(task), images, frozen)
 assert "lpips" in metrics
 config = sit_xl.get_config("smoke").model
 config.update(num_tokens=8, channels=21, num_classes=2)

@@ -208,7 +208,9 @@ def test_other_settings_are_refused(settings, options, difference, finished, tmp
     if finished:
         _write_all(tmp_path, 8)
     else:
-        TokenWriter(tmp_path, SETTINGS, 8, shard_size=4).close()
+        writer = TokenWriter(tmp_path, SETTINGS, 8, shard_size=4)
+        writer.write(0, _rows([0, 1, 2, 3]), _names([0, 1, 2, 3]), {})
+        writer.close()
     with pytest.raises(OutputError, match=difference):
         TokenWriter(tmp_path, SETTINGS | settings, 8, **{"shard_size": 4, **options})
 
