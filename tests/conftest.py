@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from absl import flags
+from absl import flags, logging
 
 import gpstoken_jax
 from gpstoken_jax.configs import tiny
@@ -58,7 +58,7 @@ def program() -> Callable[..., str]:
     others = {}  # flags of programs that tests import; put back, they are of no module
 
     def run(name: str, *arguments: str) -> str:
-        printed, argv = io.StringIO(), sys.argv
+        printed, argv, verbosity = io.StringIO(), sys.argv, logging.get_verbosity()
         sys.argv = [name, *arguments]  # where fields of configs are looked for
         others.update({flag: flags.FLAGS[flag] for flag in _program_flags()})
         for flag in others:
@@ -71,6 +71,7 @@ def program() -> Callable[..., str]:
                 main(*[rest] if inspect.signature(main).parameters else [])
         finally:
             sys.argv = argv
+            logging.set_verbosity(verbosity)
             for flag in set(flags.FLAGS) - before:
                 if flags.FLAGS.find_module_defining_flag(flag).startswith(_OF_PROGRAMS):
                     delattr(flags.FLAGS, flag)  # a library's, imported only now, must stay
