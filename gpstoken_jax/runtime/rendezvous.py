@@ -70,7 +70,7 @@ def _receive(coordinator: str, port: int, count: int) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(listener)
         listener.settimeout(min(1.0, REMIND_SECONDS))
-        while missing := [i for i in range(1, count) if i not in present]:
+        while missing := [i for i in range(1, count) if i not in present] or _lost(present):
             clock.check(f"process {', '.join(map(str, missing))}")
             try:
                 connection, _ = listener.accept()
@@ -139,6 +139,14 @@ def _read(connection: socket.socket) -> tuple[int, int] | None:
         return int(value["process"]), int(value["of"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _lost(present: dict[int, socket.socket]) -> list[int]:
+    """Takes out those that came and are gone, killed perhaps; they may come again."""
+    lost = [number for number, connection in present.items() if not _is_open(connection)]
+    for number in lost:
+        del present[number]
+    return sorted(lost)
 
 
 def _is_open(connection: socket.socket) -> bool:

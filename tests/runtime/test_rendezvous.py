@@ -1,5 +1,6 @@
 """Processes that meet before JAX joins them, as threads: who is missing is said by number."""
 
+import collections
 import socket
 import threading
 import time
@@ -130,14 +131,20 @@ def test_a_process_that_is_started_again_is_counted_once(port):
     assert results[0] is None and first[1] is None and last[2] is None
 
 
-def test_one_that_was_killed_may_come_again(port):
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_one_that_was_killed_may_come_again(order, port):
+    """Also after all the others: nobody goes on without it."""
     results, threads = _start(port, 3, [0])
     time.sleep(0.3)
     with socket.create_connection(("127.0.0.1", port)) as killed:
         killed.sendall(b'{"process": 1, "of": 3}\n')
-    again, restarted = _start(port, 3, [1, 2])
-    _finish([*threads, *restarted])
-    assert results[0] is None and set(again.values()) == {None}
+        time.sleep(0.2)
+    for number in order:
+        one, restarted = _start(port, 3, [number])
+        threads, results = threads + restarted, collections.ChainMap(one, results)
+        time.sleep(0.5)
+    _finish(threads)
+    assert dict(results) == {0: None, 1: None, 2: None}
 
 
 @pytest.mark.parametrize(
