@@ -72,13 +72,7 @@ def get_config() -> ConfigDict:
                 "best_metric": "val_psnr",  # kept in best/; empty keeps none
                 "best_is_lowest": False,
             },
-            "log": {
-                "to": "tensorboard,jsonl",  # and "wandb", "mlflow"
-                "checkpoint": False,  # give the last one to trackers
-                "every_steps": 50,
-                "images_every_steps": 5000,
-                "images": 4,
-            },
+            "log": log(images_every_steps=5000),
             "eval": {
                 "every_steps": 5000,  # in a training
                 "max_images": 512,  # held out, looked at in a training; 0 is all
@@ -88,6 +82,17 @@ def get_config() -> ConfigDict:
             },
         }
     )
+
+
+def log(images_every_steps: int) -> dict[str, Any]:
+    """Destinations and intervals of the log, of every task."""
+    return {
+        "to": "tensorboard,jsonl",  # and "wandb", "mlflow"
+        "checkpoint": False,  # give the last one to trackers
+        "every_steps": 50,
+        "images_every_steps": images_every_steps,
+        "images": 4,
+    }
 
 
 def start() -> dict[str, Any]:

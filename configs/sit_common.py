@@ -66,13 +66,7 @@ def get_config() -> ConfigDict:
                 "best_metric": "val_loss",  # kept in best/; empty keeps none
                 "best_is_lowest": True,
             },
-            "log": {
-                "to": "tensorboard,jsonl",  # and "wandb", "mlflow"
-                "checkpoint": False,  # give the last one to trackers
-                "every_steps": 50,
-                "images_every_steps": 5000,
-                "images": 4,
-            },
+            "log": common.log(images_every_steps=5000),
             "eval": {
                 "batch_size": 64,
                 "max_examples": 512,  # of those held out

@@ -10,15 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 from absl import flags, logging
 
 import gpstoken_jax
 from gpstoken_jax.configs import tiny
-from gpstoken_jax.model.gpstoken import GPSToken, init_params
-from gpstoken_jax.runtime.checkpoint import Checkpoints
-from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
+from tests.random_run import write_random_run
 
 ROOT = Path(__file__).parents[1]
 # Modules that absl takes a program's flags for those of: its own, and what runs and reads it.
@@ -97,13 +94,4 @@ def _program_flags() -> set[str]:
 @pytest.fixture(scope="session")
 def random_run(tmp_path_factory) -> Path:
     """A run's directory for 32 x 32 images, as train.py leaves it, with random weights."""
-    run = RunDirectory(tmp_path_factory.mktemp("random_run"))
-    config = tiny.get_config("smoke")
-    write_config(run, config)
-    shapes = jax.eval_shape(lambda key: init_params(GPSToken(config.model), key), jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda s: 0.1 * rng.standard_normal(s.shape, np.float32), shapes)
-    checkpoints = Checkpoints(run.checkpoints, keep=1)
-    checkpoints.save(7, {"ema_params": params}, {})
-    checkpoints.close()
-    return run.root
+    return write_random_run(tmp_path_factory.mktemp("random_run"), tiny.get_config("smoke"))

@@ -11,13 +11,14 @@ from PIL import Image
 
 from gpstoken_jax.configs import finetune, gpstoken_m128
 from gpstoken_jax.configs.check import find_mistakes
-from gpstoken_jax.runtime.checkpoint import CheckpointError, Checkpoints
-from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
+from gpstoken_jax.runtime.checkpoint import CheckpointError
+from gpstoken_jax.runtime.run_directory import RunDirectory
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.training.flops import count_flops
 from gpstoken_jax.training.start import frozen_leaves, parameter_name, start_from
 from gpstoken_jax.training.step import AXIS
 from gpstoken_jax.training.task import create_task
+from tests.random_run import write_random_run
 from tests.training.test_tokenizer_task import _config, _on_devices
 
 
@@ -145,15 +146,7 @@ def quick_to_compile():
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A run that others start from: of the smallest tokenizer, with random weights."""
-    run, config = RunDirectory(tmp_path_factory.mktemp("source")), _config()
-    write_config(run, config)
-    shapes = jax.eval_shape(create_task(config).init_params, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda s: 0.1 * rng.standard_normal(s.shape, np.float32), shapes)
-    checkpoints = Checkpoints(run.checkpoints, keep=1)
-    checkpoints.save(7, {"ema_params": params}, {})
-    checkpoints.close()
-    return run.root
+    return write_random_run(tmp_path_factory.mktemp("source"), _config())
 
 
 def test_a_run_from_other_weights_with_a_frozen_part_resumes_exactly(
