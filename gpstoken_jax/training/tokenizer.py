@@ -34,7 +34,7 @@ from gpstoken_jax.training.preview import Preview
 from gpstoken_jax.training.schedule import autoencoder_updates, gan_start, update_after
 from gpstoken_jax.training.start import stop_gradients
 from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
-from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, one_copy, step_key
+from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, one_copy, scaled, step_key
 from gpstoken_jax.training.task import Task
 from gpstoken_jax.training.validation import Validation
 from gpstoken_jax.weights.networks import load_loss_networks
@@ -184,7 +184,7 @@ class TokenizerTask(Task):
     def _gradients(
         self, update, params, discriminator, frozen, batch, key, batch_stats
     ) -> Gradients:
-        images = batch["image"]
+        images = scaled(batch["image"])
         geometry, boxes = partition_images(images, **self.config.partition)
         if discriminator:
             discriminator = discriminator.replace(batch_stats=batch_stats)
