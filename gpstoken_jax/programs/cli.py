@@ -66,8 +66,8 @@ def define_process_flags() -> None:
     flags.DEFINE_string(
         "coordinator",
         None,
-        "HOST:PORT of process 0, to run as one of several processes; 'auto' under SLURM, Open MPI "
-        "or Kubernetes.",
+        "HOST:PORT of process 0, to run as one of several processes; by itself in several tasks of "
+        "SLURM's srun or Open MPI's mpirun; 'auto' asks for that, 'none' stays alone.",
     )
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
