@@ -17,6 +17,7 @@ from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminat
 from gpstoken_jax.losses.quantisation import round_straight_through
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.partition.regions import max_regions
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.gradients import (
     WITHOUT_GAN,
@@ -185,8 +186,8 @@ class TokenizerTask(Task):
     def _gradients(
         self, update, num_tokens, params, discriminator, frozen, batch, key, batch_stats
     ) -> Gradients:
-        images, partition = batch["image"], dict(self.config.partition)
-        partition["num_tokens"] = num_tokens or self.config.partition.num_tokens
+        images = batch["image"]
+        partition = partition_into(num_tokens or self.config.partition.num_tokens, self.config)
         geometry, boxes = partition_images(images, **partition)
         if discriminator:
             discriminator = discriminator.replace(batch_stats=batch_stats)
@@ -220,6 +221,14 @@ def draw_num_tokens(config: ConfigDict, step: int) -> int:
     """The number of tokens of a step, from 1, the same on every process and in a resumed run."""
     choices = config.train.get("num_tokens", ()) or (config.partition.num_tokens,)
     return int(np.random.default_rng((config.seed, step)).choice(choices))
+
+
+def partition_into(num_tokens: int, config: ConfigDict) -> dict[str, Any]:
+    """The arguments of a partition: regions are halved until there is room for so many tokens."""
+    size, least = config.model.image_size, config.partition.get("min_size", 8)
+    while max_regions(size, size, least) < num_tokens:
+        least //= 2
+    return dict(config.partition) | {"num_tokens": num_tokens, "min_size": least}
 
 
 def last_layer(params: Params) -> Float[Array, "3 3 c 3"]:
