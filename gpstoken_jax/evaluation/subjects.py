@@ -211,7 +211,7 @@ def split_checkpoint(checkpoint: Path, step: int | None) -> tuple[Path, int | No
     Raises:
       CheckpointError: if it is none of these, or another step is asked for as well.
     """
-    root = pretrained.find(checkpoint)
+    root = pretrained.find(checkpoint, step)
     return pretrained.split_step(root, step) if pretrained.is_work_directory(root) else (root, step)
 
 

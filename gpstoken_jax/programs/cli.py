@@ -31,7 +31,10 @@ from gpstoken_jax.runtime.text import printable_output
 FLAGS = flags.FLAGS
 _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
 _NAMED = re.compile(r"^[\w.-]+=(?=\w+:/)")  # of NAME=PLACE
-_BUCKET_FIELDS = ()  # of configs: places that may be in a bucket
+_BUCKET_FIELDS = frozenset(  # of configs: places that may be in a bucket
+    {"data.folder", "data.tfds_dir", "data.tokens", "data.val_tokens", "data.layouts"}
+    | {"data.val_layouts", "init.source", "tokenizer"}
+)
 _DATA_FIELDS = ("folder", "list", "tfds_name", "tfds_dir")
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 
@@ -55,10 +58,10 @@ def apply_flags(section: ConfigDict, given: ConfigDict) -> None:
     section.update({name: value for name, value in given.items() if value is not None})
 
 
-def allow_buckets(*holders: flags.FlagHolder) -> None:
+def allow_buckets(*names: str) -> None:
     """Marks flags whose place may be in a bucket; all others are refused one, see ``run``."""
-    for holder in holders:
-        FLAGS[holder.name].in_bucket = True
+    for name in names:
+        FLAGS[name].in_bucket = True
 
 
 def define_process_flags() -> None:
@@ -254,6 +257,7 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
         if logging.level_debug() or not (gone or isinstance(error, expected)):
             raise
         reason = "another process is gone, look at its messages" if gone else str(error)
+        reason = buckets.as_given(reason)
         print(f"{processes.name_of_this()}error: {reason}", file=sys.stderr, flush=True)
         return processes.leave(processes.EXIT_CODE_OTHER_GONE if gone else 1)
 

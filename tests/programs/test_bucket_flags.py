@@ -15,8 +15,20 @@ from gpstoken_jax.runtime import buckets
 
 ROOT = Path(__file__).parents[2]
 # The flags of each program whose place may be in a bucket; all others must refuse it.
-TAKE = {}
-FIELDS = set()
+DATA = {"data.folder", "data.tfds_dir"}
+TAKE = {
+    "train": {*DATA, "init_from"},
+    "eval": {*DATA, "checkpoint"},
+    "encode": {*DATA, "checkpoint"},
+    "decode": {"checkpoint", "tokens"},
+    "reconstruct": {*DATA, "checkpoint", "images"},
+    "generate": {"generator", "tokenizer", "layouts"},
+    "view": {"checkpoint", "generator", "layouts"},
+    "export": {"checkpoint"},
+    "prepare_layouts": {*DATA, "tokens"},
+}
+FIELDS = {"data.folder", "data.tfds_dir", "data.tokens", "data.val_tokens", "data.layouts"}
+FIELDS |= {"data.val_layouts", "init.source", "tokenizer"}
 URLS = ["s3://bucket/place", "gs://bucket/place", "s3:/bucket/place", "name=s3://bucket/place"]
 STRANGE = ["file:///tmp/place", "https://host/place", "hdfs://host/place", "S3://bucket/place"]
 STRANGE += ["s3://", "s3://bucket", "gs:///place", "s3://bucket//place", "az://bucket/place"]
@@ -68,6 +80,7 @@ def told():
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_flag_takes_a_place_in_a_bucket_or_says_that_it_does_not(told, program):
     takes = TAKE.get(program, set())
+    assert {*TAKE} <= {*PROGRAMS}
     assert told[program]
     for case, message in told[program].items():
         name, _, url = case.partition(" ")
