@@ -36,6 +36,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where results go, e.g. runs/tiny
 INIT_FROM = flags.DEFINE_string(
     "init_from", None, "Start from these weights, whatever from_pretrained takes: init.source."
 )
+cli.allow_buckets("init_from")
 PROFILE = flags.DEFINE_bool("profile", False, "Record a few steps for TensorBoard's profiler.")
 flags.mark_flag_as_required("config")
 

@@ -198,6 +198,14 @@ def _regions(tokens: int, min_size: int, size: int) -> str | None:
     )
 
 
+def _drawn_tokens(choices: tuple, size: int) -> str | None:
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in choices):
+        return f"train.num_tokens is {tuple(choices)}: it must be whole numbers from 1 up"
+    if max(choices, default=1) <= size * size // 4:
+        return None
+    return f"train.num_tokens has {max(choices)}: an image of {size} pixels has too few for them"
+
+
 def _crop_scale(scale: tuple) -> str | None:
     if len(scale) == 2 and all(map(_is_number, scale)) and 0 < scale[0] <= scale[1] <= 1:
         return None
@@ -248,6 +256,7 @@ _RULES = (
     (dict.fromkeys(f"model.decoder.{n}" for n in ("channels", "multipliers", "norm_groups")), _levels),
     (dict.fromkeys(("model.image_size", "model.render_size", "model.decoder.multipliers")), _image_size),
     (dict.fromkeys(("partition.num_tokens", "partition.min_size", "model.image_size")), _regions),
+    (dict.fromkeys(("train.num_tokens", "model.image_size")), _drawn_tokens),
     ({"data.crop_scale": None}, _crop_scale),
     ({"log.to": None}, _log_to),
     ({"sample.guidance_interval": None}, _guidance_interval),

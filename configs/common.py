@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
                 "max_skipped": 10,  # steps in a row whose loss or gradient is not finite
                 "schedule": "together",  # or "alternate", as published: see docs/training.md
                 "accumulate": 1,  # parts of a device's batch, one after another
+                "num_tokens": (),  # each step draws one of these; () is partition.num_tokens
             },
             "checkpoint": {
                 "every_steps": 5000,

@@ -107,6 +107,7 @@ _FIELDS = {
     "train.max_skipped": "Stop after so many steps in a row that were not finite.",
     "train.schedule": "together, or alternate as published.",
     "train.accumulate": "Parts of a device's batch, computed one after another.",
+    "train.num_tokens": "Numbers of tokens, one drawn at each step; () is partition.num_tokens.",
     "train.label_dropout": "Share of examples that become of no class.",
     "transport.path": "From noise to data: linear, gvp or vp.",
     "transport.prediction": "Of the network: velocity, noise or score.",

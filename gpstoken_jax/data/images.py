@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from gpstoken_jax.runtime import storage
+from gpstoken_jax.runtime import buckets, storage
 
 for _plugin, _function in (("pillow_heif", "register_heif_opener"), ("pillow_jxl", None)):
     with contextlib.suppress(ImportError):  # optional
@@ -75,6 +75,7 @@ _MODE_NAMES = {"1": "1-bit", "L": "grey", "P": "palette", "I": "grey", "F": "flo
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: a quarter of a gigabyte as RGB.
 MAX_ASPECT = 16  # resizing the short side of anything narrower would need absurd memory
+_HEAD = 2**20  # bytes that tell what a file is
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 
 
@@ -104,7 +105,7 @@ class DecodedImage:
         return np.array(self.picture)
 
 
-def read_bytes(path: str | os.PathLike) -> bytes:
+def read_bytes(path: str | os.PathLike | buckets.RemoteFile) -> bytes:
     """Returns a file's content.
 
     Raises:
@@ -113,13 +114,13 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     """
 
     def read() -> bytes:
-        with open(path, "rb") as file:
+        with buckets.open_file(path) as file:
             return file.read()
 
     return storage.retry(read, path)
 
 
-def looks_like_image(path: str | os.PathLike) -> bool:
+def looks_like_image(path: str | os.PathLike | buckets.RemoteFile) -> bool:
     """Tells by its leading bytes whether a file is an image, whatever its name.
 
     Raises:
@@ -128,8 +129,8 @@ def looks_like_image(path: str | os.PathLike) -> bool:
     return storage.retry(lambda: _opens_as_image(path), path)
 
 
-def _opens_as_image(path: str | os.PathLike) -> bool:
-    with open(path, "rb") as file:
+def _opens_as_image(path: str | os.PathLike | buckets.RemoteFile) -> bool:
+    with buckets.open_file(path, _HEAD) as file:
         try:
             with Image.open(file, formats=FORMATS):
                 return True

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax.data import folder as folder_lib
 from gpstoken_jax.data import images
 from gpstoken_jax.data.resize import Picture, size_of, to_array
-from gpstoken_jax.runtime import storage
+from gpstoken_jax.runtime import buckets, storage
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 
 KIND = "data set"  # of a directory that prepare_data makes
@@ -201,9 +201,9 @@ def likeness(source: FolderSource | TfdsSource) -> dict[str, Any]:
     else:
         names, paths = source.shard_ends, source.shards
 
-    def look(path: str | os.PathLike) -> tuple[int, bytes]:
-        with open(path, "rb") as file:
-            return os.fstat(file.fileno()).st_size, file.read(4096)
+    def look(path: str | os.PathLike | buckets.RemoteFile) -> tuple[int, bytes]:
+        with buckets.open_file(path, 4096) as file:
+            return buckets.stat_file(path)[0], file.read(4096)
 
     some = paths[:: max(len(paths) // _FILES_COMPARED, 1)]
     heads = [storage.retry(functools.partial(look, path), path) for path in some]
@@ -390,7 +390,7 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
 def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
     """Returns the builder of a data set that is prepared on disk."""
     if data_dir:
-        data_dir = pathlib.Path(data_dir).expanduser()
+        data_dir = buckets.fetch(data_dir)
     if name:
         if data_dir:
             _check_files(data_dir)

@@ -16,6 +16,7 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Whatever from_pretrained takes: a run, a weight file.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", None, "A directory for the files.", required=True)
+cli.allow_buckets("checkpoint")
 NUM_TOKENS = flags.DEFINE_integer(
     "num_tokens", None, "Tokens that encode makes; the config's by default.", lower_bound=1
 )

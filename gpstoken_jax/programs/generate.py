@@ -52,6 +52,7 @@ GENERATOR = flags.DEFINE_string("generator", None, "The run of stage 2.", requir
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "The tokenizer's run.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Where everything goes.", required=True)
 LAYOUTS = flags.DEFINE_string("layouts", None, "A run of stage 1, or a file of layouts.")
+cli.allow_buckets("generator", "tokenizer", "layouts")
 IN_TURN = flags.DEFINE_bool(
     "in_turn",
     None,

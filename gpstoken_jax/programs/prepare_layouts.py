@@ -58,6 +58,7 @@ VERIFY = flags.DEFINE_bool(
     "verify", False, "Know images by their content, not by size and date; from the first call on."
 )
 OUTPUT = flags.DEFINE_string("output", None, "The file, NAME.safetensors.", required=True)
+cli.allow_buckets("tokens")
 
 _NAMED = 8  # classes in the summary
 

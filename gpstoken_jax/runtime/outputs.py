@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
+from gpstoken_jax.runtime.buckets import RemoteFile, is_url, stat_file
 from gpstoken_jax.runtime.files import (
     TEMPORARY_SUFFIX,
     DamagedFileError,
@@ -315,15 +316,19 @@ def check_apart(output: str | Path, inputs: Iterable[str | Path]) -> None:
     Raises:
       OutputError: naming both.
     """
-    resolved = Path(output).expanduser().resolve()
+    resolved = _resolve(output)
     for path in inputs:
-        other = Path(path).expanduser().resolve()
+        other = _resolve(path)
         if resolved == other:
             raise OutputError(f"{output} is the input, too: give another --output")
         if resolved.is_relative_to(other):
             raise OutputError(f"--output {output} lies in the input {path}: give another")
         if other.is_relative_to(resolved):
             raise OutputError(f"--output {output} holds the input {path}: give another")
+
+
+def _resolve(path: str | Path) -> Path:
+    return Path("/", path) if is_url(path) else Path(path).expanduser().resolve()
 
 
 def safe_name(name: str) -> PurePosixPath:
@@ -340,7 +345,9 @@ def safe_name(name: str) -> PurePosixPath:
     return PurePosixPath(name)
 
 
-def fingerprint_files(files: Iterable[tuple[str, str | Path]], *, content: bool = False) -> str:
+def fingerprint_files(
+    files: Iterable[tuple[str, str | Path | RemoteFile]], *, content: bool = False
+) -> str:
     """A digest that changes with the names, sizes and dates of files, or with what is in them.
 
     Args:
@@ -354,19 +361,19 @@ def fingerprint_files(files: Iterable[tuple[str, str | Path]], *, content: bool 
     if not content:
         _wait_for_another_date(path for _, path in files)
     for name, path in files:
-        stat = os.stat(path)
-        state = digest_file(path) if content else str(stat.st_mtime_ns)
-        digest.update(f"{name!r} {stat.st_size} {state}\n".encode("utf-8", "surrogatepass"))
+        size, date = stat_file(path)
+        state = digest_file(path) if content else str(date)
+        digest.update(f"{name!r} {size} {state}\n".encode("utf-8", "surrogatepass"))
     return ("content " if content else "dates ") + digest.hexdigest()[:32]
 
 
-def _wait_for_another_date(paths: Iterable[str | Path]) -> None:
+def _wait_for_another_date(paths: Iterable[str | Path | RemoteFile]) -> None:
     """Waits until a file that changes from now on gets a date that none of these has.
 
     Where file systems have dates of whole seconds, or two, one that was just written could change
     and keep its date.
     """
-    newest = max((os.stat(path).st_mtime_ns for path in paths), default=1)
+    newest = max((stat_file(path)[1] for path in paths), default=1)
     age = time.time() - newest / 1e9
     if newest % 10**9 == 0 and 0 <= age < _COARSEST_DATE:
         time.sleep(_COARSEST_DATE - age)

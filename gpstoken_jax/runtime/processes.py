@@ -21,7 +21,9 @@ from gpstoken_jax.runtime.outputs import first_difference
 
 Tree = Any
 T = TypeVar("T")
-AUTO = "auto"
+AUTO, ALONE = "auto", "none"
+# Tasks of a step, as srun and mpirun tell each of them; a batch script's own shell has neither.
+_TASKS = "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"
 EXIT_CODE_OTHER_GONE = 76  # another process ended in the middle of a step
 _CHUNK = 16 * 2**20  # words of a broadcast
 
@@ -31,11 +33,12 @@ class ProcessError(RuntimeError):
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Makes this process one of several; does nothing if no coordinator is given.
+    """Makes this process one of several, if a coordinator is given or a cluster started several.
 
     Args:
       coordinator: HOST:PORT of process 0, or ``"auto"`` under SLURM, Open MPI or Kubernetes, where
-        JAX finds out everything by itself. If None, ``JAX_COORDINATOR_ADDRESS``.
+        JAX finds out everything by itself, or ``"none"`` to stay alone there. If None,
+        ``JAX_COORDINATOR_ADDRESS``, or ``"auto"`` in one of several tasks of srun or mpirun.
       num_processes: how many there are; if None, ``JAX_NUM_PROCESSES``.
       process_id: which one this is, from 0; if None, ``JAX_PROCESS_ID``.
 
@@ -44,7 +47,9 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
       ProcessError: if the others cannot be reached.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if not coordinator:
+    if not coordinator and num_processes is process_id is None and _is_one_of_several():
+        coordinator = AUTO
+    if not coordinator or coordinator == ALONE:
         if num_processes is not None or process_id is not None:
             raise ValueError("--num_processes and --process_id need --coordinator=HOST:PORT")
         return
@@ -76,6 +81,11 @@ def _address(coordinator: str, num_processes: int | None, process_id: int | None
         "num_processes": num_processes,
         "process_id": process_id,
     }
+
+
+def _is_one_of_several() -> bool:
+    counts = (os.environ.get(name, "") for name in _TASKS)
+    return any(count.isdecimal() and int(count) > 1 for count in counts)
 
 
 def _find_cluster() -> dict[str, Any]:

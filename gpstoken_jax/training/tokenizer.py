@@ -1,7 +1,7 @@
 """The task of training a tokenizer: images in, the same images out."""
 
-from collections.abc import Mapping
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -17,11 +17,9 @@ from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminat
 from gpstoken_jax.losses.quantisation import round_straight_through
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.partition.regions import max_regions
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.gradients import (
-    AUTOENCODER,
-    BOTH,
-    DISCRIMINATOR,
     WITHOUT_GAN,
     Gradients,
     TokenizerLoss,
@@ -117,12 +115,15 @@ class TokenizerTask(Task):
         return super().load_frozen() | load_loss_networks(self.config.loss)
 
     def step_at(self, step: int) -> Step:
-        return self._steps[update_after(step - 1, self.config)]
+        num_tokens = draw_num_tokens(self.config, step)
+        return self._steps(update_after(step - 1, self.config), num_tokens)
 
     @cached_property
-    def _steps(self) -> dict[Update, Step]:
-        updates = (WITHOUT_GAN, BOTH, AUTOENCODER, DISCRIMINATOR)
-        return {update: partial(self.train_step, update=update) for update in updates}
+    def _steps(self) -> Callable[[Update, int], Step]:
+        def step(update: Update, num_tokens: int) -> Step:
+            return partial(self.train_step, update=update, num_tokens=num_tokens)
+
+        return cache(step)  # the same function for the same choice, as it is compiled once
 
     def train_step(
         self,
@@ -131,12 +132,13 @@ class TokenizerTask(Task):
         frozen: Mapping[str, Any],
         *,
         update: Update = WITHOUT_GAN,
+        num_tokens: int | None = None,
     ) -> tuple[TokenizerState, Metrics]:
         key = step_key(self.config.seed, state.step)
         discriminator = state.discriminator if update.uses_discriminator else None
         with jax.named_scope("gradients"):  # so the profile calls it
             grads = accumulate(
-                partial(self._gradients, update, state.params, discriminator, frozen),
+                partial(self._gradients, update, num_tokens, state.params, discriminator, frozen),
                 {"image": batch["image"]},
                 key,
                 discriminator.batch_stats if discriminator else {},
@@ -182,10 +184,11 @@ class TokenizerTask(Task):
         return state
 
     def _gradients(
-        self, update, params, discriminator, frozen, batch, key, batch_stats
+        self, update, num_tokens, params, discriminator, frozen, batch, key, batch_stats
     ) -> Gradients:
         images = scaled(batch["image"])
-        geometry, boxes = partition_images(images, **self.config.partition)
+        partition = partition_into(num_tokens or self.config.partition.num_tokens, self.config)
+        geometry, boxes = partition_images(images, **partition)
         if discriminator:
             discriminator = discriminator.replace(batch_stats=batch_stats)
 
@@ -212,6 +215,20 @@ class TokenizerTask(Task):
 
     def preview(self, state: TokenizerState) -> UInt8[np.ndarray, "h w 3"] | None:
         return self._preview(state) if has_held_out(self.config.data) else None
+
+
+def draw_num_tokens(config: ConfigDict, step: int) -> int:
+    """The number of tokens of a step, from 1, the same on every process and in a resumed run."""
+    choices = config.train.get("num_tokens", ()) or (config.partition.num_tokens,)
+    return int(np.random.default_rng((config.seed, step)).choice(choices))
+
+
+def partition_into(num_tokens: int, config: ConfigDict) -> dict[str, Any]:
+    """The arguments of a partition: regions are halved until there is room for so many tokens."""
+    size, least = config.model.image_size, config.partition.get("min_size", 8)
+    while max_regions(size, size, least) < num_tokens:
+        least //= 2
+    return dict(config.partition) | {"num_tokens": num_tokens, "min_size": least}
 
 
 def last_layer(params: Params) -> Float[Array, "3 3 c 3"]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from gpstoken_jax.configs import common, tiny_gan
 from gpstoken_jax.model.gpstoken import init_params
@@ -12,8 +13,9 @@ from gpstoken_jax.training.ema import ema_decay
 from gpstoken_jax.training.flops import inner_programs
 from gpstoken_jax.training.gradients import AUTOENCODER, BOTH, DISCRIMINATOR, WITHOUT_GAN
 from gpstoken_jax.training.schedule import autoencoder_updates, update_after
-from gpstoken_jax.training.step import AXIS
+from gpstoken_jax.training.step import AXIS, on_all_devices
 from gpstoken_jax.training.task import create_task
+from gpstoken_jax.training.tokenizer import partition_into
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +118,43 @@ def test_another_learning_rate_length_or_schedule_compiles_nothing(lowered, stat
 
 def _changed(params, new):
     return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), params, new)))
+
+
+def test_each_step_draws_one_of_the_numbers_of_tokens(state, images):
+    config = _config()
+    config.train.num_tokens = (2, 4, 4)
+    task, again = create_task(config), create_task(config)
+    numbers = [task.step_at(step).keywords["num_tokens"] for step in range(1, 200)]
+    assert numbers == [again.step_at(step).keywords["num_tokens"] for step in range(1, 200)]
+    assert set(numbers) == {2, 4} and 100 < numbers.count(4) < 165  # two thirds
+    steps = {task.step_at(step) for step in range(3, 200)}  # after the start of the GAN
+    assert len(steps) == 2  # compiled once each
+    arguments = state, {"image": images[None]}, task.load_frozen()
+    sizes = [_tokens_in(task.step_at(numbers.index(n) + 1), arguments) for n in (2, 4)]
+    assert sizes == [{2}, {4}]
+
+
+def test_more_tokens_than_there_is_room_for_take_smaller_regions():
+    config = _config()
+    config.partition.min_size, config.model.image_size = 8, 64
+    sizes = {n: partition_into(n, config) for n in (1, 64, 65, 256, 257)}
+    least = {n: arguments["min_size"] for n, arguments in sizes.items()}
+    assert least == {1: 8, 64: 8, 65: 4, 256: 4, 257: 2}
+    assert all(arguments["num_tokens"] == n for n, arguments in sizes.items())
+
+
+def _tokens_in(step, arguments):
+    """Numbers of tokens that a step encodes images into."""
+    seen = set()
+
+    def encode(next_fun, args, kwargs, context):
+        if context.method_name == "encode":
+            seen.add(args[1].shape[1])
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(encode):
+        jax.eval_shape(on_all_devices(step), *arguments)
+    return seen
 
 
 def test_odd_steps_of_the_published_schedule_update_the_discriminator(state, images):
@@ -246,7 +285,6 @@ def test_both_networks_start_together_by_default():
     kinds = [update_after(done, config) for done in range(5)]
     assert kinds == [WITHOUT_GAN] * 3 + [BOTH] * 2
     assert int(autoencoder_updates(7, config)) == 7
-    config.gan.weight = 0.0
     assert update_after(900_000, config) == WITHOUT_GAN
     config.train.schedule = "random"
     with pytest.raises(ValueError, match=r"train\.schedule"):

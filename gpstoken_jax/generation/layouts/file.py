@@ -21,6 +21,7 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 
 from gpstoken_jax.runtime import storage
+from gpstoken_jax.runtime.buckets import fetch, local
 from gpstoken_jax.runtime.files import check_sealed_file, reading, sealed_safetensors, write_file
 
 VERSION = 2
@@ -75,7 +76,7 @@ def write_layouts(path: str | Path, layouts: Layouts) -> None:
       LayoutsError: if the layouts are not what they must be; says what is wrong.
       OSError: if the file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = local(path)
     _check(path, layouts)
     tensors = {
         "geometry": np.ascontiguousarray(layouts.geometry, np.float32),
@@ -101,7 +102,7 @@ def read_layouts(path: str | Path) -> Layouts:
       LayoutsError: if it is missing, damaged, or not a file of layouts; names it and says why.
       storage.StorageError: if the system cannot read it.
     """
-    path = Path(path).expanduser()
+    path = fetch(path)
     if not path.is_file():
         raise LayoutsError(
             f"there is no file of layouts {path}: make one with "

@@ -1,0 +1,105 @@
+"""Programs on buckets, with emulators: what they make is what they make of local copies."""
+
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpstoken_jax.data.sources import open_folder
+from gpstoken_jax.generation.layouts import open_layouts
+from gpstoken_jax.tokenizer import Tokenizer
+from gpstoken_jax.tokens import open_tokens
+from tests import emulators
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request):
+    with emulators.bucket(request.param) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name in ("a/one", "a/two", "b/three", "b/.hidden", "@eaDir/four"):
+        path = folder / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
+    (folder / "a/notes.txt").write_text("no image")
+    (folder / "a/empty").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def remote(bucket, photos, random_run):
+    """The photos and the run in a bucket."""
+    files = fsspec.filesystem(bucket.partition(":")[0])
+    for name, folder in (("photos", photos), ("run", random_run)):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                files.put_file(str(path), f"{bucket}/{name}/{path.relative_to(folder)}")
+    files.pipe_file(f"{bucket}/run/checkpoints/9/half/written", b"no manifest yet")
+    return bucket
+
+
+def test_a_folder_of_images_is_listed_and_read_as_a_local_copy(remote, photos):
+    ours, theirs = open_folder(f"{remote}/photos"), open_folder(photos)
+    assert ours.label_names == theirs.label_names == ("a", "b")
+    assert len(ours) == len(theirs) == 3
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.name, one.label) == (other.name, other.label)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert {left.name for left in ours.left_out} == {
+        "a/notes.txt", "a/empty", "b/.hidden.png", "@eaDir/four.png",
+    }  # fmt: skip
+    assert ours.fingerprint() == open_folder(f"{remote}/photos").fingerprint()
+    assert ours.fingerprint(content=True) == theirs.fingerprint(content=True)
+    with pytest.raises(ValueError, match=f"no image found below {remote}/run"):
+        open_folder(f"{remote}/run")
+
+
+def test_the_newest_whole_checkpoint_of_a_run_is_read(remote):
+    assert Tokenizer.from_pretrained(f"{remote}/run").step == 7
+    assert Tokenizer.from_pretrained(f"{remote}/run/checkpoints/7", step=7).step == 7
+    with pytest.raises(RuntimeError, match=r"no checkpoint of this step \(steps there: 7\)"):
+        Tokenizer.from_pretrained(f"{remote}/run", step=9)
+    with pytest.raises(FileNotFoundError, match=f"there is nothing at {remote}/none"):
+        Tokenizer.from_pretrained(f"{remote}/none")
+
+
+def test_programs_read_data_weights_tokens_and_layouts(
+    remote, photos, random_run, program, tmp_path
+):
+    if remote.startswith("gs"):
+        pytest.skip("the same code as of s3, and slow")
+
+    def encode(name, *places):
+        flags = [
+            f"--{flag}={place}"
+            for flag, place in zip(("checkpoint", "data.folder"), places, strict=True)
+        ]
+        program("encode", *flags, f"--output={tmp_path / name}")
+        return open_tokens(tmp_path / name)
+
+    local, ours = (
+        encode("local", random_run, photos),
+        encode("ours", f"{remote}/run", f"{remote}/photos"),
+    )
+    for one, other in zip(local, ours, strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+    files = fsspec.filesystem(remote.partition(":")[0])
+    for path in (tmp_path / "ours").iterdir():
+        files.put_file(str(path), f"{remote}/tokens/{path.name}")
+    assert open_tokens(f"{remote}/tokens").fingerprint() == ours.fingerprint()
+    program(
+        "decode", f"--checkpoint={remote}/run", f"--tokens={remote}/tokens",
+        f"--output={tmp_path / 'images'}",
+    )  # fmt: skip
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 3
+    made = tmp_path / "layouts.safetensors"
+    program("prepare_layouts", f"--tokens={remote}/tokens", f"--output={made}")
+    files.put_file(str(made), f"{remote}/layouts.safetensors")
+    assert open_layouts(f"{remote}/layouts.safetensors").num_tokens == 8
