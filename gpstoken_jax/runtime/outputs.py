@@ -357,23 +357,23 @@ def fingerprint_files(
     Raises:
       OSError: if a file cannot be read.
     """
-    digest, files = sha256(), list(files)
-    if not content:
-        _wait_for_another_date(path for _, path in files)
+    digest, newest = sha256(), 1
     for name, path in files:
         size, date = stat_file(path)
+        newest = max(newest, date)
         state = digest_file(path) if content else str(date)
         digest.update(f"{name!r} {size} {state}\n".encode("utf-8", "surrogatepass"))
+    if not content:
+        _wait_for_another_date(newest)
     return ("content " if content else "dates ") + digest.hexdigest()[:32]
 
 
-def _wait_for_another_date(paths: Iterable[str | Path | RemoteFile]) -> None:
-    """Waits until a file that changes from now on gets a date that none of these has.
+def _wait_for_another_date(newest: int) -> None:
+    """Waits until a file that changes from now on gets another date than the newest, in ns.
 
     Where file systems have dates of whole seconds, or two, one that was just written could change
     and keep its date.
     """
-    newest = max((stat_file(path)[1] for path in paths), default=1)
     age = time.time() - newest / 1e9
     if newest % 10**9 == 0 and 0 <= age < _COARSEST_DATE:
         time.sleep(_COARSEST_DATE - age)
