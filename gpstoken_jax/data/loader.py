@@ -306,11 +306,11 @@ class ReadAhead:
                 num_workers=self.num_workers,
                 per_worker_buffer_size=max(1, self.prefetch // self.num_workers),
             )
-            dataset = dataset.mp_prefetch(options, _end_with_parent).map(_own_copy)
+            dataset = dataset.mp_prefetch(options, end_with_parent).map(_own_copy)
         return iter(dataset)
 
 
-def _end_with_parent(*_: int) -> None:
+def end_with_parent(*_: int) -> None:
     """Lets a worker process end when its parent is gone, also after SIGKILL."""
     parent = multiprocessing.parent_process()
 

@@ -383,14 +383,16 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
         raise ValueError(f"split {split!r} of {builder.data_dir} is empty")
     label_key = "label" if "label" in features else None
     names = getattr(features[label_key], "names", ()) if label_key else ()
+    shrunken = ""
     if builder.name == "image_files":  # one of ours
-        from gpstoken_jax.data.records import unescape_class
+        from gpstoken_jax.data.records import described_shrinking, unescape_class
 
         names = map(unescape_class, names)
+        shrunken = described_shrinking(builder.info.description)
     name_key = next(
         (key for key in ("name", "file_name", "filename", "id") if key in features), None
     )
-    description = f"TFDS {builder.info.full_name}, split {split}: {len(records)} images"
+    description = f"TFDS {builder.info.full_name}, split {split}: {len(records)} images{shrunken}"
     files = builder.info.splits[split].file_instructions
     return TfdsSource(
         records,

@@ -171,6 +171,29 @@ class Output:
         self._files.pop(name)
         self._append({"name": name})
 
+    @contextlib.contextmanager
+    def only_one(self) -> Iterator[bool]:
+        """Tells one of several processes that are done with their parts that it is to finish.
+
+        False while another one is at it. Files that others wrote in the meantime are known from
+        here on.
+        """
+        with (self.directory / MANIFEST).open("rb") as manifest:
+            try:
+                fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:  # a file system without locks
+                pass
+            self._update()
+            yield True
+
+    def _update(self) -> None:
+        mine = self._journal.name
+        others = [path for path in _journals(self.directory) if str(path) != mine]
+        self._files |= _read_journals(self.directory, others, {})
+
     def finish(self, facts: Mapping[str, Any] | None = None) -> Manifest:
         """Reads back what was written and writes the manifest; for one process to call, last.
 
@@ -180,9 +203,7 @@ class Output:
         Raises:
           DamagedFileError: if a file is not what was written.
         """
-        mine = self._journal.name
-        others = [path for path in _journals(self.directory) if str(path) != mine]
-        self._files |= _read_journals(self.directory, others, {})
+        self._update()
         manifest = Manifest(
             self.directory,
             *self._header,
