@@ -190,9 +190,9 @@ class Output:
             yield True
 
     def _update(self) -> None:
-        mine = self._journal.name
-        others = [path for path in _journals(self.directory) if str(path) != mine]
-        self._files |= _read_journals(self.directory, others, {})
+        mine = Path(self._journal.name)
+        others = [path for path in _journals(self.directory) if path != mine]
+        self._files |= _read_journals(self.directory, [*others, mine], {})  # mine removes, too
 
     def finish(self, facts: Mapping[str, Any] | None = None) -> Manifest:
         """Reads back what was written and writes the manifest; for one process to call, last.
