@@ -55,6 +55,7 @@ def bucket(scheme: str) -> Iterator[str]:
     with {"s3": s3, "gs": gs}[scheme]() as environment:
         os.environ.update(environment)
         fsspec.config.set_conf_env(fsspec.config.conf)
+        fsspec.get_filesystem_class(scheme).clear_instance_cache()
         fsspec.filesystem(scheme).mkdir(BUCKET)
         yield f"{scheme}://{BUCKET}"
         fsspec.get_filesystem_class(scheme).clear_instance_cache()

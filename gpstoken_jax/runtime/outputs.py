@@ -175,11 +175,11 @@ class Output:
         self._append({"name": name})
 
     def share(self) -> None:
-        """Where the directory is in a bucket, copies what was written there, for the others."""
+        """Copies what was written to the bucket, if the directory is in one, for the others."""
         self._place.push()
 
     def gather(self) -> None:
-        """Where the directory is in a bucket, copies what the others have written."""
+        """Copies what the others have written, if the directory is in a bucket."""
         self._place.pull()
 
     def finish(self, facts: Mapping[str, Any] | None = None) -> Manifest:

@@ -70,7 +70,7 @@ for program in programs:  # flags of two programs clash in one process
 
 @pytest.fixture(scope="module")
 def told():
-    """What each program says of each flag and each place, "" where it takes it."""
+    """Answers of each program to each flag and each place, "" where it takes it."""
     arguments = [json.dumps([*PROGRAMS]), json.dumps(URLS + STRANGE)]
     command = [sys.executable, "-c", _PROBE, *arguments]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
