@@ -23,12 +23,14 @@ class Progress:
       done: of them.
       label: before each line.
       later: work of the parts that follow, in images of this one.
+      unit: of what is counted, if not images.
     """
 
     total: int
     done: int = 0
     label: str = ""
     later: float = 0.0
+    unit: str = "images"
     _start: float = field(default_factory=time.perf_counter, repr=False)
     _last: float = field(default=0.0, repr=False)
     _before: int = field(default=0, repr=False)
@@ -45,7 +47,8 @@ class Progress:
             self._last = now
             speed = max(self.done - self._before, 1e-9) / (now - self._start)
             eta = format_seconds((self.total - self.done + self.later) / speed)
-            line = f"{self.done}/{self.total} images  {format_speed(speed)}  ETA {eta}"
+            words = format_speed(speed) if self.unit == "images" else f"{speed:.3g}/s"
+            line = f"{self.done}/{self.total} {self.unit}  {words}  ETA {eta}"
             print(f"{self.label}{line}", flush=True)
 
 
