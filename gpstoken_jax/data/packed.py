@@ -195,7 +195,7 @@ def _classes(
 
 
 def _contents(shards: Sequence[str], packing: Packing) -> list[Contents]:
-    """What is in the shards, from an index that was kept, or from the shards."""
+    """Contents of the shards, from an index that was kept, or from the shards."""
     stats = [storage.retry(lambda path=path: os.stat(path), path) for path in shards]
     state = [
         [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
