@@ -15,6 +15,7 @@ from absl import flags, logging
 
 import gpstoken_jax
 from gpstoken_jax.configs import tiny
+from gpstoken_jax.runtime.platforms import tracing_for
 from tests.random_run import write_random_run
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts slow files first, so that the last worker does not end with one alone."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cpu_alone():
+    """Nothing is traced for a GPU where there is none; see tests/runtime/test_platforms.py."""
+    platforms = {device.platform for device in jax.devices()}
+    with tracing_for(platforms.pop() if len(platforms) == 1 else None):
+        yield
 
 
 @pytest.fixture(scope="session")
