@@ -23,10 +23,11 @@ from gpstoken_jax.programs import cli, image_flags
 with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax import evaluation
     from gpstoken_jax.data import resize
-    from gpstoken_jax.runtime import files, outputs, processes, storage, text
+    from gpstoken_jax.runtime import buckets, files, outputs, processes, storage, text
     from gpstoken_jax.weights import feature_networks, networks
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The run's directory, e.g. runs/tiny.")
+cli.allow_buckets("checkpoint")
 CHECKPOINTS = flags.DEFINE_list(
     "checkpoints", [], "Several runs' directories; patterns such as 'runs/*/' too."
 )
@@ -294,8 +295,8 @@ def find_output() -> Path:
     if OUTPUT.value:
         return path(OUTPUT.value)
     root, _ = evaluation.split_checkpoint(path(CHECKPOINT.value), STEP.value)
-    if not root.is_dir():
-        raise ValueError(f"{CHECKPOINT.value} is no directory: say --output=DIR")
+    if not root.is_dir() or buckets.is_url(CHECKPOINT.value):
+        raise ValueError(f"{CHECKPOINT.value} is no local directory: say --output=DIR")
     return root / "eval"
 
 

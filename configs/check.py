@@ -26,7 +26,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16"),
     "model.init": ("published", "flax"),
     "model.encoder.condition": ("roi", "image", "none"),
-    "data.resize": ("published", "antialias"),
+    "data.resize": ("published", "antialias", "fast"),
     "data.mirror": ("if_there", "required", "never"),
     "data.crop": ("center", "random", "random_resized"),
     "loss.inception_scaling": ("release", "correct"),
@@ -198,11 +198,12 @@ def _regions(tokens: int, min_size: int, size: int) -> str | None:
     )
 
 
-def _drawn_tokens(choices: tuple, min_size: int, size: int) -> str | None:
+def _drawn_tokens(choices: tuple, size: int) -> str | None:
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in choices):
         return f"train.num_tokens is {tuple(choices)}: it must be whole numbers from 1 up"
-    problem = _regions(max(choices, default=1), min_size, size)
-    return problem and problem.replace("partition", "train", 1)
+    if max(choices, default=1) <= size * size // 4:
+        return None
+    return f"train.num_tokens has {max(choices)}: an image of {size} pixels has too few for them"
 
 
 def _crop_scale(scale: tuple) -> str | None:
@@ -255,7 +256,7 @@ _RULES = (
     (dict.fromkeys(f"model.decoder.{n}" for n in ("channels", "multipliers", "norm_groups")), _levels),
     (dict.fromkeys(("model.image_size", "model.render_size", "model.decoder.multipliers")), _image_size),
     (dict.fromkeys(("partition.num_tokens", "partition.min_size", "model.image_size")), _regions),
-    (dict.fromkeys(("train.num_tokens", "partition.min_size", "model.image_size")), _drawn_tokens),
+    (dict.fromkeys(("train.num_tokens", "model.image_size")), _drawn_tokens),
     ({"data.crop_scale": None}, _crop_scale),
     ({"log.to": None}, _log_to),
     ({"sample.guidance_interval": None}, _guidance_interval),

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from skimage import data
 
-from gpstoken_jax.evaluation.codecs import bicubic_baseline, jpeg_baseline, webp_baseline
 from gpstoken_jax.features.convnext import ConvNeXtSmall, ConvNeXtWeights, convnext_perceptual
 from gpstoken_jax.features.inception import InceptionWeights, fid_features, inception_perceptual
 from gpstoken_jax.features.inception_network import InceptionV3
 from gpstoken_jax.features.lpips import lpips
 from gpstoken_jax.features.vgg import vgg_features, vgg_perceptual
+from gpstoken_jax.metrics.baselines import bicubic_baseline, jpeg_baseline, webp_baseline
 from gpstoken_jax.metrics.frechet import FeatureStatistics, frechet_distance
 from gpstoken_jax.metrics.image import PIXEL_METRICS, image_metrics
 from gpstoken_jax.weights.networks import load_lpips

@@ -20,7 +20,7 @@ import re
 import typing
 
 from gpstoken_jax.data import images
-from gpstoken_jax.runtime import storage
+from gpstoken_jax.runtime import buckets, storage
 
 NO_LABEL = -1
 SPLIT_FOLDERS = {
@@ -44,7 +44,7 @@ _NEEDS_ESCAPES = re.compile(r"[\n\r\\\ud800-\udfff]")
 class ImageFile(typing.NamedTuple):
     """One image to read: where it is, its name in the data set, its class and its split."""
 
-    path: pathlib.Path
+    path: str | pathlib.Path | buckets.RemoteFile
     name: str
     label: int
     split: str
@@ -63,13 +63,13 @@ class FolderListing:
     """Images and classes of a folder.
 
     Attributes:
-        root: The folder.
+        root: The folder, or its place in a bucket.
         files: All image files, sorted by name.
         label_names: Class names; `ImageFile.label` indexes them, `NO_LABEL` has none.
         left_out: Other files, unreadable folders and the like.
     """
 
-    root: pathlib.Path
+    root: pathlib.Path | str
     files: tuple[ImageFile, ...]
     label_names: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
@@ -83,7 +83,7 @@ def list_folder(folder: str | os.PathLike, val_fraction: float = 0.0) -> FolderL
     """Lists the images below a folder, with classes and splits.
 
     Args:
-        folder: A directory of images.
+        folder: A directory of images, or a place in a bucket.
         val_fraction: Share of the images to hold out as split "val" where the folder has no split
             folders of its own, in [0, 1). The choice hangs on each file's name alone, so adding
             images never moves an old one to the other side.
@@ -96,10 +96,14 @@ def list_folder(folder: str | os.PathLike, val_fraction: float = 0.0) -> FolderL
         ValueError: When `val_fraction` is outside [0, 1), no image was found, or a folder's name
             cannot be that of a class.
     """
-    root = _checked_root(folder)
+    root = buckets.check_url(folder) if buckets.is_url(folder) else _checked_root(folder)
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
-    paths, left_out = _walk(root)
+    if isinstance(root, str):
+        remote, left_out = _list_bucket(root)
+        paths, locate = list(remote), remote.__getitem__
+    else:
+        (paths, left_out), locate = _walk(root), os.path.join(root, "").__add__
     split_of = _split_folders(paths)
     placed, outside = _assign_splits(paths, split_of)
     left_out += outside
@@ -111,7 +115,7 @@ def list_folder(folder: str | os.PathLike, val_fraction: float = 0.0) -> FolderL
     classes = _number_classes({image.folder for image in placed if image.folder is not None})
     files = [
         ImageFile(
-            root / image.path,
+            locate(image.path),
             image.name,
             NO_LABEL if image.folder is None else classes[image.folder][1],
             "val" if image.name in held_out else image.split,
@@ -229,6 +233,9 @@ def _walk(root: pathlib.Path) -> tuple[list[str], list[LeftOut]]:
         folders = []
         for entry in storage.retry(lambda path=directory: _entries(path), directory):
             path = inside + entry.name
+            if _is_plain_image(entry):
+                found.append(path)
+                continue
             kind = storage.retry(lambda entry=entry: _kind(entry), entry.path)
             reason = _why_not_entered(entry.name) if kind == "folder" else None
             if kind == "folder" and reason is None:
@@ -239,12 +246,28 @@ def _walk(root: pathlib.Path) -> tuple[list[str], list[LeftOut]]:
                     visited.add(identity)
                     folders.append(path + "/")
             elif kind != "folder":
-                reason = _why_no_image(entry, kind)
+                reason = _why_no_image(entry.name, entry.path, kind)
                 if reason is None:
                     found.append(path)
             if reason is not None:
                 left_out.append(LeftOut(printable_name(path), reason))
         waiting += reversed(folders)
+    return found, left_out
+
+
+def _list_bucket(url: str) -> tuple[dict[str, buckets.RemoteFile], list[LeftOut]]:
+    """Returns the images below a place in a bucket by name and, named, everything else."""
+    found: dict[str, buckets.RemoteFile] = {}
+    left_out: list[LeftOut] = []
+    for path, listed in buckets.list_objects(url).items():
+        *folders, name = path.split("/")
+        file = buckets.RemoteFile(f"{url}/{path}", listed)
+        reason = next(filter(None, map(_why_not_entered, folders)), None)
+        reason = reason or _why_no_image(name, file, "file")
+        if reason is None:
+            found[path] = file
+        else:
+            left_out.append(LeftOut(printable_name(path), reason))
     return found, left_out
 
 
@@ -272,24 +295,33 @@ def _kind(entry: os.DirEntry) -> str:
     return "link to nothing" if entry.is_symlink() else "not a regular file"
 
 
+def _is_plain_image(entry: os.DirEntry) -> bool:
+    """Tells a file, and no link, by its name to be an image; the listing knows both."""
+    return (
+        "." + entry.name.rpartition(".")[2].lower() in images.EXTENSIONS
+        and entry.name[0] != "."
+        and entry.is_file(follow_symlinks=False)
+    )
+
+
 def _why_not_entered(name: str) -> str | None:
     if name.startswith("."):
         return "hidden folder"
     return "folder of the system" if name.lower() in SYSTEM_FOLDERS else None
 
 
-def _why_no_image(entry: os.DirEntry, kind: str) -> str | None:
+def _why_no_image(name: str, path: str | buckets.RemoteFile, kind: str) -> str | None:
     """Judges by the name and, where that says nothing, by the first bytes."""
-    if entry.name.startswith("."):
+    if name.startswith("."):
         return "hidden file"
     if kind != "file":
         return kind  # reading a pipe would wait forever
-    extension = "." + entry.name.rpartition(".")[2].lower()
+    extension = "." + name.rpartition(".")[2].lower()
     if extension in images.EXTENSIONS:
         return None
     if extension in images.NEED_A_PLUGIN:
         return f"Pillow cannot read it: pip install {images.NEED_A_PLUGIN[extension]}"
-    if images.looks_like_image(entry.path):
+    if images.looks_like_image(path):
         return None
     other = images.OTHER_FORMATS.get(extension)
     return f"{other} files are not read" if other else "not an image"
@@ -321,14 +353,19 @@ def _assign_splits(
 ) -> tuple[list[_Placed], list[LeftOut]]:
     """Gives each path its name, split and class name."""
     placed, outside = [], []
+    of_directory: dict[str, tuple[str, str | None] | None] = {}  # split and class
     for path in paths:
-        name, folders, split = printable_name(path), path.split("/")[:-1], "train"
-        if split_of:
-            if not folders or folders[0] not in split_of:
-                outside.append(LeftOut(name, "image outside the split folders"))
-                continue
-            split, folders = split_of[folders[0]], folders[1:]
-        placed.append(_Placed(path, name, split, folders[0] if folders else None))
+        directory = path.rpartition("/")[0]
+        if directory not in of_directory:
+            folders, split = directory.split("/") if directory else [], "train"
+            if split_of and folders:
+                split, folders = split_of.get(folders[0], ""), folders[1:]
+            known = not split_of or (directory and split)
+            of_directory[directory] = (split, folders[0] if folders else None) if known else None
+        if (place := of_directory[directory]) is None:
+            outside.append(LeftOut(printable_name(path), "image outside the split folders"))
+        else:
+            placed.append(_Placed(path, printable_name(path), *place))
     return placed, outside
 
 

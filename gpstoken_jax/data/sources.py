@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.data import folder as folder_lib
 from gpstoken_jax.data import images
-from gpstoken_jax.runtime import storage
+from gpstoken_jax.data.resize import Picture, size_of, to_array
+from gpstoken_jax.runtime import buckets, storage
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 
 KIND = "data set"  # of a directory that prepare_data makes
@@ -34,21 +35,26 @@ class Example:
     """One decoded image with what is known about it.
 
     Attributes:
-        pixels: Upright RGB in 0..255.
+        picture: Upright RGB in 0..255, as an array or a PIL image.
         label: Index into the source's `label_names`, or -1.
         name: Path relative to the folder it came from, or the data set's own file name.
-        original_size: (height, width) before `pixels` were cut; None if they are all of it.
+        original_size: (height, width) before `picture` was cut; None if it is all of it.
     """
 
-    pixels: UInt8[np.ndarray, "h w 3"]
+    picture: Picture
     label: int
     name: str
     original_size: tuple[int, int] | None = None
 
+    @functools.cached_property
+    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture as an array, which may be read-only."""
+        return to_array(self.picture)
+
     @property
     def size(self) -> tuple[int, int]:
         """Original (height, width), upright."""
-        return self.original_size or self.pixels.shape[:2]
+        return self.original_size or size_of(self.picture)
 
 
 class ImageSource(Protocol):
@@ -76,14 +82,15 @@ class FolderSource:
     label_names: tuple[str, ...]
     left_out: tuple[folder_lib.LeftOut, ...]
     description: str
+    at_least: int | None = None  # see `images.decode`
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
         file = self.files[index]
-        decoded = images.decode(images.read_bytes(file.path))
-        return Example(decoded.pixels, file.label, file.name)
+        decoded = images.decode(images.read_bytes(file.path), at_least=self.at_least)
+        return Example(decoded.picture, file.label, file.name, decoded.size)
 
     def name(self, index: int) -> str:
         """Path of an image, below the split's folder."""
@@ -114,6 +121,7 @@ class TfdsSource:
     split: str
     shards: tuple[str, ...]  # the files
     shard_ends: tuple[int, ...]  # number of the first record after each
+    at_least: int | None = None  # see `images.decode`
 
     def __len__(self) -> int:
         return len(self.records)
@@ -121,9 +129,9 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Example:
         record = self._read(index)
         encoded = record[self.image_key]
-        decoded = images.decode(bytes(encoded))
+        decoded = images.decode(bytes(encoded), at_least=self.at_least)
         label = int(record[self.label_key]) if self.label_key else folder_lib.NO_LABEL
-        return Example(decoded.pixels, label, self._name_of(record, index))
+        return Example(decoded.picture, label, self._name_of(record, index), decoded.size)
 
     def name(self, index: int) -> str:
         """The name of record `index`; by its number when the record itself cannot be read."""
@@ -193,9 +201,9 @@ def likeness(source: FolderSource | TfdsSource) -> dict[str, Any]:
     else:
         names, paths = source.shard_ends, source.shards
 
-    def look(path: str | os.PathLike) -> tuple[int, bytes]:
-        with open(path, "rb") as file:
-            return os.fstat(file.fileno()).st_size, file.read(4096)
+    def look(path: str | os.PathLike | buckets.RemoteFile) -> tuple[int, bytes]:
+        with buckets.open_file(path, 4096) as file:
+            return buckets.stat_file(path)[0], file.read(4096)
 
     some = paths[:: max(len(paths) // _FILES_COMPARED, 1)]
     heads = [storage.retry(functools.partial(look, path), path) for path in some]
@@ -235,6 +243,15 @@ class Subset:
         return f"{self.source.fingerprint(content=content)} {self.positions}"
 
 
+def drafted(source: ImageSource, side: int) -> ImageSource:
+    """The source, which may decode JPEG files at a fraction of their size, of ``side`` at least."""
+    if isinstance(source, Subset):
+        return dataclasses.replace(source, source=drafted(source.source, side))
+    if hasattr(source, "at_least"):
+        return dataclasses.replace(source, at_least=side)
+    return source
+
+
 def name_data(data_config: ConfigDict, given: Mapping[str, str | None]) -> bool:
     """Makes a configuration name the data of flags instead of its own; False if they name none."""
     named = {name: value for name, value in given.items() if value is not None}
@@ -248,37 +265,55 @@ def data_paths(data_config: ConfigDict) -> list[str]:
     return [path for name in _PLACES if name != "tfds_name" and (path := data_config.get(name))]
 
 
-def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
-    """Opens the data set that a configuration names.
+class DataSet:
+    """The data set that a configuration names; its files are listed once for all splits.
 
     Args:
         data_config: ConfigDict (or any object) with `folder`, `list`, `tfds_name`, `tfds_dir` and
             `val_fraction`. One of `folder`, `list`, and one or both of the TFDS fields, is set.
-        split: "train", "val", "all", or for TFDS any split it understands, e.g. "train[:10%]".
-
-    Returns:
-        The source, never empty.
-
-    Raises:
-        ValueError: When no data set is named, two are, or the split does not exist or is empty.
-        FileNotFoundError: When the folder or the prepared data set does not exist.
     """
-    wants_tfds = bool(data_config.tfds_name or data_config.tfds_dir)
-    file_list = getattr(data_config, "list", None)  # which runs of earlier versions lack
-    kinds = {"a folder": data_config.folder, "a list": file_list, "a TFDS data set": wants_tfds}
-    given = [kind for kind, value in kinds.items() if value]
-    if len(given) != 1:
-        problem = f"both {' and '.join(given)} are given" if given else "no data given"
+
+    def __init__(self, data_config: Any):
+        self._config = data_config
+        self._listing: folder_lib.FolderListing | None = None
+
+    def open(self, split: str) -> FolderSource | TfdsSource:
+        """Opens a split: "train", "val", "all", or of TFDS any, e.g. "train[:10%]". Never empty.
+
+        Raises:
+            ValueError: When no data set is named, two are, or the split does not exist or is empty.
+            FileNotFoundError: When the folder or the prepared data set does not exist.
+        """
+        config, kind = self._config, self._kind()
+        if kind == "tfds":
+            return open_tfds(config.tfds_name, config.tfds_dir, split)
+        if self._listing is None:
+            read = folder_lib.read_list if kind == "list" else folder_lib.list_folder
+            self._listing = read(getattr(config, kind), config.val_fraction)
+        return _open_listing(self._listing, split, kind)
+
+    def _kind(self) -> str:
+        config = self._config
+        kinds = {
+            "folder": ("a folder", config.folder),
+            "list": ("a list", getattr(config, "list", None)),  # which runs of old versions lack
+            "tfds": ("a TFDS data set", config.tfds_name or config.tfds_dir),
+        }
+        given = [kind for kind, (_, place) in kinds.items() if place]
+        if len(given) == 1:
+            return given[0]
+        names = " and ".join(kinds[kind][0] for kind in given)
         raise ValueError(
-            f"{problem}: set one of data.folder=DIR (a directory of images), data.list=FILE (their "
-            "paths, one a line) and data.tfds_dir=DIR "
+            (f"both {names} are given" if given else "no data given")
+            + ": set one of data.folder=DIR (a directory of images), data.list=FILE (their paths, "
+            "one a line) and data.tfds_dir=DIR "
             "(made by `gpstoken prepare_data --folder DIR --output DATA_DIR`)"
         )
-    if wants_tfds:
-        return open_tfds(data_config.tfds_name, data_config.tfds_dir, split)
-    if file_list:
-        return open_list(file_list, split, data_config.val_fraction)
-    return open_folder(data_config.folder, split, data_config.val_fraction)
+
+
+def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
+    """Opens a split of the data set that a configuration names; see `DataSet`."""
+    return DataSet(data_config).open(split)
 
 
 def open_list(
@@ -348,14 +383,16 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
         raise ValueError(f"split {split!r} of {builder.data_dir} is empty")
     label_key = "label" if "label" in features else None
     names = getattr(features[label_key], "names", ()) if label_key else ()
+    shrunken = ""
     if builder.name == "image_files":  # one of ours
-        from gpstoken_jax.data.records import unescape_class
+        from gpstoken_jax.data.records import described_shrinking, unescape_class
 
         names = map(unescape_class, names)
+        shrunken = described_shrinking(builder.info.description)
     name_key = next(
         (key for key in ("name", "file_name", "filename", "id") if key in features), None
     )
-    description = f"TFDS {builder.info.full_name}, split {split}: {len(records)} images"
+    description = f"TFDS {builder.info.full_name}, split {split}: {len(records)} images{shrunken}"
     files = builder.info.splits[split].file_instructions
     return TfdsSource(
         records,
@@ -373,7 +410,7 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
 def _find_builder(tfds: Any, name: str | None, data_dir: str | None) -> Any:
     """Returns the builder of a data set that is prepared on disk."""
     if data_dir:
-        data_dir = pathlib.Path(data_dir).expanduser()
+        data_dir = buckets.fetch(data_dir)
     if name:
         if data_dir:
             _check_files(data_dir)

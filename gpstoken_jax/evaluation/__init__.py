@@ -1,13 +1,12 @@
 """Evaluation: reconstructions measured, compared and reported by eval.py.
 
-A run is a grid of cells (`cells.py`): a checkpoint, a data set, a size and a number of tokens, or a
+A run is a grid of cells (`grid.py`): a checkpoint, a data set, a size and a number of tokens, or a
 folder of images beside their references. A cell is planned without its weights (`subjects.py`),
-then every image of it is reconstructed (`methods.py`, `codecs.py`) and measured once
+then every image of it is reconstructed (`methods.py`) and measured once
 (`measurement.py`); `results.py`, `tables.py` and `pages.py` write what came out. `run.py` goes
 through all cells, past those that are there already and those that fail.
 """
 
-from gpstoken_jax.evaluation.codecs import check_baselines
 from gpstoken_jax.evaluation.grid import (
     HELD_OUT,
     Dataset,
@@ -16,7 +15,7 @@ from gpstoken_jax.evaluation.grid import (
     parse_datasets,
     parse_token_counts,
 )
-from gpstoken_jax.evaluation.rates import check_bits
+from gpstoken_jax.evaluation.methods import check_bits
 from gpstoken_jax.evaluation.reference import read_reference
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.run import Run
@@ -30,6 +29,7 @@ from gpstoken_jax.evaluation.subjects import (
     split_checkpoint,
 )
 from gpstoken_jax.evaluation.tables import describe_gain, failures, focus_effect
+from gpstoken_jax.metrics.baselines import check_baselines
 
 __all__ = [
     "HELD_OUT",

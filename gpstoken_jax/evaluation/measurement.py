@@ -23,11 +23,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gpstoken_jax.data.loader import Unreadable
 from gpstoken_jax.data.transforms import to_uint8
-from gpstoken_jax.evaluation.appended import AppendedFile, AppendedRows, read_rows
 from gpstoken_jax.features.lpips import LPIPSWeights, lpips
 from gpstoken_jax.metrics.frechet import FeatureMoments, FeatureStatistics
 from gpstoken_jax.metrics.image import Rounding, image_metrics, local_psnr, to_unit_range
 from gpstoken_jax.metrics.inception_score import ClassScores
+from gpstoken_jax.runtime.appended import AppendedFile, AppendedRows, read_rows
 from gpstoken_jax.runtime.devices import map_over_devices, share_out
 from gpstoken_jax.runtime.files import DamagedFileError, check_seal, write_npz
 from gpstoken_jax.weights.feature_networks import CLASSES, ORIGINAL, ApplyNetwork, FeatureNetwork

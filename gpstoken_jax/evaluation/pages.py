@@ -17,10 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from gpstoken_jax.evaluation.codecs import SHORT_LABELS
 from gpstoken_jax.evaluation.measurement import Outcome
-from gpstoken_jax.evaluation.methods import MODEL, UNFOCUSED
-from gpstoken_jax.evaluation.rates import coder_label, rate_label, split_name
+from gpstoken_jax.evaluation.methods import MODEL, UNFOCUSED, coder_label, rate_label, split_name
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.tables import (
     PUBLISHED,
@@ -32,6 +30,7 @@ from gpstoken_jax.evaluation.tables import (
     lead_columns,
     method_label,
 )
+from gpstoken_jax.metrics.baselines import SHORT_LABELS
 from gpstoken_jax.metrics.catalogue import (
     METRICS,
     arrow,

@@ -9,8 +9,8 @@ from jaxtyping import Float
 
 from gpstoken_jax.data.archive import ArchiveSource, open_archive
 from gpstoken_jax.data.loader import ReadAhead
+from gpstoken_jax.data.selected import SampleBatches
 from gpstoken_jax.data.sources import FolderSource, open_folder
-from gpstoken_jax.evaluation.batches import SampleBatches
 from gpstoken_jax.evaluation.measurement import Evaluator
 from gpstoken_jax.evaluation.methods import GIVEN, given_images
 from gpstoken_jax.metrics.frechet import FeatureStatistics, Gaussian

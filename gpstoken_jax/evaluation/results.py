@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpstoken_jax.evaluation.codecs import COMPRESSED
 from gpstoken_jax.evaluation.measurement import MADE, Measurement
-from gpstoken_jax.evaluation.rates import split_name
+from gpstoken_jax.evaluation.methods import split_name
 from gpstoken_jax.evaluation.subjects import Settings
+from gpstoken_jax.metrics.baselines import COMPRESSED
 from gpstoken_jax.metrics.catalogue import METRICS, heading
 from gpstoken_jax.metrics.frechet import few_samples_warning, frechet_distance
 from gpstoken_jax.metrics.manifold import precision_recall

@@ -21,14 +21,18 @@ from gpstoken_jax import data
 from gpstoken_jax.data.loader import ReadAhead, Unreadable
 from gpstoken_jax.data.pairs import PairBatches, find_pairs
 from gpstoken_jax.data.resize import resize_of
-from gpstoken_jax.evaluation.batches import SampleBatches, SourceBatches
-from gpstoken_jax.evaluation.codecs import describe_baselines, make_baselines
+from gpstoken_jax.data.selected import SampleBatches, SourceBatches
 from gpstoken_jax.evaluation.grid import Combination
 from gpstoken_jax.evaluation.measurement import MADE, Evaluator
-from gpstoken_jax.evaluation.methods import given_images, tokenizer_methods
-from gpstoken_jax.evaluation.rates import FITTED_IMAGES, fit_rates
+from gpstoken_jax.evaluation.methods import (
+    FITTED_IMAGES,
+    fit_rates,
+    given_images,
+    tokenizer_methods,
+)
 from gpstoken_jax.evaluation.reference import Reference, open_samples
 from gpstoken_jax.features.lpips import LPIPSWeights
+from gpstoken_jax.metrics.baselines import describe_baselines, make_baselines
 from gpstoken_jax.metrics.manifold import NEIGHBOURS
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.model.high_resolution import encode_images
@@ -45,7 +49,11 @@ from gpstoken_jax.weights.feature_networks import ORIGINAL, FeatureNetwork
 from gpstoken_jax.weights.sources import find_source
 
 CROP = "resized to cover the size (bilinear, {}), then centre crop"
-_RESIZES = {"antialias": "antialiased", "published": "not antialiased, as published"}
+_RESIZES = {
+    "antialias": "antialiased",
+    "published": "not antialiased, as published",
+    "fast": "antialiased, large JPEG files decoded at a fraction",
+}
 GIVEN_BATCH_SIZE = 8
 _SMALLEST_SIDES = {"SSIM": 11, "LPIPS (--nolpips)": 16, "the VGG16 distance (--nofrechet)": 16}
 
@@ -207,7 +215,7 @@ def split_checkpoint(checkpoint: Path, step: int | None) -> tuple[Path, int | No
     Raises:
       CheckpointError: if it is none of these, or another step is asked for as well.
     """
-    root = pretrained.find(checkpoint)
+    root = pretrained.find(checkpoint, step)
     return pretrained.split_step(root, step) if pretrained.is_work_directory(root) else (root, step)
 
 

@@ -5,10 +5,9 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gpstoken_jax.evaluation.codecs import COMPRESSED, LABELS
-from gpstoken_jax.evaluation.methods import UNFOCUSED
-from gpstoken_jax.evaluation.rates import rate_label, split_name
+from gpstoken_jax.evaluation.methods import UNFOCUSED, rate_label, split_name
 from gpstoken_jax.evaluation.results import CellResult
+from gpstoken_jax.metrics.baselines import COMPRESSED, LABELS
 from gpstoken_jax.metrics.catalogue import format_number, heading, in_order
 from gpstoken_jax.runtime.text import csv_text, markdown_text, terminal_text
 

@@ -24,11 +24,17 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from gpstoken_jax.runtime import buckets
 from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
 from gpstoken_jax.runtime.text import printable_output
 
 FLAGS = flags.FLAGS
 _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
+_NAMED = re.compile(r"^[\w.-]+=(?=\w+:/)")  # of NAME=PLACE
+_BUCKET_FIELDS = frozenset(  # of configs: places that may be in a bucket
+    {"data.folder", "data.tfds_dir", "data.tokens", "data.val_tokens", "data.layouts"}
+    | {"data.val_layouts", "init.source", "tokenizer"}
+)
 _DATA_FIELDS = ("folder", "list", "tfds_name", "tfds_dir")
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 
@@ -52,13 +58,19 @@ def apply_flags(section: ConfigDict, given: ConfigDict) -> None:
     section.update({name: value for name, value in given.items() if value is not None})
 
 
+def allow_buckets(*names: str) -> None:
+    """Marks flags whose place may be in a bucket; all others are refused one, see ``run``."""
+    for name in names:
+        FLAGS[name].in_bucket = True
+
+
 def define_process_flags() -> None:
     """Defines ``--coordinator``, ``--num_processes`` and ``--process_id``; ``run`` heeds them."""
     flags.DEFINE_string(
         "coordinator",
         None,
-        "HOST:PORT of process 0, to run as one of several processes; 'auto' under SLURM, Open MPI "
-        "or Kubernetes.",
+        "HOST:PORT of process 0, to run as one of several processes; by itself in several tasks of "
+        "SLURM's srun or Open MPI's mpirun; 'auto' asks for that, 'none' stays alone.",
     )
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
@@ -168,6 +180,7 @@ def _parse_flags(arguments: list[str], *, takes_arguments: bool) -> list[str]:
         for name in ("config", "data"):
             if name in FLAGS and FLAGS[name].value is not None:
                 FLAGS[name].value.keys()  # a config file that could not be read says so only now
+        _check_places(rest[1:])
     except Exception as error:  # absl, ml_collections and a config file each raise their own kinds
         if not isinstance(error, flags.Error | ValueError | OSError | AttributeError | TypeError):
             raise
@@ -177,6 +190,42 @@ def _parse_flags(arguments: list[str], *, takes_arguments: bool) -> list[str]:
         print(f"error: unexpected argument {rest[1]!r}; flags start with --", file=sys.stderr)
         sys.exit(2)
     return rest
+
+
+def _check_places(arguments: list[str]) -> None:
+    """Checks every value with a scheme, such as s3://, before it becomes a local folder's name.
+
+    Raises:
+      ValueError: if the flag's place must be on a local disk, or the other is not to be had.
+    """
+    given = [(f"--{flag.name}", flag.value, hasattr(flag, "in_bucket")) for flag in _own_flags()]
+    given += [("an argument", arguments, False)]
+    for name in {"config", "data"} & {*FLAGS}:
+        fields = flatten(FLAGS[name].value or ConfigDict(), f"{name}.")
+        given += [(f"--{n}", value, n.partition("config.")[2] or n) for n, value in fields]
+    for name, value, allowed in given:
+        for text in value if isinstance(value, list | tuple) else [value]:
+            place = _NAMED.sub("", str(text))
+            if not buckets.is_url(place):
+                continue
+            if not (allowed is True or allowed in _BUCKET_FIELDS):
+                raise ValueError(
+                    f"{name}: {place} is in no file system of this machine, where this must be: "
+                    "copy it, and give a local path"
+                )
+            buckets.check_url(place)
+
+
+def _own_flags() -> list[flags.Flag]:
+    """Flags of this project with a value of text, but for configs."""
+    return [
+        flag
+        for module, some in FLAGS.flags_by_module_dict().items()
+        for flag in some
+        if not module.startswith(("absl", "ml_collections"))
+        and flag.name not in ("config", "data")
+        and "." not in flag.name
+    ]
 
 
 def _flag_mistake(error: Exception) -> str:
@@ -208,6 +257,7 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
         if logging.level_debug() or not (gone or isinstance(error, expected)):
             raise
         reason = "another process is gone, look at its messages" if gone else str(error)
+        reason = buckets.as_given(reason)
         print(f"{processes.name_of_this()}error: {reason}", file=sys.stderr, flush=True)
         return processes.leave(processes.EXIT_CODE_OTHER_GONE if gone else 1)
 

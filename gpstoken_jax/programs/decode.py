@@ -41,6 +41,7 @@ TOKENS = flags.DEFINE_string(
     "tokens", None, "A directory that encode.py wrote, or a file of the viewer.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", None, "Where the PNG files go.", required=True)
+cli.allow_buckets("tokens", "output")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace images of other tokens or settings.")
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images at a time; the config's by default.", lower_bound=1
@@ -128,7 +129,7 @@ def choose_step(tokens: TokenDataset) -> int | None:
     Raises:
       TokensError: if the run no longer has it, and the flags name no other.
     """
-    path = pretrained.find(MODEL.checkpoint.value)
+    path = pretrained.find(MODEL.checkpoint.value, MODEL.step.value or tokens.header["step"])
     if not pretrained.is_work_directory(path):
         return None
     root, asked = pretrained.split_step(path, MODEL.step.value)

@@ -24,7 +24,7 @@ from gpstoken_jax.programs import cli
 if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.configs import photos_small
     from gpstoken_jax.data import demo_crops
-    from gpstoken_jax.evaluation import showcase
+    from gpstoken_jax.programs import demo_page
     from gpstoken_jax.runtime.files import write_file
     from gpstoken_jax.tokenizer import Tokenizer
     from gpstoken_jax.training.conversion import import_weights
@@ -46,8 +46,8 @@ def main() -> None:
     tokenizer = Tokenizer.from_pretrained(WEIGHTS)
     side = tokenizer.image_size
     shown, others = demo_crops.held_out(photos, side), demo_crops.fitting_crops(photos, side)
-    before = showcase.reconstruct(tokenizer, shown.images, others)
-    print(showcase.describe(before))
+    before = demo_page.reconstruct(tokenizer, shown.images, others)
+    print(demo_page.describe(before))
 
     after = None
     if SECONDS.value:
@@ -56,13 +56,13 @@ def main() -> None:
         if not (run / "checkpoints").is_dir():
             import_weights(WEIGHTS, None, run)
         fine_tune(run, folder / "photos", SECONDS.value)
-        after = showcase.reconstruct(Tokenizer.from_pretrained(run), shown.images, others)
-        print(showcase.describe(after))
+        after = demo_page.reconstruct(Tokenizer.from_pretrained(run), shown.images, others)
+        print(demo_page.describe(after))
 
     print("[3/3] the report")
-    page = showcase.page(shown, before, after, SECONDS.value, own=PHOTOS.value is not None)
+    page = demo_page.page(shown, before, after, SECONDS.value, own=PHOTOS.value is not None)
     write_file(output / "report.html", b"".join(page))
-    print(showcase.headline(before, after, SECONDS.value))
+    print(demo_page.headline(before, after, SECONDS.value))
     print(f"{time.perf_counter() - began:.0f} s; open {output / 'report.html'}")
 
 

@@ -47,7 +47,7 @@ class CheckpointFlags(NamedTuple):
 
 def define_checkpoint_flags(step_by_default: str = "the newest by default") -> CheckpointFlags:
     """Defines ``--checkpoint``, ``--step`` and ``--weights``."""
-    return CheckpointFlags(
+    defined = CheckpointFlags(
         flags.DEFINE_string(
             "checkpoint",
             None,
@@ -57,6 +57,8 @@ def define_checkpoint_flags(step_by_default: str = "the newest by default") -> C
         flags.DEFINE_integer("step", None, f"Which of a run's checkpoints; {step_by_default}."),
         define_weights_flag(),
     )
+    cli.allow_buckets("checkpoint")
+    return defined
 
 
 def define_weights_flag() -> flags.FlagHolder:
@@ -72,9 +74,10 @@ def define_resize_flag() -> flags.FlagHolder:
     return flags.DEFINE_enum(
         "resize",
         None,
-        ["published", "antialias"],
+        ["published", "antialias", "fast"],
         "How images are brought to size: as the published code does, for figures beside published "
-        "ones, or antialiased; by default as the config says, for published weights the first.",
+        "ones, antialiased, or nearly so and faster; by default as the config says, for published "
+        "weights the first.",
     )
 
 

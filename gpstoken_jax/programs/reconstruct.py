@@ -33,9 +33,11 @@ if not cli.asks_for_help():  # which needs no JAX
 
 MODEL = image_flags.define_checkpoint_flags()
 IMAGES = flags.DEFINE_string("images", None, "A directory of images: --data.folder.")
+cli.allow_buckets("images")
 IMAGE_FLAGS = image_flags.define_image_flags()
 DECODING = image_flags.define_decoding_flags()
 OUTPUT = flags.DEFINE_string("output", None, "Where the PNG files go.", required=True)
+cli.allow_buckets("output")
 SHOW = flags.DEFINE_list(
     "show",
     [],

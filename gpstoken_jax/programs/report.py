@@ -20,7 +20,7 @@ from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime.text import say
 
 with epy.lazy_imports():  # --help answers before JAX is there
-    from gpstoken_jax.evaluation import training_page
+    from gpstoken_jax.programs import run_page
     from gpstoken_jax.runtime import files, run_directory
     from gpstoken_jax.training import metric_log
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     if AGAINST.value:
         other = run_directory.RunDirectory(Path(AGAINST.value).expanduser())
         names[other.root.name if other.root.name not in names else str(other.root)] = other
-    page = training_page.training_page(
+    page = run_page.training_page(
         f"Training of {run.root.name}",
         {name: read_curves(run) for name, run in names.items()},
         {name: read_fields(run) for name, run in names.items()},
@@ -64,7 +64,7 @@ def check_output(path: Path) -> None:
         raise ValueError(f"{path} is there and is no report: give another --output")
 
 
-def read_curves(run: run_directory.RunDirectory) -> training_page.Curves:
+def read_curves(run: run_directory.RunDirectory) -> run_page.Curves:
     """The figures of a run's log.
 
     Raises:

@@ -32,6 +32,7 @@ CHECKPOINT = flags.DEFINE_string(
 )
 GENERATOR = flags.DEFINE_string("generator", None, "A run of stage 2, to make new pictures.")
 LAYOUTS = flags.DEFINE_string("layouts", None, "For --generator: a run of stage 1, or layouts.")
+cli.allow_buckets("checkpoint", "generator", "layouts")
 PORT = flags.DEFINE_integer(
     "port", 8470, "Where it listens; 0 is any that is free.", lower_bound=0, upper_bound=65535
 )

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from gpstoken_jax.runtime.buckets import RemoteFile, open_file
 from gpstoken_jax.runtime.storage import StorageError
 
 _SEAL = b"gpstoken-seal:sha256:"
@@ -241,9 +242,9 @@ def read_json(path: str | Path, *, required: bool = False) -> dict[str, Any]:
     return {key: item for key, item in value.items() if key != SEAL_KEY}
 
 
-def digest_file(path: str | Path) -> str:
+def digest_file(path: str | Path | RemoteFile) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -14,10 +14,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
+from gpstoken_jax.runtime.buckets import Choose, RemoteFile, is_url, stat_file
 from gpstoken_jax.runtime.files import (
     TEMPORARY_SUFFIX,
     DamagedFileError,
@@ -28,6 +30,7 @@ from gpstoken_jax.runtime.files import (
     write_json,
 )
 from gpstoken_jax.runtime.json_lines import read_line, seal_line
+from gpstoken_jax.runtime.mirror import Place, open_place
 
 MANIFEST = "manifest.json"
 _JOURNAL = "journal-{:05d}.txt"
@@ -103,6 +106,8 @@ class Output:
     _header: tuple[str, Mapping[str, Any]]  # kind, made_from
     _files: dict[str, FileRecord]
     _journal: IO[bytes] = field(repr=False)
+    _place: Place = field(repr=False)
+    _removed: set[str] = field(default_factory=set)  # by this process, whoever wrote them
 
     def has(self, name: str) -> bool:
         """Tells whether a file was written, whole, by this or an earlier call of the command."""
@@ -168,7 +173,41 @@ class Output:
             raise OutputError(f"{self.directory / name} was not written by this program")
         (self.directory / name).unlink(missing_ok=True)
         self._files.pop(name)
+        self._removed.add(name)
         self._append({"name": name})
+
+    @contextlib.contextmanager
+    def only_one(self) -> Iterator[bool]:
+        """Tells one of several processes that are done with their parts that it is to finish.
+
+        False while another one is at it. Files that others wrote in the meantime are known from
+        here on.
+        """
+        with (self.directory / MANIFEST).open("rb") as manifest:
+            try:
+                fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:  # a file system without locks
+                pass
+            self._update()
+            yield True
+
+    def _update(self) -> None:
+        self.gather()
+        mine = self._journal.name
+        others = [path for path in _journals(self.directory) if str(path) != mine]
+        theirs = _read_journals(self.directory, others, {})
+        self._files |= {name: theirs[name] for name in theirs.keys() - self._removed}
+
+    def share(self) -> None:
+        """Copies what was written to the bucket, if the directory is in one, for the others."""
+        self._place.push()
+
+    def gather(self) -> None:
+        """Copies what the others have written, if the directory is in a bucket."""
+        self._place.pull()
 
     def finish(self, facts: Mapping[str, Any] | None = None) -> Manifest:
         """Reads back what was written and writes the manifest; for one process to call, last.
@@ -179,9 +218,7 @@ class Output:
         Raises:
           DamagedFileError: if a file is not what was written.
         """
-        mine = self._journal.name
-        others = [path for path in _journals(self.directory) if str(path) != mine]
-        self._files |= _read_journals(self.directory, others, {})
+        self._update()
         manifest = Manifest(
             self.directory,
             *self._header,
@@ -197,6 +234,7 @@ class Output:
                 path.unlink()
             self._journal.close()
         self.complete = True
+        self._place.close()
         return manifest
 
     def close(self) -> None:
@@ -206,6 +244,7 @@ class Output:
                 if self.complete:
                     Path(self._journal.name).unlink(missing_ok=True)
                 self._journal.close()
+        self._place.close()
 
     def __enter__(self) -> "Output":
         return self
@@ -227,9 +266,11 @@ class Output:
     def _record(self, name: str, record: FileRecord) -> None:
         self._append({"name": name, "bytes": record.bytes, "sha256": record.sha256})
         self._files[name] = record
+        self._removed.discard(name)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the journal; before a file appears, so that it is always known as ours."""
+        self._place.check()
         if self.complete:
             self.complete = False
             _write_manifest(Manifest(self.directory, *self._header, self._files, False, {}))
@@ -264,9 +305,20 @@ def open_output(
       DamagedFileError: if its manifest cannot be read.
       OSError: if it cannot be made or written.
     """
-    directory = Path(directory).expanduser()
     check_apart(directory, inputs)
-    made_from = json.loads(json.dumps(dict(made_from)))
+    place = open_place(directory, process, partial(_check_names, directory))
+    try:
+        return _claim(place, kind, json.loads(json.dumps(dict(made_from))), overwrite, process)
+    except BaseException:
+        place.close()
+        raise
+
+
+def _claim(
+    place: Place, kind: str, made_from: dict[str, Any], overwrite: bool, process: int
+) -> Output:
+    """Opens a directory as ``open_output`` tells."""
+    directory = place.directory
     if directory.exists() and not directory.is_dir():
         raise OutputError(f"{directory} is a file, not a directory: give another --output")
     directory.mkdir(parents=True, exist_ok=True)
@@ -281,12 +333,14 @@ def open_output(
             for path in _journals(directory):
                 _lock_journal(path).close()
             _delete(old)
+            place.push()
             old = None
         if old is None:
             old = Manifest(directory, kind, made_from, {}, False, {})
             _write_manifest(old)
+            place.push()
         journal = _lock_journal(directory / _JOURNAL.format(process))
-    return Output(directory, old.complete, (kind, made_from), dict(old.files), journal)
+    return Output(directory, old.complete, (kind, made_from), dict(old.files), journal, place)
 
 
 def read_manifest(directory: str | Path, kind: str) -> Manifest:
@@ -315,15 +369,19 @@ def check_apart(output: str | Path, inputs: Iterable[str | Path]) -> None:
     Raises:
       OutputError: naming both.
     """
-    resolved = Path(output).expanduser().resolve()
+    resolved = _resolve(output)
     for path in inputs:
-        other = Path(path).expanduser().resolve()
+        other = _resolve(path)
         if resolved == other:
             raise OutputError(f"{output} is the input, too: give another --output")
         if resolved.is_relative_to(other):
             raise OutputError(f"--output {output} lies in the input {path}: give another")
         if other.is_relative_to(resolved):
             raise OutputError(f"--output {output} holds the input {path}: give another")
+
+
+def _resolve(path: str | Path) -> Path:
+    return Path("/", path) if is_url(path) else Path(path).expanduser().resolve()
 
 
 def safe_name(name: str) -> PurePosixPath:
@@ -340,7 +398,9 @@ def safe_name(name: str) -> PurePosixPath:
     return PurePosixPath(name)
 
 
-def fingerprint_files(files: Iterable[tuple[str, str | Path]], *, content: bool = False) -> str:
+def fingerprint_files(
+    files: Iterable[tuple[str, str | Path | RemoteFile]], *, content: bool = False
+) -> str:
     """A digest that changes with the names, sizes and dates of files, or with what is in them.
 
     Args:
@@ -350,23 +410,23 @@ def fingerprint_files(files: Iterable[tuple[str, str | Path]], *, content: bool 
     Raises:
       OSError: if a file cannot be read.
     """
-    digest, files = sha256(), list(files)
-    if not content:
-        _wait_for_another_date(path for _, path in files)
+    digest, newest = sha256(), 1
     for name, path in files:
-        stat = os.stat(path)
-        state = digest_file(path) if content else str(stat.st_mtime_ns)
-        digest.update(f"{name!r} {stat.st_size} {state}\n".encode("utf-8", "surrogatepass"))
+        size, date = stat_file(path)
+        newest = max(newest, date)
+        state = digest_file(path) if content else str(date)
+        digest.update(f"{name!r} {size} {state}\n".encode("utf-8", "surrogatepass"))
+    if not content:
+        _wait_for_another_date(newest)
     return ("content " if content else "dates ") + digest.hexdigest()[:32]
 
 
-def _wait_for_another_date(paths: Iterable[str | Path]) -> None:
-    """Waits until a file that changes from now on gets a date that none of these has.
+def _wait_for_another_date(newest: int) -> None:
+    """Waits until a file that changes from now on gets another date than the newest, in ns.
 
     Where file systems have dates of whole seconds, or two, one that was just written could change
     and keep its date.
     """
-    newest = max((os.stat(path).st_mtime_ns for path in paths), default=1)
     age = time.time() - newest / 1e9
     if newest % 10**9 == 0 and 0 <= age < _COARSEST_DATE:
         time.sleep(_COARSEST_DATE - age)
@@ -384,6 +444,16 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
             yield from differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
     elif old != new:
         yield f"{name} was {old!r} and is now {new!r}"
+
+
+def _check_names(place: str | Path, names: Iterable[str]) -> Choose:
+    """Checks the objects of a bucket as ``_read_own`` does, before they are copied."""
+    if names and MANIFEST not in names:
+        raise OutputError(
+            f"{place} holds {min(names)!r}, which this program did not write, as there is no "
+            f"{MANIFEST}: give another --output"
+        )
+    return bool
 
 
 def _read_own(directory: Path, kind: str) -> Manifest | None:

@@ -21,7 +21,9 @@ from gpstoken_jax.runtime.outputs import first_difference
 
 Tree = Any
 T = TypeVar("T")
-AUTO = "auto"
+AUTO, ALONE = "auto", "none"
+# Tasks of a step, as srun and mpirun tell each of them; a batch script's own shell has neither.
+_TASKS = "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"
 EXIT_CODE_OTHER_GONE = 76  # another process ended in the middle of a step
 _CHUNK = 16 * 2**20  # words of a broadcast
 
@@ -31,11 +33,12 @@ class ProcessError(RuntimeError):
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Makes this process one of several; does nothing if no coordinator is given.
+    """Makes this process one of several, if a coordinator is given or a cluster started several.
 
     Args:
       coordinator: HOST:PORT of process 0, or ``"auto"`` under SLURM, Open MPI or Kubernetes, where
-        JAX finds out everything by itself. If None, ``JAX_COORDINATOR_ADDRESS``.
+        JAX finds out everything by itself, or ``"none"`` to stay alone there. If None,
+        ``JAX_COORDINATOR_ADDRESS``, or ``"auto"`` in one of several tasks of srun or mpirun.
       num_processes: how many there are; if None, ``JAX_NUM_PROCESSES``.
       process_id: which one this is, from 0; if None, ``JAX_PROCESS_ID``.
 
@@ -44,7 +47,9 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
       ProcessError: if the others cannot be reached.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if not coordinator:
+    if not coordinator and num_processes is process_id is None and _is_one_of_several():
+        coordinator = AUTO
+    if not coordinator or coordinator == ALONE:
         if num_processes is not None or process_id is not None:
             raise ValueError("--num_processes and --process_id need --coordinator=HOST:PORT")
         return
@@ -78,6 +83,11 @@ def _address(coordinator: str, num_processes: int | None, process_id: int | None
     }
 
 
+def _is_one_of_several() -> bool:
+    counts = (os.environ.get(name, "") for name in _TASKS)
+    return any(count.isdecimal() and int(count) > 1 for count in counts)
+
+
 def _find_cluster() -> dict[str, Any]:
     """Asks JAX for what it finds out by itself, so that the missing are named before it joins."""
     from jax._src.clusters import ClusterEnv  # there is no public way to ask
@@ -99,6 +109,36 @@ def _number(name: str, value: int | None, variable: str) -> int:
     if text is None:
         raise ValueError(f"--coordinator needs --{name} (or {variable}), or --coordinator=auto")
     return int(text)
+
+
+def share_of_array(given: str | None) -> tuple[int, int]:
+    """The share of the work of one of several processes that know nothing of each other.
+
+    Args:
+      given: ``"I/N"``, share I, from 0, of N; None is that of a task of a SLURM array, where there
+        is one.
+
+    Returns:
+      The number of the share and how many there are; (0, 1) alone.
+
+    Raises:
+      ValueError: for anything else, or an array that was given with gaps.
+    """
+    if given is None:
+        names = ("ID", "MIN", "MAX", "COUNT")
+        texts = [os.environ.get(f"SLURM_ARRAY_TASK_{name}", "") for name in names]
+        if not all(text.isdecimal() for text in texts):
+            return 0, 1
+        number, first, last, count = map(int, texts)
+        if last - first + 1 != count:
+            raise ValueError(
+                f"the SLURM array has {count} tasks from {first} to {last}: give one without gaps, "
+                "or --share=I/N"
+            )
+        return number - first, count
+    if not (match := re.fullmatch(r"(\d+)/(\d+)", given)) or int(match[1]) >= int(match[2]):
+        raise ValueError(f"--share={given} must be I/N, with I from 0 to N - 1")
+    return int(match[1]), int(match[2])
 
 
 def is_first() -> bool:

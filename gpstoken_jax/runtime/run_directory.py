@@ -14,10 +14,12 @@ lock            held by the training process
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,9 +31,10 @@ from clu import parameter_overview
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
-from gpstoken_jax.runtime import checkpoint, processes
+from gpstoken_jax.runtime import buckets, checkpoint, processes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_file, write_json
+from gpstoken_jax.runtime.mirror import Place, open_place
 from gpstoken_jax.runtime.outputs import differences
 
 
@@ -56,6 +59,81 @@ class RunDirectory:
     failed_steps = _below("failed_steps", "Inputs of steps that were not finite.")
 
 
+def fetch_run(source: str | Path, step: int | None = None) -> Path:
+    """Copies weights from a bucket: of a run one checkpoint, without its optimizer; else all.
+
+    Args:
+      source: a place in a bucket: RUN, RUN/checkpoints or RUN/checkpoints/STEP, or other weights.
+      step: which checkpoint of a run; the newest if None.
+
+    Returns:
+      The copy of the same place.
+
+    Raises:
+      CheckpointError: if the run has no such checkpoint.
+      OSError: if there is nothing, or the bucket cannot be reached.
+    """
+    url = buckets.check_url(source)
+    root, inside, given = re.fullmatch(r"(.+?)(?:/(checkpoints)(?:/(\d+))?)?", url).groups("")
+    run = buckets.fetch(root, _one_checkpoint(int(given) if given else step))
+    return run / inside / given
+
+
+@functools.cache
+def _one_checkpoint(step: int | None) -> Callable[[Iterable[str]], buckets.Choose]:
+    def choose(names: Iterable[str]) -> buckets.Choose:
+        if not any(name.startswith("checkpoints/") for name in names):
+            return bool
+        there = whole_checkpoints(names)
+        if not there or step not in (None, *there):
+            listed = ", ".join(map(str, sorted(there))) or "none"
+            raise CheckpointError(f"there is no checkpoint of this step (steps there: {listed})")
+        path = f"checkpoints/{max(there) if step is None else step}/"
+        skipped = f"{path}optimizer/"
+        return lambda name: (
+            name == "config.json" or (name.startswith(path) and not name.startswith(skipped))
+        )
+
+    return choose
+
+
+def whole_checkpoints(names: Iterable[str]) -> set[int]:
+    """Steps whose manifest, which is written last, is among names of files of a run."""
+    found = (re.fullmatch(rf"checkpoints/(\d+)/{checkpoint.MANIFEST}", name) for name in names)
+    return {int(match[1]) for match in found if match}
+
+
+def open_place_of_run(root: str | Path) -> Place:
+    """Opens a run's directory, or a place in a bucket, of which what a resumed run needs is copied.
+
+    Of several processes the first one has it.
+
+    Raises:
+      LeaseError: if another process trains in this place of a bucket.
+      OSError: if the bucket cannot be reached.
+    """
+    place = processes.in_first(lambda: open_place(root, choose=_to_resume))
+    if place is None:
+        url = buckets.is_url(root) and buckets.check_url(root)
+        place = Place(buckets.scratch_of(url) if url else Path(root).expanduser())
+    return place
+
+
+def _to_resume(names: Iterable[str]) -> buckets.Choose:
+    """Leaves out checkpoints that were not written to their end, and what is only written."""
+    best = [name.removeprefix("best/") for name in names if name.startswith("best/")]
+    kept = {f"checkpoints/{step}" for step in whole_checkpoints(names)}
+    kept |= {f"best/checkpoints/{step}" for step in whole_checkpoints(best)}
+
+    def wanted(name: str) -> bool:
+        step = re.match(r"((?:best/)?checkpoints/[^/]+)/", name)
+        if step:
+            return step[1] in kept
+        return name.split("/", maxsplit=1)[0] not in ("tensorboard", "profile", "failed_steps")
+
+    return wanted
+
+
 def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:
     """Opens a run's directory with a config that must fit what is there; prints what is new in it.
 
@@ -64,7 +142,7 @@ def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:
     Raises:
       CheckpointError: if the directory has a run of another model; names the first difference.
     """
-    run = RunDirectory(Path(root).expanduser())
+    run = RunDirectory(buckets.local(root))
     processes.from_first(lambda: _check_config(run, config))
     return run
 

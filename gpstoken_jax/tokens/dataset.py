@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gpstoken_jax.runtime.buckets import fetch
 from gpstoken_jax.runtime.files import reading
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 from gpstoken_jax.tokens import coded
@@ -70,7 +71,7 @@ class TokenDataset:
     """
 
     def __init__(self, directory: str | Path):
-        path = Path(directory).expanduser()
+        path = fetch(directory)
         single = path.is_file()
         self.directory = path.parent if single else path
         index = index_of_shard(path) if single else read_index(path)

@@ -17,6 +17,7 @@ from gpstoken_jax.losses.adversarial import PatchDiscriminator, init_discriminat
 from gpstoken_jax.losses.quantisation import round_straight_through
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.partition.regions import max_regions
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.gradients import (
     WITHOUT_GAN,
@@ -31,7 +32,7 @@ from gpstoken_jax.training.preview import Preview
 from gpstoken_jax.training.schedule import autoencoder_updates, gan_start, update_after
 from gpstoken_jax.training.start import stop_gradients
 from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
-from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, one_copy, step_key
+from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, one_copy, scaled, step_key
 from gpstoken_jax.training.task import Task
 from gpstoken_jax.training.validation import Validation
 from gpstoken_jax.weights.networks import load_loss_networks
@@ -62,17 +63,18 @@ class TokenizerTask(Task):
             "discriminator_learning_rate": discriminator,
             "gan_start": np.int32(start),
         }
-        self._preview = Preview(self.model, config)
-        self._validation = Validation(self.model, config)
+        self._data = data.DataSet(config.data)
+        self._preview = Preview(self.model, config, self._data)
+        self._validation = Validation(self.model, config, self._data)
 
     def num_updates(self) -> int:
         return int(autoencoder_updates(self.config.train.steps, self.config))
 
     def open_batches(self) -> data.TrainBatches:
-        return open_images(self.config)
+        return open_images(self._data, self.config)
 
     def describe_data(self) -> dict[str, Any]:
-        return likeness(data.open_source(self.config.data, self.config.data.train_split))
+        return likeness(self._data.open(self.config.data.train_split))
 
     def init_params(self, key: PRNGKeyArray) -> Params:
         return init_params(self.model, key)
@@ -185,8 +187,8 @@ class TokenizerTask(Task):
     def _gradients(
         self, update, num_tokens, params, discriminator, frozen, batch, key, batch_stats
     ) -> Gradients:
-        images, partition = batch["image"], dict(self.config.partition)
-        partition["num_tokens"] = num_tokens or self.config.partition.num_tokens
+        images = scaled(batch["image"])
+        partition = partition_into(num_tokens or self.config.partition.num_tokens, self.config)
         geometry, boxes = partition_images(images, **partition)
         if discriminator:
             discriminator = discriminator.replace(batch_stats=batch_stats)
@@ -202,7 +204,7 @@ class TokenizerTask(Task):
 
     def held_out_metrics(self) -> tuple[str, ...]:
         """``val_psnr``, ``val_ssim`` and, if a loss, ``val_lpips``."""
-        if not has_held_out(self.config.data):
+        if not has_held_out(self._data, self.config.data):
             return ()
         names = ("val_psnr", "val_ssim", "val_lpips")
         return names if self.config.loss.lpips_weight else names[:2]
@@ -213,13 +215,21 @@ class TokenizerTask(Task):
         return self._validation(one_copy(state.ema_params), lpips_weights)
 
     def preview(self, state: TokenizerState) -> UInt8[np.ndarray, "h w 3"] | None:
-        return self._preview(state) if has_held_out(self.config.data) else None
+        return self._preview(state) if has_held_out(self._data, self.config.data) else None
 
 
 def draw_num_tokens(config: ConfigDict, step: int) -> int:
     """The number of tokens of a step, from 1, the same on every process and in a resumed run."""
     choices = config.train.get("num_tokens", ()) or (config.partition.num_tokens,)
     return int(np.random.default_rng((config.seed, step)).choice(choices))
+
+
+def partition_into(num_tokens: int, config: ConfigDict) -> dict[str, Any]:
+    """The arguments of a partition: regions are halved until there is room for so many tokens."""
+    size, least = config.model.image_size, config.partition.get("min_size", 8)
+    while max_regions(size, size, least) < num_tokens:
+        least //= 2
+    return dict(config.partition) | {"num_tokens": num_tokens, "min_size": least}
 
 
 def last_layer(params: Params) -> Float[Array, "3 3 c 3"]:
@@ -239,14 +249,14 @@ def create_task(config: ConfigDict) -> TokenizerTask:
     return TokenizerTask(config)
 
 
-def has_held_out(config: ConfigDict) -> bool:
+def has_held_out(images: data.DataSet, config: ConfigDict) -> bool:
     """Tells whether the data has the split for evaluation; a folder may do without.
 
     Raises:
       ValueError: if it should have one; says what to do.
     """
     try:
-        data.open_source(config, config.eval_split)
+        images.open(config.eval_split)
     except ValueError as error:
         if config.folder and not config.val_fraction:
             return False
@@ -257,13 +267,13 @@ def has_held_out(config: ConfigDict) -> bool:
     return True
 
 
-def open_images(config: ConfigDict) -> data.TrainBatches:
+def open_images(images: data.DataSet, config: ConfigDict) -> data.TrainBatches:
     """This process's share of the training images.
 
     Raises:
       ValueError: if there are no images.
     """
-    source = data.open_source(config.data, config.data.train_split)
+    source = images.open(config.data.train_split)
     print(source.description)
     return data.train_batches(
         source,

@@ -14,9 +14,16 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
+from gpstoken_jax.runtime.buckets import is_url, local
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import write_file, write_json
-from gpstoken_jax.runtime.run_directory import RunDirectory, load_weights, read_config, task_name
+from gpstoken_jax.runtime.run_directory import (
+    RunDirectory,
+    fetch_run,
+    load_weights,
+    read_config,
+    task_name,
+)
 from gpstoken_jax.weights.bundled import WEIGHTS, bundled_names, find_bundled
 from gpstoken_jax.weights.files import write_tensors
 from gpstoken_jax.weights.hub import is_repository
@@ -31,14 +38,17 @@ DTYPES = {
 }
 
 
-def find(source: str | Path) -> Path:
-    """Finds a path, or weights that ship with this package by their name.
+def find(source: str | Path, step: int | None = None) -> Path:
+    """Finds a path, a place in a bucket, or weights that ship with this package by their name.
 
-    The name of a repository of the hub comes back as it is, for ``find_source``.
+    The name of a repository of the hub comes back as it is, for ``find_source``. Of a run in a
+    bucket one checkpoint is copied, of ``step`` or the newest.
 
     Raises:
       CheckpointError: if it can be none of them.
     """
+    if is_url(source):
+        return fetch_run(source, step)
     path = Path(source).expanduser()
     if path.exists() or is_repository(str(source)):
         return path
@@ -102,7 +112,7 @@ def load(
       weights: ``"ema_params"`` or ``"params"``.
       where: for ``find_source``.
     """
-    root = find(source)
+    root = find(source, step)
     if is_work_directory(root):
         root, step = split_step(root, step)
         config, model, params, step = load_weights(
@@ -137,7 +147,7 @@ def save(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    directory = Path(directory).expanduser()
+    directory = local(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = table.to_torch(jax.device_get(params))
     tensors = {key: tensor.astype(DTYPES[dtype]) for key, tensor in tensors.items()}

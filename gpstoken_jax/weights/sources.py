@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gpstoken_jax.configs import gpstoken_m128, sit_xl
+from gpstoken_jax.runtime.buckets import fetch
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import check_sealed_file
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
@@ -142,7 +143,7 @@ def find_source(
         the file, the tensor, both shapes, and what to try.
       DamagedFileError: if a file that was written here was damaged.
     """
-    path = find_bundled(source) or Path(source).expanduser()
+    path = find_bundled(source) or fetch(source)
     if not path.exists():
         if not is_repository(str(source)):
             raise WeightsError(

@@ -82,7 +82,7 @@ def test_the_shipped_configs_have_no_mistakes(name, argument):
         ("model.encoder.norm_groups", 3, "must be a multiple of config.model.encoder.norm_groups"),
         ("model.image_size", 33, "makes images of 32"),
         ("partition.num_tokens", 1000, "has at most"),
-        ("train.num_tokens", (32, 100_000), "train.num_tokens is 100000: an image of"),
+        ("train.num_tokens", (32, 100_000), "train.num_tokens has 100000: an image of"),
         ("train.num_tokens", (32, 0), "whole numbers from 1 up"),
         ("train.num_tokens", ("a",), "whole numbers from 1 up"),
         ("train.num_tokens", 32, "must be tuple"),

@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 
-from gpstoken_jax.evaluation.codecs import jpeg_baseline
-from gpstoken_jax.evaluation.methods import MODEL, tokenizer_methods
+from gpstoken_jax.evaluation.methods import (
+    MODEL,
+    Rate,
+    check_bits,
+    fit_rates,
+    rate_label,
+    split_name,
+    tokenizer_methods,
+)
 from gpstoken_jax.evaluation.pages import rate_curve, storage_series
-from gpstoken_jax.evaluation.rates import Rate, check_bits, fit_rates, rate_label, split_name
+from gpstoken_jax.metrics.baselines import jpeg_baseline
 from gpstoken_jax.tokenizer import Tokenizer
 
 COUNT = 4

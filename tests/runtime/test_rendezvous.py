@@ -159,6 +159,7 @@ def test_what_is_no_address_is_named(address):
 def slurm(monkeypatch, port):
     """As `srun` sets it for the first of two processes on this host."""
     names = {"JOB_ID": 1, "STEP_NODELIST": "localhost", "NTASKS": 2, "PROCID": 0, "LOCALID": 0}
+    names["STEP_NUM_TASKS"] = 2
     for name, value in names.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     monkeypatch.setenv("JAX_COORDINATOR_PORT", str(port))
@@ -172,11 +173,14 @@ def test_a_cluster_that_is_found_by_itself_says_who_is_missing(slurm, monkeypatc
     assert "still waiting for process 1" in capsys.readouterr().err
 
 
-def test_a_cluster_that_is_found_is_joined_once_all_are_there(slurm, port, monkeypatch):
+@pytest.mark.parametrize("coordinator", ["auto", None])
+def test_a_cluster_that_is_found_is_joined_once_all_are_there(
+    coordinator, slurm, port, monkeypatch
+):
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **known: joined.append(known))
     results, threads = _start(port, 2, [1])
-    processes.join("auto", None, None)
+    processes.join(coordinator, None, None)
     _finish(threads)
     assert results == {1: None}
     assert joined == [
@@ -187,6 +191,17 @@ def test_a_cluster_that_is_found_is_joined_once_all_are_there(slurm, port, monke
             "local_device_ids": [0],
         }
     ]
+
+
+@pytest.mark.parametrize("tasks", ["1", "", None])
+def test_a_task_that_is_alone_stays_alone(tasks, slurm, monkeypatch):
+    """One task of srun, a batch script's own shell, and whoever asks for it."""
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **known: pytest.fail("joined"))
+    processes.join("none", None, None)
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    if tasks is not None:
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    processes.join(None, None, None)
 
 
 def test_no_cluster_is_said_in_one_line():

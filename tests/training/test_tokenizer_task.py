@@ -15,6 +15,7 @@ from gpstoken_jax.training.gradients import AUTOENCODER, BOTH, DISCRIMINATOR, WI
 from gpstoken_jax.training.schedule import autoencoder_updates, update_after
 from gpstoken_jax.training.step import AXIS, on_all_devices
 from gpstoken_jax.training.task import create_task
+from gpstoken_jax.training.tokenizer import partition_into
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +122,6 @@ def _changed(params, new):
 
 def test_each_step_draws_one_of_the_numbers_of_tokens(state, images):
     config = _config()
-    config.partition.min_size = 4
     config.train.num_tokens = (2, 4, 4)
     task, again = create_task(config), create_task(config)
     numbers = [task.step_at(step).keywords["num_tokens"] for step in range(1, 200)]
@@ -132,6 +132,15 @@ def test_each_step_draws_one_of_the_numbers_of_tokens(state, images):
     arguments = state, {"image": images[None]}, task.load_frozen()
     sizes = [_tokens_in(task.step_at(numbers.index(n) + 1), arguments) for n in (2, 4)]
     assert sizes == [{2}, {4}]
+
+
+def test_more_tokens_than_there_is_room_for_take_smaller_regions():
+    config = _config()
+    config.partition.min_size, config.model.image_size = 8, 64
+    sizes = {n: partition_into(n, config) for n in (1, 64, 65, 256, 257)}
+    least = {n: arguments["min_size"] for n, arguments in sizes.items()}
+    assert least == {1: 8, 64: 8, 65: 4, 256: 4, 257: 2}
+    assert all(arguments["num_tokens"] == n for n, arguments in sizes.items())
 
 
 def _tokens_in(step, arguments):

@@ -7,7 +7,8 @@ from gpstoken_jax.generation.layouts.file import LayoutsError, is_layout_file, r
 from gpstoken_jax.generation.layouts.sampler import LayoutSampler
 from gpstoken_jax.generation.layouts.sit_sampler import load_sit_sampler
 from gpstoken_jax.generation.layouts.tree_sampler import load_tree_sampler
-from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
+from gpstoken_jax.runtime.buckets import is_url
+from gpstoken_jax.runtime.run_directory import RunDirectory, fetch_run, read_config, task_name
 
 
 def open_layouts(
@@ -25,7 +26,9 @@ def open_layouts(
       LayoutsError: if it is none of these, or has layouts of another number of tokens.
       CheckpointError: if the run cannot be read.
     """
-    sampler = _open(Path(path).expanduser(), num_tokens, in_turn)
+    sampler = _open(
+        fetch_run(path) if is_url(path) else Path(path).expanduser(), num_tokens, in_turn
+    )
     if num_tokens not in (None, sampler.num_tokens):
         raise LayoutsError(
             f"{path} has layouts of {sampler.num_tokens} tokens, {num_tokens} are needed; "

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from gpstoken_jax.data.demo_crops import Crops
-from gpstoken_jax.evaluation.codecs import make_baselines
+from gpstoken_jax.evaluation.methods import Rate
 from gpstoken_jax.evaluation.pages import Figure, Photo, metrics_table, render
-from gpstoken_jax.evaluation.rates import Rate
 from gpstoken_jax.features.lpips import lpips
+from gpstoken_jax.metrics.baselines import make_baselines
 from gpstoken_jax.metrics.image import image_metrics, to_unit_range
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens.visualize import draw_gaussians, to_uint8, token_colours

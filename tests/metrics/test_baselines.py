@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
-from gpstoken_jax.evaluation.codecs import (
+from gpstoken_jax.metrics.baselines import (
     baseline_size,
     bicubic_baseline,
     jpeg_baseline,

@@ -1,0 +1,245 @@
+"""Places in buckets: ``s3://BUCKET/NAME`` and ``gs://BUCKET/NAME``.
+
+Programs work on local disks. What they read of a bucket is copied to a scratch directory first,
+below ``TMPDIR``; what they write grows there, and is copied to the bucket as it grows: see
+``Mirror``. The scratch goes with the process; that of a killed one, when another begins.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import functools
+import importlib.util
+import io
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+
+from gpstoken_jax.runtime.storage import StorageError
+
+_SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}  # the package, the extra that brings it
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # a drive has one letter
+_SCRATCH = "gpstoken-scratch-"
+_AT_ONCE = 16  # transfers
+_YOUNG = 60.0  # seconds in which a scratch directory gets its lock
+Choose = Callable[[str], bool]
+
+
+class Object(NamedTuple):
+    """Size in bytes of an object, and when it was written."""
+
+    bytes: int
+    written: datetime
+
+
+def is_url(path: str | Path) -> bool:
+    """Tells whether a path begins with a scheme, as ``s3://``; ``Path`` leaves one slash of it."""
+    return _URL.match(str(path)) is not None
+
+
+def check_url(path: str | Path) -> str:
+    """Checks that a place with a scheme can be reached from here, and returns it with two slashes.
+
+    Raises:
+      ValueError: if there is no such scheme, it names no bucket, or a package is missing.
+    """
+    scheme, place = _URL.match(str(path)).groups()
+    if scheme not in _SCHEMES:
+        raise ValueError(
+            f"{path}: there is no {scheme}:// here; places are local paths, s3://BUCKET/NAME and "
+            "gs://BUCKET/NAME"
+        )
+    if not all(place.rstrip("/").split("/")) or "/" not in place.rstrip("/"):
+        raise ValueError(f"{path} must be {scheme}://BUCKET/NAME")
+    package, extra = _SCHEMES[scheme]
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"{scheme}:// needs {package}: pip install 'gpstoken_jax[{extra}]'")
+    return f"{scheme}://{place.rstrip('/')}"
+
+
+def fetch(path: str | Path, choose: Callable[[Iterable[str]], Choose] | None = None) -> Path:
+    """A local path as it is, its home expanded; of a place in a bucket, a copy on a local disk.
+
+    The copy is made once a process, and its files have the objects' dates.
+
+    Args:
+      path: a file or a directory.
+      choose: given the names of all objects below it, tells which of them are wanted.
+
+    Raises:
+      FileNotFoundError: if there is nothing of that name in the bucket.
+      ValueError: for a scheme that there is not.
+      StorageError: if the bucket cannot be reached.
+    """
+    return _fetch(check_url(path), choose) if is_url(path) else Path(path).expanduser()
+
+
+@functools.cache
+def _fetch(url: str, choose: Callable[[Iterable[str]], Choose] | None) -> Path:
+    objects, local = list_objects(url), scratch_of(url)
+    if not objects:
+        raise FileNotFoundError(f"there is nothing at {url}")
+    wanted = choose(objects) if choose else bool
+    download(url, local, {name: objects[name] for name in objects if wanted(name or url)})
+    return local
+
+
+def list_objects(url: str) -> dict[str, Object]:
+    """The objects below a place by relative name; ``""`` is one of the very name.
+
+    Raises:
+      StorageError: if the bucket cannot be reached.
+    """
+    start = len(url.partition("://")[2]) + 1
+    with speaking_of(url):
+        found = file_system(url).find(url, detail=True)
+    return {
+        name[start:]: Object(entry["size"], entry.get("LastModified") or entry["mtime"])
+        for name, entry in sorted(found.items())
+        if entry["type"] == "file" and not name.endswith("/")  # consoles mark folders so
+    }
+
+
+class RemoteFile(NamedTuple):
+    """An object that is read where it is, for ``open_file`` and ``stat_file``."""
+
+    url: str
+    object: Object
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def open_file(path: str | Path | RemoteFile, most: int | None = None) -> IO[bytes]:
+    """Opens a file for reading; one in a bucket is in memory, at most so many bytes of it."""
+    if not isinstance(path, RemoteFile):
+        return open(path, "rb")
+    if not path.object.bytes:
+        return io.BytesIO()
+    with speaking_of(path.url):
+        return io.BytesIO(file_system(path.url).cat_file(path.url, end=most))
+
+
+def stat_file(path: str | Path | RemoteFile) -> tuple[int, int]:
+    """Size in bytes and date in nanoseconds; in a bucket those that the listing had."""
+    if isinstance(path, RemoteFile):
+        return path.object.bytes, int(path.object.written.timestamp() * 1e9)
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
+
+
+def write_object(url: str, data: bytes) -> None:
+    """Writes an object, which is there whole or not at all."""
+    with speaking_of(url):
+        file_system(url).pipe_file(url, data)
+
+
+def local(path: str | Path) -> Path:
+    """A path on a local disk, its home expanded.
+
+    Raises:
+      ValueError: for a place in a bucket, or of any other scheme.
+    """
+    if is_url(path):
+        raise ValueError(f"{path} must be a path on a local disk: copy it from there")
+    return Path(path).expanduser()
+
+
+def download(url: str, directory: Path, objects: dict[str, Object]) -> None:
+    """Copies objects, by name below ``url``, to a local directory."""
+
+    def get(name: str) -> None:
+        if name and any(part in ("", ".", "..") for part in name.split("/")):
+            raise StorageError(f"{url}/{name} can be no file on a disk: take it away")
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with speaking_of(url):
+            file_system(url).get_file(f"{url}/{name}" if name else url, str(path))
+        seconds = objects[name].written.timestamp()
+        os.utime(path, (seconds, seconds))
+
+    each(get, objects)
+
+
+def each(function: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Calls a function with every item, several at once."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(function, items):
+            pass
+
+
+def file_system(url: str) -> Any:
+    """The fsspec file system of a place; a process has one of each scheme."""
+    import fsspec
+
+    return fsspec.filesystem(url.partition(":")[0], use_listings_cache=False)
+
+
+@contextlib.contextmanager
+def speaking_of(url: str) -> Iterator[None]:
+    """Turns what clients of buckets raise into errors that name the place.
+
+    Raises:
+      StorageError: for anything but an object that is there already, or is not there.
+    """
+    try:
+        yield
+    except (FileExistsError, StorageError):
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url} is not there: {error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise StorageError(f"{url} cannot be reached: {reason}") from error
+
+
+# ---- Scratch ------------------------------------------------------------------------------------
+
+_urls: dict[str, str] = {}  # by scratch directory, for messages
+
+
+def scratch_of(url: str) -> Path:
+    """A new path on a local disk for a place; its parent is there."""
+    scheme, _, place = url.partition("://")
+    path = Path(tempfile.mkdtemp(dir=_scratch())) / scheme / PurePosixPath(place)
+    path.parent.mkdir(parents=True)
+    _urls[str(path)] = url
+    return path
+
+
+def as_given(text: str) -> str:
+    """A message with the places that a user has named for the scratch directories in it."""
+    for path, url in _urls.items():
+        text = text.replace(path, url)
+    return text
+
+
+@functools.cache
+def _scratch() -> Path:
+    """This process's scratch directory, once those of killed processes are swept away."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _YOUNG and (lock := _try_lock(path)):
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
+    path, process = Path(tempfile.mkdtemp(prefix=_SCRATCH)), os.getpid()
+    _try_lock(path)  # it goes with the process
+    atexit.register(lambda: os.getpid() == process and shutil.rmtree(path, ignore_errors=True))
+    return path
+
+
+def _try_lock(directory: Path) -> int | None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle

@@ -1,0 +1,119 @@
+"""Programs on buckets, with emulators: what they make is what they make of local copies."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpstoken_jax.data.sources import open_folder
+from gpstoken_jax.generation.layouts import open_layouts
+from gpstoken_jax.runtime.buckets import file_system
+from gpstoken_jax.tokenizer import Tokenizer
+from gpstoken_jax.tokens import open_tokens
+from tests import emulators
+
+ONE_A_SHARD = "--batch_size=1", "--shard_size=1"
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request):
+    with emulators.bucket(request.param) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name in ("a/one", "a/two", "b/three", "b/.hidden", "@eaDir/four"):
+        path = folder / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
+    (folder / "a/notes.txt").write_text("no image")
+    (folder / "a/empty").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def remote(bucket, photos, random_run):
+    """The photos and the run in a bucket."""
+    files = file_system(bucket)
+    for name, folder in (("photos", photos), ("run", random_run)):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                files.put_file(str(path), f"{bucket}/{name}/{path.relative_to(folder)}")
+    files.pipe_file(f"{bucket}/run/checkpoints/9/half/written", b"no manifest yet")
+    return bucket
+
+
+def test_a_folder_of_images_is_listed_and_read_as_a_local_copy(remote, photos):
+    ours, theirs = open_folder(f"{remote}/photos"), open_folder(photos)
+    assert ours.label_names == theirs.label_names == ("a", "b")
+    assert len(ours) == len(theirs) == 3
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.name, one.label) == (other.name, other.label)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert {left.name for left in ours.left_out} == {
+        "a/notes.txt", "a/empty", "b/.hidden.png", "@eaDir/four.png",
+    }  # fmt: skip
+    assert ours.fingerprint() == open_folder(f"{remote}/photos").fingerprint()
+    assert ours.fingerprint(content=True) == theirs.fingerprint(content=True)
+    with pytest.raises(ValueError, match=f"no image found below {remote}/run"):
+        open_folder(f"{remote}/run")
+
+
+def test_the_newest_whole_checkpoint_of_a_run_is_read(remote):
+    assert Tokenizer.from_pretrained(f"{remote}/run").step == 7
+    assert Tokenizer.from_pretrained(f"{remote}/run/checkpoints/7", step=7).step == 7
+    with pytest.raises(RuntimeError, match=r"no checkpoint of this step \(steps there: 7\)"):
+        Tokenizer.from_pretrained(f"{remote}/run", step=9)
+    with pytest.raises(FileNotFoundError, match=f"there is nothing at {remote}/none"):
+        Tokenizer.from_pretrained(f"{remote}/none")
+
+
+@pytest.fixture(scope="module")
+def encoded(photos, random_run, program, tmp_path_factory):
+    """The tokens of the photos, a shard an image, made of and on local disks."""
+    output = tmp_path_factory.mktemp("tokens") / "local"
+    program(
+        "encode",
+        f"--checkpoint={random_run}",
+        f"--data.folder={photos}",
+        f"--output={output}",
+        *ONE_A_SHARD,
+    )
+    return output
+
+
+def same_tokens(one, other):
+    for ours, theirs in zip(open_tokens(one), open_tokens(other), strict=True):
+        assert ours.name == theirs.name
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+
+
+def test_programs_read_and_write(remote, encoded, program):
+    if remote.startswith("gs"):
+        pytest.skip("the same code as of s3, and slow")
+    made = f"{remote}/made"
+    where = (
+        f"--checkpoint={remote}/run",
+        f"--data.folder={remote}/photos",
+        f"--output={made}/tokens",
+    )
+    program("encode", *where, *ONE_A_SHARD)
+    same_tokens(f"{made}/tokens", encoded)
+    assert not [name for name in emulators.contents(made) if "journal" in name or "lease" in name]
+    assert "3 of 3 shards are there already" in program("encode", *where, *ONE_A_SHARD)
+    program(
+        "decode", f"--checkpoint={remote}/run", f"--tokens={made}/tokens", f"--output={made}/images"
+    )
+    assert sorted(emulators.contents(f"{made}/images")) == [
+        "a/one.png",
+        "a/two.png",
+        "b/three.png",
+        "manifest.json",
+    ]
+    layouts = f"--tokens={made}/tokens", f"--output={made}/layouts.safetensors"
+    program("prepare_layouts", *layouts)
+    assert open_layouts(f"{made}/layouts.safetensors").num_tokens == 8
+    assert "Nothing has changed" in program("prepare_layouts", *layouts)
