@@ -21,11 +21,12 @@ from tests.random_run import write_random_run
 ROOT = Path(__file__).parents[1]
 # Modules that absl takes a program's flags for those of: its own, and what runs and reads it.
 _OF_PROGRAMS = ("gpstoken_jax.", "run_", "runpy", "ml_collections.", "absl.flags.")
-# Compiled programs are shared by all tests, the processes that they start, and the next run.
+# Compiled programs are shared by all tests, the processes that they start, and the next run; small
+# ones, too: to compile one takes 50 ms of processor time, to read it 10.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
