@@ -47,6 +47,7 @@ def test_it_resumes(old_run, env, tmp_path):
         Image.fromarray(crop).save(tmp_path / "photos" / f"{i}.png")
     command = ["train.py", "--config=configs/tiny.py:smoke", f"--workdir={old_run}"]
     flags = [f"--data.folder={tmp_path / 'photos'}", "--config.gan.weight=0"]
+    flags += ["--config.eval.every_steps=0", "--config.log.images_every_steps=0"]
     command = [sys.executable, *command, *flags, "--config.train.steps=5"]
     result = forked.run(command, cwd=ROOT, env=env)
     assert result.returncode == 0, result.stderr
