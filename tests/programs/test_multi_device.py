@@ -4,6 +4,7 @@ Real runs of train.py on virtual CPU devices and over loopback: a tokenizer agai
 whose batch norms see one image a device.
 """
 
+import functools
 import json
 import shutil
 import signal
@@ -102,6 +103,7 @@ def _finish_all(processes, code=0):
             process.communicate()
 
 
+@functools.cache
 def _trees(run, step):
     return checkpoint.load_trees(RunDirectory(run).checkpoints, step)
 
