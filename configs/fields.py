@@ -51,6 +51,8 @@ _FIELDS = {
     # ---- Data
     "data.folder": "A directory of images, in class sub-folders or not.",
     "data.list": "A text file with the images' paths, one a line; after a tab the class.",
+    "data.tars": "WebDataset tar shards: a directory, or a pattern such as train-{000..146}.tar.",
+    "data.parquet": "Hugging Face parquet shards: a directory, or a pattern with *; needs pyarrow.",
     "data.tfds_name": "A TFDS data set in array_record format.",
     "data.tfds_dir": "The directory of TFDS data sets, or of one prepared by prepare_data.",
     "data.train_split": "The split to learn from.",

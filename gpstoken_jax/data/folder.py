@@ -44,7 +44,7 @@ _NEEDS_ESCAPES = re.compile(r"[\n\r\\\ud800-\udfff]")
 class ImageFile(typing.NamedTuple):
     """One image to read: where it is, its name in the data set, its class and its split."""
 
-    path: str | pathlib.Path | buckets.RemoteFile
+    path: str | pathlib.Path | buckets.RemoteFile | buckets.Packed
     name: str
     label: int
     split: str
@@ -111,7 +111,7 @@ def list_folder(folder: str | os.PathLike, val_fraction: float = 0.0) -> FolderL
         raise ValueError(
             f"no image found below {root}" + (f" ({len(left_out)} other files)" if left_out else "")
         )
-    held_out = set() if split_of else _hold_out([one.name for one in placed], val_fraction)
+    held_out = set() if split_of else hold_out([one.name for one in placed], val_fraction)
     classes = _number_classes({image.folder for image in placed if image.folder is not None})
     files = [
         ImageFile(
@@ -172,7 +172,7 @@ def read_list(path: str | os.PathLike, val_fraction: float = 0.0) -> FolderListi
         raise ValueError(f"{path} lists no image: it has no line with a path")
     classes = sorted({label for _, label in placed.values() if label is not None})
     numbers = {label: number for number, label in enumerate(classes)}
-    held_out = _hold_out(list(placed), val_fraction)
+    held_out = hold_out(list(placed), val_fraction)
     files = tuple(
         ImageFile(file, name, numbers.get(label, NO_LABEL), "val" if name in held_out else "train")
         for name, (file, label) in placed.items()
@@ -369,7 +369,7 @@ def _assign_splits(
     return placed, outside
 
 
-def _hold_out(names: list[str], fraction: float) -> set[str]:
+def hold_out(names: list[str], fraction: float) -> set[str]:
     """Chooses about `fraction` of the files for the split "val"; neither split is left empty."""
     if fraction == 0 or len(names) < 2:
         return set()

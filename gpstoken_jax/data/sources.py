@@ -27,7 +27,7 @@ from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manif
 
 KIND = "data set"  # of a directory that prepare_data makes
 _FILES_COMPARED = 1000
-_PLACES = ("folder", "list", "tfds_name", "tfds_dir")  # fields that name data
+_PLACES = ("folder", "list", "tars", "parquet", "tfds_name", "tfds_dir")  # fields that name data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,8 +269,9 @@ class DataSet:
     """The data set that a configuration names; its files are listed once for all splits.
 
     Args:
-        data_config: ConfigDict (or any object) with `folder`, `list`, `tfds_name`, `tfds_dir` and
-            `val_fraction`. One of `folder`, `list`, and one or both of the TFDS fields, is set.
+        data_config: ConfigDict (or any object) with `folder`, `list`, `tars`, `parquet`,
+            `tfds_name`, `tfds_dir` and `val_fraction`. One of the first four, or one or both of the
+            TFDS fields, is set.
     """
 
     def __init__(self, data_config: Any):
@@ -288,15 +289,17 @@ class DataSet:
         if kind == "tfds":
             return open_tfds(config.tfds_name, config.tfds_dir, split)
         if self._listing is None:
-            read = folder_lib.read_list if kind == "list" else folder_lib.list_folder
-            self._listing = read(getattr(config, kind), config.val_fraction)
+            self._listing = list_images(kind, getattr(config, kind), config.val_fraction)
         return _open_listing(self._listing, split, kind)
 
     def _kind(self) -> str:
         config = self._config
         kinds = {
             "folder": ("a folder", config.folder),
-            "list": ("a list", getattr(config, "list", None)),  # which runs of old versions lack
+            # Runs of old versions lack the next three.
+            "list": ("a list", getattr(config, "list", None)),
+            "tars": ("tar shards", getattr(config, "tars", None)),
+            "parquet": ("parquet shards", getattr(config, "parquet", None)),
             "tfds": ("a TFDS data set", config.tfds_name or config.tfds_dir),
         }
         given = [kind for kind, (_, place) in kinds.items() if place]
@@ -306,9 +309,25 @@ class DataSet:
         raise ValueError(
             (f"both {names} are given" if given else "no data given")
             + ": set one of data.folder=DIR (a directory of images), data.list=FILE (their paths, "
-            "one a line) and data.tfds_dir=DIR "
+            "one a line), data.tars, data.parquet and data.tfds_dir=DIR "
             "(made by `gpstoken prepare_data --folder DIR --output DATA_DIR`)"
         )
+
+
+def list_images(kind: str, place: str, val_fraction: float) -> folder_lib.FolderListing:
+    """Lists the images of a "folder", of a "list", or of shards: "tars" or "parquet".
+
+    Raises:
+        ValueError, OSError: As `folder.list_folder`, `folder.read_list`, `packed.list_packed`.
+    """
+    if kind == "folder":
+        return folder_lib.list_folder(place, val_fraction)
+    if kind == "list":
+        return folder_lib.read_list(place, val_fraction)
+    from gpstoken_jax.data import packed, parquet, tars
+
+    packing = tars.PACKING if kind == "tars" else parquet.PACKING
+    return packed.list_packed(place, packing, val_fraction)
 
 
 def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:

@@ -19,13 +19,15 @@ from absl import flags, logging
 from gpstoken_jax.programs import cli
 
 if not cli.asks_for_help():  # which needs no JAX
-    from gpstoken_jax.data import demo, folder, prepare
+    from gpstoken_jax.data import demo, prepare, sources
     from gpstoken_jax.data.loader import available_cores
     from gpstoken_jax.data.shrinking import Shrinking
     from gpstoken_jax.runtime import processes
     from gpstoken_jax.runtime.progress import Progress
 
 _FOLDER = flags.DEFINE_string("folder", None, "Directory of images, with or without sub-folders.")
+_TARS = flags.DEFINE_string("tars", None, "Or tar shards, as data.tars of a config.")
+_PARQUET = flags.DEFINE_string("parquet", None, "Or parquet shards, as data.parquet of a config.")
 _DEMO = flags.DEFINE_bool("demo", False, "Use the photos that scikit-image and scikit-learn ship.")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory to write the data set to.", required=True)
 _VAL_FRACTION = flags.DEFINE_float(
@@ -70,13 +72,15 @@ _SHARE = flags.DEFINE_string(
 
 def main() -> None:
     """Writes the data set that the flags name."""
-    if bool(_FOLDER.value) == _DEMO.value:
-        raise ValueError("give either --folder DIR or --demo")
+    places = {"folder": _FOLDER.value, "tars": _TARS.value, "parquet": _PARQUET.value}
+    given = {kind: place for kind, place in places.items() if place}
+    if len(given) + _DEMO.value != 1:
+        raise ValueError("give either --folder DIR or --demo, or --tars or --parquet")
     logging.set_verbosity(logging.ERROR)  # what TFDS logs is of no use here
     if _DEMO.value:
         listing = demo.list_demo_photos()
     else:
-        listing = folder.list_folder(_FOLDER.value, _VAL_FRACTION.value)
+        listing = sources.list_images(*given.popitem(), _VAL_FRACTION.value)
     print(f"Preparing {len(listing.files)} images from {listing.root}", flush=True)
     share = processes.share_of_array(_SHARE.value)
     report = prepare.prepare(

@@ -127,8 +127,24 @@ class RemoteFile(NamedTuple):
         return self.url
 
 
-def open_file(path: str | Path | RemoteFile, most: int | None = None) -> IO[bytes]:
-    """Opens a file for reading; one in a bucket is in memory, at most so many bytes of it."""
+class Packed:
+    """A file inside another one, for ``open_file`` and ``stat_file``."""
+
+    __slots__ = ()
+
+    def read(self, most: int | None = None) -> bytes:
+        """The content, or as much of it as is asked for."""
+        raise NotImplementedError
+
+    def stat(self) -> tuple[int, int]:
+        """Size in bytes, 0 if it is not known, and a date in nanoseconds."""
+        raise NotImplementedError
+
+
+def open_file(path: str | Path | RemoteFile | Packed, most: int | None = None) -> IO[bytes]:
+    """Opens a file for reading; one in a bucket or a file is in memory, at most so many bytes."""
+    if isinstance(path, Packed):
+        return io.BytesIO(path.read(most))
     if not isinstance(path, RemoteFile):
         return open(path, "rb")
     if not path.object.bytes:
@@ -137,8 +153,10 @@ def open_file(path: str | Path | RemoteFile, most: int | None = None) -> IO[byte
         return io.BytesIO(file_system(path.url).cat_file(path.url, end=most))
 
 
-def stat_file(path: str | Path | RemoteFile) -> tuple[int, int]:
+def stat_file(path: str | Path | RemoteFile | Packed) -> tuple[int, int]:
     """Size in bytes and date in nanoseconds; in a bucket those that the listing had."""
+    if isinstance(path, Packed):
+        return path.stat()
     if isinstance(path, RemoteFile):
         return path.object.bytes, int(path.object.written.timestamp() * 1e9)
     stat = os.stat(path)

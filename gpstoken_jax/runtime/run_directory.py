@@ -15,11 +15,12 @@ lock            held by the training process
 import contextlib
 import fcntl
 import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -260,9 +261,16 @@ def load_weights(
     if task_name(config) != task:
         raise CheckpointError(f"{run.root} is a run of task {task_name(config)!r}, not {task!r}")
     model = create_model(config.model)
-    template = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+    template = _shapes(create_model, init_params, json.dumps(config.model.to_dict()))
     step, params = checkpoint.load_newest_tree(run.checkpoints, weights, template, step)
     return config, model, params, step
+
+
+@lru_cache(maxsize=32)
+def _shapes(create_model: Callable[..., Any], init_params: Callable[..., Any], model: str) -> Any:
+    """Shapes of a model's parameters, traced once: many checkpoints have the same model."""
+    made = create_model(ConfigDict(_with_tuples(json.loads(model))))
+    return jax.eval_shape(partial(init_params, made), jax.random.key(0))
 
 
 def _with_tuples(value: Any) -> Any:
