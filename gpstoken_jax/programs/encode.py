@@ -8,6 +8,7 @@ The same command again goes on where it was interrupted. What it writes: see doc
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -112,23 +113,24 @@ def main() -> None:
     batches = images.batches(positions)
     notes = {}
     stream = encoded(batches, tokenizer, images, Progress(len(positions)), notes)
-    for shard in todo:
-        parts = [next(stream) for _ in range(-(-len(writer.shards[shard]) // batch_size))]
-        rows, names, unreadable = join(parts, writer.shards[shard])
-        reasons = {name: batches.unreadable.reasons.get(name, "") for name in unreadable}
-        writer.write(shard, rows, names, reasons)
+    with contextlib.closing(writer):
+        for shard in todo:
+            parts = [next(stream) for _ in range(-(-len(writer.shards[shard]) // batch_size))]
+            rows, names, unreadable = join(parts, writer.shards[shard])
+            reasons = {name: batches.unreadable.reasons.get(name, "") for name in unreadable}
+            writer.write(shard, rows, names, reasons)
 
-    # ---- The index, once every process is done --------------------------------------------------
-    if not processes.is_first():
-        writer.close()
-    processes.wait_for_all("shards written")
-    if processes.is_first():
-        alone = shares > jax.process_count()  # of an array: others may not be done
-        index = writer.finish_if_all_there(notes) if alone else writer.finish(notes)
-        if index is None:
-            print(f"share {share} of {shares} is written; the last one finishes the tokens")
-        else:
-            summarise(index, writer.directory)
+        # ---- The index, once every process is done ----------------------------------------------
+        if not processes.is_first():
+            writer.close()
+        processes.wait_for_all("shards written")
+        if processes.is_first():
+            alone = shares > jax.process_count()  # of an array: others may not be done
+            index = writer.finish_if_all_there(notes) if alone else writer.finish(notes)
+            if index is None:
+                print(f"share {share} of {shares} is written; the last one finishes the tokens")
+            else:
+                summarise(index, writer.directory)
 
 
 def check_sizes(batch_size: int) -> None:

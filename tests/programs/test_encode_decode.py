@@ -26,6 +26,7 @@ from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokensError, open_tokens
 from gpstoken_jax.training.conversion import import_weights
 from gpstoken_jax.weights.published import tokenizer_table
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +126,7 @@ def test_stored_tokens_are_the_models_to_the_bit(encoded, run_dir, folder):
 
 
 def test_a_killed_run_goes_on_where_it_was(encoded, program, run_dir, folder, env, tmp_path):
-    process = subprocess.Popen(
+    process = forked.Program(
         [sys.executable, "-m", "gpstoken_jax", *_encode(run_dir, folder, tmp_path)],
         cwd=ROOT,
         env=env,
