@@ -63,7 +63,7 @@ _FIELDS = {
     "data.crop_scale": "Share of the image's area, for random_resized.",
     "data.flip": "Mirror every other image left to right.",
     "data.permute_colours": "Put red, green and blue in a random order.",
-    "data.cache_mb": "Memory in MB for examples that were already read; 256 a worker at most.",
+    "data.cache_mb": "Memory in MB for examples that were already read; 64 a worker at most.",
     "data.num_threads": "Reading threads of a process; 0 is one a core, over all workers.",
     "data.num_workers": "Reading processes; 0 reads in threads of this one.",
     "data.prefetch": "Batches read ahead.",

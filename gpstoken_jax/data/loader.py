@@ -28,7 +28,7 @@ MAX_REDRAWS = 50  # unreadable images in a row before a run is stopped
 _WATCH_SECONDS = 1.0  # between two looks of a worker at its parent
 _MAX_THREADS = 16
 _WORKER_BYTES = 192 * 2**20  # of the batches that a worker process is making
-_WORKER_CACHE_MB = 256
+_WORKER_CACHE_MB = 64
 _NAMES_KEPT = 100  # unreadable images named in a state; further ones are only counted
 
 
