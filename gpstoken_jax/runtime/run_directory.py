@@ -14,7 +14,6 @@ lock            held by the training process
 
 import contextlib
 import fcntl
-import functools
 import itertools
 import json
 import os
@@ -75,26 +74,22 @@ def fetch_run(source: str | Path, step: int | None = None) -> Path:
     """
     url = buckets.check_url(source)
     root, inside, given = re.fullmatch(r"(.+?)(?:/(checkpoints)(?:/(\d+))?)?", url).groups("")
-    run = buckets.fetch(root, _one_checkpoint(int(given) if given else step))
+    run = buckets.fetch(root, partial(_one_checkpoint, int(given) if given else step))
     return run / inside / given
 
 
-@functools.cache
-def _one_checkpoint(step: int | None) -> Callable[[Iterable[str]], buckets.Choose]:
-    def choose(names: Iterable[str]) -> buckets.Choose:
-        if not any(name.startswith("checkpoints/") for name in names):
-            return bool
-        there = whole_checkpoints(names)
-        if not there or step not in (None, *there):
-            listed = ", ".join(map(str, sorted(there))) or "none"
-            raise CheckpointError(f"there is no checkpoint of this step (steps there: {listed})")
-        path = f"checkpoints/{max(there) if step is None else step}/"
-        skipped = f"{path}optimizer/"
-        return lambda name: (
-            name == "config.json" or (name.startswith(path) and not name.startswith(skipped))
-        )
-
-    return choose
+def _one_checkpoint(step: int | None, names: Iterable[str]) -> buckets.Choose:
+    if not any(name.startswith("checkpoints/") for name in names):
+        return bool
+    there = whole_checkpoints(names)
+    if not there or step not in (None, *there):
+        listed = ", ".join(map(str, sorted(there))) or "none"
+        raise CheckpointError(f"there is no checkpoint of this step (steps there: {listed})")
+    path = f"checkpoints/{max(there) if step is None else step}/"
+    skipped = f"{path}optimizer/"
+    return lambda name: (
+        name == "config.json" or (name.startswith(path) and not name.startswith(skipped))
+    )
 
 
 def whole_checkpoints(names: Iterable[str]) -> set[int]:
