@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -27,7 +26,7 @@ with epy.lazy_imports():  # --help answers before JAX is there
     import jax
 
     from gpstoken_jax import training
-    from gpstoken_jax.runtime import checkpoint, processes, run_directory
+    from gpstoken_jax.runtime import checkpoint, mirror, processes, run_directory
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
 DATA = cli.define_data_flags()
@@ -36,7 +35,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where results go, e.g. runs/tiny
 INIT_FROM = flags.DEFINE_string(
     "init_from", None, "Start from these weights, whatever from_pretrained takes: init.source."
 )
-cli.allow_buckets("init_from")
+cli.allow_buckets("workdir", "init_from")
 PROFILE = flags.DEFINE_bool("profile", False, "Record a few steps for TensorBoard's profiler.")
 flags.mark_flag_as_required("config")
 
@@ -51,26 +50,28 @@ def main() -> int:
     check_config(config, devices=jax.device_count())
     processes.check_same("the config", config.to_dict())
     task = training.create_task(config)
-    run = run_directory.RunDirectory(Path(WORKDIR.value).expanduser())
     with contextlib.ExitStack() as stack:
+        place = stack.enter_context(run_directory.open_place_of_run(WORKDIR.value))
+        run = run_directory.RunDirectory(place.directory)
         # Before anything is written, so that a refused start changes nothing.
         stack.enter_context(run_directory.lock_run(run))
         run_directory.open_run(run.root, config)
         evaluates = training.check_evaluation(task)
         print(
             f"{jax.device_count()} {jax.default_backend()} device(s) in {jax.process_count()} "
-            f"process(es), JAX {jax.__version__}; results: {run.root}"
+            f"process(es), JAX {jax.__version__}; results: {place}"
         )
 
         # ---- Data: endless batches with a position that is part of the checkpoint ----------------
         batches = stack.enter_context(contextlib.closing(task.open_batches()))
         processes.check_same("the data", task.describe_data)
-        return train(task, run, batches, evaluates, stack, started)
+        return train(task, run, place, batches, evaluates, stack, started)
 
 
 def train(
     task: training.Task,
     run: run_directory.RunDirectory,
+    place: mirror.Place,
     batches: training.Batches,
     evaluates: bool,
     stack: contextlib.ExitStack,
@@ -168,6 +169,7 @@ def train(
             values = jax.device_get(latest) | times | counts | training.memory_in_use()
             report(task, log, step, values)
             checkpoints.check()
+            place.check()
         stop = vote(signals.requested)  # after the waits, in which a signal comes most often
         if training.is_due(step, config.checkpoint.every_steps) or last or stop:
             save(step)  # first, as what follows may fail
@@ -191,6 +193,7 @@ def train(
     checkpoints.close()
     profile.close()
     best.close()
+    place.push()
     processes.wait_for_all("the last checkpoint is written")
     if config.log.get("checkpoint", False):
         log.checkpoint(saved)
@@ -199,7 +202,7 @@ def train(
         return training.EXIT_CODE
     print(f"done: {config.train.steps} steps in {training.format_seconds(timer.train_seconds)}")
     if task.after_training:
-        print(task.after_training.format(workdir=run.root))
+        print(task.after_training.format(workdir=place))
     return 0
 
 

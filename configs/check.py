@@ -26,7 +26,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16"),
     "model.init": ("published", "flax"),
     "model.encoder.condition": ("roi", "image", "none"),
-    "data.resize": ("published", "antialias"),
+    "data.resize": ("published", "antialias", "fast"),
     "data.mirror": ("if_there", "required", "never"),
     "data.crop": ("center", "random", "random_resized"),
     "loss.inception_scaling": ("release", "correct"),

@@ -170,7 +170,7 @@ def data() -> ConfigDict:
             "train_split": "train",
             "eval_split": "val",
             "val_fraction": 0.1,  # held out of a folder that has no val/ of its own
-            "resize": "antialias",  # or "published": OpenCV's, which aliases (docs/data.md)
+            "resize": "antialias",  # or "fast", nearly the same; "published": OpenCV's, aliases
             "crop": "center",  # or "random", "random_resized"
             "crop_scale": (0.3, 1.0),  # share of the image's area, for "random_resized"
             "flip": True,

@@ -56,7 +56,7 @@ _FIELDS = {
     "data.train_split": "The split to learn from.",
     "data.eval_split": "The split that is held out.",
     "data.val_fraction": "Share that is held out where there is no such split.",
-    "data.resize": "antialias, or published: OpenCV's bilinear, for figures beside published ones.",
+    "data.resize": "antialias; fast, nearly so; published: OpenCV's, for figures beside published.",
     "data.crop": "center, random or random_resized.",
     "data.crop_scale": "Share of the image's area, for random_resized.",
     "data.flip": "Mirror every other image left to right.",

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpstoken_jax import Tokenizer, data
 from gpstoken_jax.configs import photos_small
+from gpstoken_jax.data.transforms import to_unit_range
 from gpstoken_jax.metrics.baselines import bicubic_baseline
 from gpstoken_jax.metrics.image import image_metrics
 from gpstoken_jax.model.decoder import Decoder
@@ -280,7 +281,7 @@ def batches(config: ConfigDict) -> Iterator[np.ndarray]:
     config.data.folder = PHOTOS.value
     source = data.open_source(config.data, "train")
     for batch in data.train_batches(source, config.data, SIDE, BATCH, config.seed):
-        yield batch["image"]
+        yield to_unit_range(batch["image"])
 
 
 def read_val(config: ConfigDict, side: int) -> np.ndarray:

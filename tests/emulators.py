@@ -3,9 +3,12 @@
 import contextlib
 import logging
 import os
+import urllib.request
 from collections.abc import Iterator
 
 import fsspec
+
+from gpstoken_jax.runtime.buckets import file_system
 
 BUCKET = "bucket"
 
@@ -25,6 +28,8 @@ def s3() -> Iterator[dict[str, str]]:
         "AWS_SECRET_ACCESS_KEY": "any",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+    reset = f"http://{host}:{port}/moto-api/reset"  # buckets outlive the server
+    urllib.request.urlopen(urllib.request.Request(reset, method="POST")).close()
     server.stop()
 
 
@@ -50,8 +55,16 @@ def bucket(scheme: str) -> Iterator[str]:
     with {"s3": s3, "gs": gs}[scheme]() as environment:
         os.environ.update(environment)
         fsspec.config.set_conf_env(fsspec.config.conf)
+        fsspec.get_filesystem_class(scheme).clear_instance_cache()
         fsspec.filesystem(scheme).mkdir(BUCKET)
         yield f"{scheme}://{BUCKET}"
         fsspec.get_filesystem_class(scheme).clear_instance_cache()
         for name in environment:
             del os.environ[name]
+
+
+def contents(url: str) -> dict[str, bytes]:
+    """All objects below a place by relative name."""
+    files = file_system(url)
+    start = len(url.partition("://")[2]) + 1
+    return {name[start:]: files.cat_file(name) for name in files.find(url)}

@@ -40,7 +40,7 @@ class MirroredImages:
 
     def __getitem__(self, index: int) -> Example:
         example = self.source[index // 2]
-        pixels = resize_and_crop(example.pixels, self.image_size, resize=self.resize)
+        pixels = resize_and_crop(example.picture, self.image_size, resize=self.resize)
         pixels = pixels[:, ::-1] if index % 2 else pixels
         return Example(pixels, example.label, self.name(index), example.size)
 
@@ -100,7 +100,7 @@ class RandomCrops:
     def __getitem__(self, index: int) -> Example:
         example, _ = self._fitted[index // self.passes]
         pixels = transforms.augment(
-            example.pixels,
+            example.picture,
             self.image_size,
             self.config.crop,
             self.config.crop_scale,

@@ -15,6 +15,7 @@ preparation alike:
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import io
 import os
@@ -87,14 +88,21 @@ class DecodedImage:
     """Upright RGB pixels and what had to be done to get them.
 
     Attributes:
-        pixels: RGB in 0..255.
+        picture: Upright, of mode RGB; decoded.
         conversions: What was converted, in words; empty when the file was plain 8-bit RGB.
         format: Pillow's name of the file format, such as "JPEG".
+        size: (height, width), upright, of the file's image.
     """
 
-    pixels: UInt8[np.ndarray, "h w 3"]
+    picture: Image.Image
     conversions: tuple[str, ...]
     format: str
+    size: tuple[int, int]
+
+    @functools.cached_property
+    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
+        """RGB in 0..255."""
+        return np.array(self.picture)
 
 
 def read_bytes(path: str | os.PathLike | buckets.RemoteFile) -> bytes:
@@ -137,12 +145,16 @@ def _is_of_the_system(error: Exception) -> bool:
     return isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+def decode(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None
+) -> DecodedImage:
     """Decodes an image file's bytes to upright RGB.
 
     Args:
         data: The content of an image file.
         max_pixels: The limit on its pixels, at most `MAX_PIXELS`; checked before they are decoded.
+        at_least: A JPEG file may be decoded at a half, a quarter or an eighth of its size, as long
+            as both sides have this many pixels. Fast, and not what resizing all of it would give.
 
     Returns:
         Pixels, the conversions they needed and the file's format.
@@ -155,11 +167,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
         raise UnreadableImageError("empty file (zero bytes)")
     try:
         try:
-            return _decode(data, max_pixels)
+            return _decode(data, max_pixels, at_least)
         except ValueError as error:  # Pillow reads texts only up to a size
             if "MAX_TEXT" not in str(error):
                 raise
-            return _decode(_without_texts(data), max_pixels)
+            return _decode(_without_texts(data), max_pixels, at_least)
     except UnreadableImageError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -172,10 +184,12 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
         raise UnreadableImageError(f"damaged: {error or type(error).__name__}") from error
 
 
-def _decode(data: bytes, max_pixels: int) -> DecodedImage:
+def _decode(data: bytes, max_pixels: int, at_least: int | None) -> DecodedImage:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        _check_size(image.size, max_pixels)
-        return _decode_opened(image)
+        _check_size(size := image.size, max_pixels)
+        if at_least and image.format == "JPEG":
+            image.draft(None, (at_least, at_least))
+        return _decode_opened(image, size)
 
 
 def _without_texts(png: bytes) -> bytes:
@@ -198,7 +212,7 @@ def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """
     try:
         _check_size(image.size)
-        return _decode_opened(image).pixels
+        return _decode_opened(image, image.size).pixels
     except UnreadableImageError:
         raise
     except Exception as error:
@@ -217,7 +231,7 @@ def _check_size(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
         )
 
 
-def _decode_opened(image: Image.Image) -> DecodedImage:
+def _decode_opened(image: Image.Image, size: tuple[int, int]) -> DecodedImage:
     file_format = image.format or "unknown"
     conversions = []
     if getattr(image, "is_animated", False) and file_format != "MPO":
@@ -226,13 +240,16 @@ def _decode_opened(image: Image.Image) -> DecodedImage:
     if _has_wide_samples(image):
         conversions.append("16-bit samples to 8-bit")
     image.load()
-    image, turned = _upright(image)
-    if turned:
+    upright, orientation = _upright(image)
+    if orientation > 1:
         conversions.append("EXIF orientation applied")
-    rgb, conversion = _to_rgb(image)
+    rgb, conversion = _to_rgb(upright)
     if conversion:
         conversions.append(conversion)
-    return DecodedImage(np.array(rgb, dtype=np.uint8), tuple(conversions), file_format)
+    if rgb is image and file_format != "JPEG":
+        rgb = image.copy()  # that knows nothing of the file, which is closed
+    height_width = size if orientation in (5, 6, 7, 8) else size[::-1]
+    return DecodedImage(rgb, tuple(conversions), file_format, height_width)
 
 
 def _has_wide_samples(image: Image.Image) -> bool:
@@ -241,13 +258,15 @@ def _has_wide_samples(image: Image.Image) -> bool:
     return image.mode.startswith("I") or any(";16" in mode for mode in raw_modes)
 
 
-def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+def _upright(image: Image.Image) -> tuple[Image.Image, int]:
+    """Turns an image as its EXIF orientation says; with the orientation, 1 for none."""
     try:
-        turned = ImageOps.exif_transpose(image)
-        changed = image.getexif().get(0x0112, 1) in range(2, 9)
+        orientation = image.getexif().get(0x0112, 1)
+        if orientation in range(2, 9):
+            return ImageOps.exif_transpose(image), orientation
     except Exception:  # A broken EXIF block is no reason to lose a photo whose pixels are fine.
-        return image, False
-    return turned, changed
+        pass
+    return image, 1
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:

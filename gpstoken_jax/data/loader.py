@@ -18,11 +18,11 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags, logging
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from gpstoken_jax.data import images, transforms
-from gpstoken_jax.data.resize import as_size, resize_and_crop, resize_of
-from gpstoken_jax.data.sources import Example, ImageSource
+from gpstoken_jax.data.resize import as_size, resize_and_crop, resize_of, to_array
+from gpstoken_jax.data.sources import Example, ImageSource, drafted
 
 MAX_REDRAWS = 50  # unreadable images in a row before a run is stopped
 _WATCH_SECONDS = 1.0  # between two looks of a worker at its parent
@@ -58,11 +58,16 @@ class FittedImages:
         if index in self._kept:
             return self._kept[index]
         example = self.source[index]
-        size = example.size
-        fitted = transforms.fit(example.pixels, self._side, self._crop, self._resize)
-        entry = dataclasses.replace(example, pixels=fitted), size
+        fitted = transforms.fit(example.picture, self._side, self._crop, self._resize)
+        if self._used < self._budget:
+            fitted = to_array(fitted)
+        entry = dataclasses.replace(example, picture=fitted), example.size
         with self._lock:
-            if index not in self._kept and self._used + fitted.nbytes <= self._budget:
+            if (
+                isinstance(fitted, np.ndarray)
+                and index not in self._kept
+                and self._used + fitted.nbytes <= self._budget
+            ):
                 self._kept[index] = entry
                 self._used += fitted.nbytes
         return entry
@@ -89,7 +94,7 @@ class _TrainExample:
                         f"({self.fitted.source.description}); the last: {unreadable[-1]}"
                     ) from error
                 index = int(rng.integers(len(self.fitted.source)))
-        pixels = self.augment(example.pixels, rng=rng)
+        pixels = self.augment(example.picture, rng=rng)
         return {"pixels": pixels, "label": example.label, "unreadable": unreadable}
 
 
@@ -115,7 +120,7 @@ class _EvalExample:
             name = self.source.name(index)
             return row | {"name": name, "unreadable": [(name, str(error))]}
         return row | {
-            "pixels": resize_and_crop(example.pixels, self.size, resize=self.resize),
+            "pixels": resize_and_crop(example.picture, self.size, resize=self.resize),
             "label": example.label,
             "name": example.name,
             "size": example.size,
@@ -148,7 +153,7 @@ class Unreadable:
 class TrainBatches:
     """Endless training batches with a position that can be saved and restored.
 
-    Each batch is {"image": float32 [B, S, S, 3] in [-1, 1], "label": int32 [B], -1 for none}.
+    Each batch is {"image": uint8 [B, S, S, 3], "label": int32 [B], -1 for none}.
     An unreadable image is replaced by another one, drawn at random, and counted in `unreadable`.
     """
 
@@ -172,7 +177,7 @@ class TrainBatches:
     def __iter__(self) -> "TrainBatches":
         return self
 
-    def __next__(self) -> dict[str, Float32[np.ndarray, "b s s 3"] | np.ndarray]:
+    def __next__(self) -> dict[str, UInt8[np.ndarray, "b s s 3"] | np.ndarray]:
         if self._batches is None:
             self._batches = self._start()
         batch = next(self._batches)
@@ -335,6 +340,7 @@ def train_batches(
     _check_shares(image_size, batch_size, process_index, process_count)
     scale, resize = tuple(data_config.crop_scale), resize_of(data_config)
     side = transforms.working_side(image_size, data_config.crop, scale)
+    source = drafted(source, side) if resize == "fast" else source
     fitted = FittedImages(source, side, data_config.crop, resize, _budget(data_config))
     augment = functools.partial(
         transforms.augment,
@@ -375,22 +381,25 @@ def eval_batches(
     num_rows = -(-len(source) // (process_count * batch_size)) * batch_size
     own: list[int | None] = list(range(process_index, len(source), process_count))
     own += [None] * (num_rows - len(own))
-    make = _EvalExample(own, source, size, resize_of(data_config))
+    resize = resize_of(data_config)
+    source = drafted(source, max(size)) if resize == "fast" else source
+    make = _EvalExample(own, source, size, resize)
     batches = grain.MapDataset.range(num_rows).map(make).batch(batch_size, batch_fn=_stack_eval)
     return EvalBatches(batches, len(source), ReadAhead.from_config(data_config))
 
 
 def _stack_train(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    pixels: UInt8[np.ndarray, "b s s 3"] = np.stack([row["pixels"] for row in rows])
     return {
-        "image": transforms.to_unit_range(pixels),
+        "image": np.stack([row["pixels"] for row in rows]),
         "label": np.array([row["label"] for row in rows], np.int32),
         "unreadable": [entry for row in rows for entry in row["unreadable"]],
     }
 
 
 def _stack_eval(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return _stack_train(rows) | {
+    batch = _stack_train(rows)
+    return batch | {
+        "image": transforms.to_unit_range(batch["image"]),
         "name": [row["name"] for row in rows],
         "size": np.array([row["size"] for row in rows], np.int32),
         "position": np.array([row["position"] for row in rows], np.int64),

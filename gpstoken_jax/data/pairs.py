@@ -102,7 +102,7 @@ class _Files:
 
     def __getitem__(self, index: int) -> Example:
         file = self.files[index]
-        return Example(decode(read_bytes(file.path)).pixels, -1, file.name)
+        return Example(decode(read_bytes(file.path)).picture, -1, file.name)
 
     def name(self, index: int) -> str:
         return self.files[index].name

@@ -36,7 +36,7 @@ def make_record(file: folder.ImageFile) -> tuple[dict[str, Any], tuple[str, ...]
     conversions = decoded.conversions
     if decoded.format not in _KEPT_FORMATS:
         conversions += (f"{decoded.format} stored as PNG",)
-    height, width = decoded.pixels.shape[:2]
+    height, width = decoded.size
     record = {
         "image": images.encode_png(decoded.pixels, compress_level=3) if conversions else data,
         "label": file.label,

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.data import folder as folder_lib
 from gpstoken_jax.data import images
+from gpstoken_jax.data.resize import Picture, size_of, to_array
 from gpstoken_jax.runtime import buckets, storage
 from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
 
@@ -34,21 +35,26 @@ class Example:
     """One decoded image with what is known about it.
 
     Attributes:
-        pixels: Upright RGB in 0..255.
+        picture: Upright RGB in 0..255, as an array or a PIL image.
         label: Index into the source's `label_names`, or -1.
         name: Path relative to the folder it came from, or the data set's own file name.
-        original_size: (height, width) before `pixels` were cut; None if they are all of it.
+        original_size: (height, width) before `picture` was cut; None if it is all of it.
     """
 
-    pixels: UInt8[np.ndarray, "h w 3"]
+    picture: Picture
     label: int
     name: str
     original_size: tuple[int, int] | None = None
 
+    @functools.cached_property
+    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture as an array, which may be read-only."""
+        return to_array(self.picture)
+
     @property
     def size(self) -> tuple[int, int]:
         """Original (height, width), upright."""
-        return self.original_size or self.pixels.shape[:2]
+        return self.original_size or size_of(self.picture)
 
 
 class ImageSource(Protocol):
@@ -76,14 +82,15 @@ class FolderSource:
     label_names: tuple[str, ...]
     left_out: tuple[folder_lib.LeftOut, ...]
     description: str
+    at_least: int | None = None  # see `images.decode`
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
         file = self.files[index]
-        decoded = images.decode(images.read_bytes(file.path))
-        return Example(decoded.pixels, file.label, file.name)
+        decoded = images.decode(images.read_bytes(file.path), at_least=self.at_least)
+        return Example(decoded.picture, file.label, file.name, decoded.size)
 
     def name(self, index: int) -> str:
         """Path of an image, below the split's folder."""
@@ -114,6 +121,7 @@ class TfdsSource:
     split: str
     shards: tuple[str, ...]  # the files
     shard_ends: tuple[int, ...]  # number of the first record after each
+    at_least: int | None = None  # see `images.decode`
 
     def __len__(self) -> int:
         return len(self.records)
@@ -121,9 +129,9 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Example:
         record = self._read(index)
         encoded = record[self.image_key]
-        decoded = images.decode(bytes(encoded))
+        decoded = images.decode(bytes(encoded), at_least=self.at_least)
         label = int(record[self.label_key]) if self.label_key else folder_lib.NO_LABEL
-        return Example(decoded.pixels, label, self._name_of(record, index))
+        return Example(decoded.picture, label, self._name_of(record, index), decoded.size)
 
     def name(self, index: int) -> str:
         """The name of record `index`; by its number when the record itself cannot be read."""
@@ -233,6 +241,15 @@ class Subset:
 
     def fingerprint(self, *, content: bool = False) -> str:
         return f"{self.source.fingerprint(content=content)} {self.positions}"
+
+
+def drafted(source: ImageSource, side: int) -> ImageSource:
+    """The source, which may decode JPEG files at a fraction of their size, of ``side`` at least."""
+    if isinstance(source, Subset):
+        return dataclasses.replace(source, source=drafted(source.source, side))
+    if hasattr(source, "at_least"):
+        return dataclasses.replace(source, at_least=side)
+    return source
 
 
 def name_data(data_config: ConfigDict, given: Mapping[str, str | None]) -> bool:

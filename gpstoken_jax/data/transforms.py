@@ -10,7 +10,15 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from gpstoken_jax.data.resize import center_crop, resize_to, resize_to_cover
+from gpstoken_jax.data.resize import (
+    Picture,
+    center_crop,
+    resize_and_crop,
+    resize_to,
+    resize_to_cover,
+    size_of,
+    to_array,
+)
 
 CROPS = ("center", "random", "random_resized")
 _ASPECT_RANGE = (3 / 4, 4 / 3)  # of a random-resized crop, as is customary
@@ -56,11 +64,7 @@ def random_crop(
 
 
 def random_resized_crop(
-    pixels: UInt8[np.ndarray, "h w 3"],
-    side: int,
-    scale: tuple[float, float],
-    rng: np.random.Generator,
-    resize: str,
+    pixels: Picture, side: int, scale: tuple[float, float], rng: np.random.Generator, resize: str
 ) -> UInt8[np.ndarray, "s s 3"]:
     """Cuts a random rectangle and resizes it to `side` x `side`.
 
@@ -72,11 +76,12 @@ def random_resized_crop(
         resize: One of `resize.RESIZES`. The published way sees nothing outside the rectangle;
             antialiasing sees the pixels around it, too.
     """
-    left, top, width, height = _random_rectangle(pixels.shape[1], pixels.shape[0], scale, rng)
+    left, top, width, height = _random_rectangle(*size_of(pixels)[::-1], scale, rng)
     if resize == "published":
-        return resize_to(pixels[top : top + height, left : left + width], (side, side), resize)
+        inside = to_array(pixels)[top : top + height, left : left + width]
+        return resize_to(inside, (side, side), resize)
     box = (left, top, left + width, top + height)
-    image = Image.fromarray(pixels)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
@@ -105,20 +110,20 @@ def working_side(image_size: int, crop: str, crop_scale: tuple[float, float]) ->
     return math.ceil(image_size / math.sqrt(crop_scale[0] * _ASPECT_RANGE[0]))
 
 
-def fit(
-    pixels: UInt8[np.ndarray, "h w 3"], side: int, crop: str, resize: str
-) -> UInt8[np.ndarray, "g v 3"]:
-    """The part before any randomness: brings the short side to `side`.
+def fit(pixels: Picture, side: int, crop: str, resize: str) -> Picture:
+    """The part before any randomness: brings the short side to `side`, and cuts the centre.
 
     Small images are enlarged, except before a random-resized crop, which resizes anyway.
     """
-    if crop == "random_resized" and min(pixels.shape[:2]) <= side:
+    if crop == "center":
+        return resize_and_crop(pixels, side, resize=resize)
+    if crop == "random_resized" and min(size_of(pixels)) <= side:
         return pixels
     return resize_to_cover(pixels, side, resize)
 
 
 def augment(
-    pixels: UInt8[np.ndarray, "h w 3"],
+    pixels: Picture,
     image_size: int,
     crop: str,
     crop_scale: tuple[float, float],
@@ -131,12 +136,18 @@ def augment(
     if crop == "random_resized":
         pixels = random_resized_crop(pixels, image_size, crop_scale, rng, resize)
     elif crop == "random":
-        pixels = random_crop(pixels, image_size, rng)
+        pixels = random_crop(to_array(pixels), image_size, rng)
     else:
-        pixels = center_crop(pixels, image_size, resize)
+        pixels = center_crop(to_array(pixels), image_size, resize)
     if flip and rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
+        pixels = _mirrored(pixels)
     return pixels[..., rng.permutation(3)] if permute_colours else pixels
+
+
+def _mirrored(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Left to right, as a copy: pixels of three bytes are moved faster than bytes are."""
+    whole = np.ascontiguousarray(pixels).view("V3")
+    return np.ascontiguousarray(whole[:, ::-1]).view(np.uint8).reshape(pixels.shape)
 
 
 def to_unit_range(pixels: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:

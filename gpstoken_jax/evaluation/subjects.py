@@ -49,7 +49,11 @@ from gpstoken_jax.weights.feature_networks import ORIGINAL, FeatureNetwork
 from gpstoken_jax.weights.sources import find_source
 
 CROP = "resized to cover the size (bilinear, {}), then centre crop"
-_RESIZES = {"antialias": "antialiased", "published": "not antialiased, as published"}
+_RESIZES = {
+    "antialias": "antialiased",
+    "published": "not antialiased, as published",
+    "fast": "antialiased, large JPEG files decoded at a fraction",
+}
 GIVEN_BATCH_SIZE = 8
 _SMALLEST_SIDES = {"SSIM": 11, "LPIPS (--nolpips)": 16, "the VGG16 distance (--nofrechet)": 16}
 

@@ -41,7 +41,7 @@ TOKENS = flags.DEFINE_string(
     "tokens", None, "A directory that encode.py wrote, or a file of the viewer.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", None, "Where the PNG files go.", required=True)
-cli.allow_buckets("tokens")
+cli.allow_buckets("tokens", "output")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace images of other tokens or settings.")
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images at a time; the config's by default.", lower_bound=1

@@ -36,6 +36,7 @@ MODEL = image_flags.define_checkpoint_flags()
 IMAGES = image_flags.define_image_flags()
 cli.define_process_flags()
 OUTPUT = flags.DEFINE_string("output", None, "Where the tokens go.", required=True)
+cli.allow_buckets("output")
 STORAGE_FLAG = flags.DEFINE_enum(
     "storage", "float32", ["float32", "float16", "bfloat16"], "Features on disk."
 )
@@ -116,9 +117,11 @@ def main() -> None:
         writer.write(shard, rows, names, reasons)
 
     # ---- The index, once every process is done --------------------------------------------------
+    if not processes.is_first():
+        writer.close()
     processes.wait_for_all("shards written")
     if processes.is_first():
-        summarise(writer.finish(notes))
+        summarise(writer.finish(notes), writer.directory)
 
 
 def check_sizes(batch_size: int) -> None:
@@ -152,7 +155,10 @@ def open_images(tokenizer: Tokenizer) -> image_flags.Images:
 def describe(tokenizer: Tokenizer, images: image_flags.Images) -> dict:
     """The header: what the tokens depend on."""
     config, source = tokenizer.config, images.source
-    resize = {"antialias": "bilinear, antialiased"}.get(resize_of(config.data), "as published")
+    resize = {
+        "antialias": "bilinear, antialiased",
+        "fast": "bilinear, antialiased, large JPEG files decoded at a fraction",
+    }.get(resize_of(config.data), "as published")
     crop = f"short side resized ({resize}), then centre crop"
     copies = {"passes": PASSES.value} if PASSES.value else {}
     copies |= {"mirrored": True} if MIRROR.value else {}
@@ -243,12 +249,12 @@ def measure_size(directory: Path, shards: Iterable[str]) -> dict[str, int]:
     return size
 
 
-def summarise(index: dict) -> None:
+def summarise(index: dict, directory: Path) -> None:
     """Prints what was written."""
     count, unreadable = index["num_tokenized"], index["unreadable"]
     print(f"{count} images in {len(index['shards'])} shard(s): {OUTPUT.value}")
     if BITS.value and count:
-        size = measure_size(Path(OUTPUT.value).expanduser(), index["shards"])
+        size = measure_size(directory, index["shards"])
         print(
             f"{size['streams'] / count:.1f} bytes an image, tables of {size['tables']} bytes for "
             f"all; {size['files']} bytes on disk with names, labels and settings"

@@ -16,7 +16,7 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Whatever from_pretrained takes: a run, a weight file.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", None, "A directory for the files.", required=True)
-cli.allow_buckets("checkpoint")
+cli.allow_buckets("checkpoint", "output")
 NUM_TOKENS = flags.DEFINE_integer(
     "num_tokens", None, "Tokens that encode makes; the config's by default.", lower_bound=1
 )
@@ -55,7 +55,7 @@ def main() -> None:
     }
     with open_output(OUTPUT.value, "an export", made_from, overwrite=OVERWRITE.value) as output:
         if output.complete:
-            say(f"nothing has changed since {output.directory} was made")
+            say(f"nothing has changed since {OUTPUT.value} was made")
             return
         functions = export_functions(
             tokenizer.model, tokenizer.params, config.partition, num_tokens, PLATFORMS.value
@@ -68,7 +68,7 @@ def main() -> None:
         output.write("weights.safetensors", save(weights))
         output.write("export.json", json.dumps(made_from, indent=2) + "\n")
         output.finish({})
-        say(f"{output.directory}: see docs/serving.md")
+        say(f"{OUTPUT.value}: see docs/serving.md")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.generation.sit import create_sit
     from gpstoken_jax.generator import NO_CLASS, Generator, Pipeline, takes_layouts_in_turn
     from gpstoken_jax.runtime import processes
+    from gpstoken_jax.runtime.buckets import as_given
     from gpstoken_jax.runtime.checkpoint import params_checksum
     from gpstoken_jax.runtime.file_names import folder_names
     from gpstoken_jax.runtime.files import sealed_json
@@ -52,7 +53,7 @@ GENERATOR = flags.DEFINE_string("generator", None, "The run of stage 2.", requir
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "The tokenizer's run.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Where everything goes.", required=True)
 LAYOUTS = flags.DEFINE_string("layouts", None, "A run of stage 1, or a file of layouts.")
-cli.allow_buckets("generator", "tokenizer", "layouts")
+cli.allow_buckets("output", "generator", "tokenizer", "layouts")
 IN_TURN = flags.DEFINE_bool(
     "in_turn",
     None,
@@ -147,13 +148,16 @@ def main() -> None:
     seconds = time.perf_counter() - started
 
     # ---- The index of the tokens, what was done, and a look at it -------------------------------
+    if not processes.is_first():
+        images.close()
     processes.wait_for_all("images written")
     if processes.is_first():
+        images.gather()
         writer.finish({})
         if progress.total or not images.has("generation.json"):
             report(images, settings, progress.total, evaluations, seconds)
         if progress.total or not images.complete:
-            images.write("grid.png", encode_png(grid(names, labels)))
+            images.write("grid.png", encode_png(grid(images.directory, names, labels)))
             images.finish({"images": len(labels) * COUNT.value})
         print(f"{len(labels) * COUNT.value} images in {OUTPUT.value}; see grid.png")
     images.close()
@@ -193,6 +197,7 @@ def open_outputs(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    images.share()
     return images, writer
 
 
@@ -279,7 +284,7 @@ def describe(
             "step": generator.step,
             "weights": WEIGHTS.value,
             "weights_crc32": params_checksum(generator.params),
-            "layouts": layouts.description,
+            "layouts": as_given(layouts.description),
             "sampler": dataclasses.asdict(sampler),
             "guidance": dataclasses.asdict(guidance),
             "seed": SEED.value,
@@ -305,15 +310,12 @@ def report(images: Output, settings: dict, made: int, evaluations: int, seconds:
         )
 
 
-def grid(names: ImageNames, labels: list[int]) -> np.ndarray:
+def grid(directory: Path, names: ImageNames, labels: list[int]) -> np.ndarray:
     """A row a class, as the files have it."""
     count = min(COUNT.value, _GRID_COLUMNS)
     return visualize.image_grid(
         [
-            [
-                np.asarray(Image.open(Path(OUTPUT.value).expanduser() / names.of_class(label, i)))
-                for i in range(count)
-            ]
+            [np.asarray(Image.open(directory / names.of_class(label, i))) for i in range(count)]
             for label in labels[:_GRID_ROWS]
         ]
     )

@@ -74,9 +74,10 @@ def define_resize_flag() -> flags.FlagHolder:
     return flags.DEFINE_enum(
         "resize",
         None,
-        ["published", "antialias"],
+        ["published", "antialias", "fast"],
         "How images are brought to size: as the published code does, for figures beside published "
-        "ones, or antialiased; by default as the config says, for published weights the first.",
+        "ones, antialiased, or nearly so and faster; by default as the config says, for published "
+        "weights the first.",
     )
 
 

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ if not cli.asks_for_help():  # which needs no JAX
         read_layouts,
         write_layouts,
     )
+    from gpstoken_jax.runtime.buckets import check_url, fetch, is_url, list_objects
     from gpstoken_jax.runtime.outputs import OutputError, check_apart, first_difference
     from gpstoken_jax.runtime.text import say
 from gpstoken_jax.tokens import open_tokens
@@ -58,7 +58,7 @@ VERIFY = flags.DEFINE_bool(
     "verify", False, "Know images by their content, not by size and date; from the first call on."
 )
 OUTPUT = flags.DEFINE_string("output", None, "The file, NAME.safetensors.", required=True)
-cli.allow_buckets("tokens")
+cli.allow_buckets("tokens", "output")
 
 _NAMED = 8  # classes in the summary
 
@@ -96,8 +96,10 @@ def already_there(made_from: Mapping[str, Any], inputs: list[str]) -> Layouts | 
       ValueError: if they were made from something else and may not be replaced, if the file is none
         of layouts, or if it would lie in the data.
     """
-    path = Path(OUTPUT.value).expanduser()
-    check_apart(path, inputs)
+    check_apart(OUTPUT.value, inputs)
+    if is_url(OUTPUT.value) and not list_objects(check_url(OUTPUT.value)):
+        return None
+    path = fetch(OUTPUT.value)
     if not os.path.lexists(path):
         return None
     if not is_layout_file(path):

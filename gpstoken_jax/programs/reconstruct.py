@@ -37,6 +37,7 @@ cli.allow_buckets("images")
 IMAGE_FLAGS = image_flags.define_image_flags()
 DECODING = image_flags.define_decoding_flags()
 OUTPUT = flags.DEFINE_string("output", None, "Where the PNG files go.", required=True)
+cli.allow_buckets("output")
 SHOW = flags.DEFINE_list(
     "show",
     [],

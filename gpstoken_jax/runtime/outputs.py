@@ -14,11 +14,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from gpstoken_jax.runtime.buckets import RemoteFile, is_url, stat_file
+from gpstoken_jax.runtime.buckets import Choose, RemoteFile, is_url, stat_file
 from gpstoken_jax.runtime.files import (
     TEMPORARY_SUFFIX,
     DamagedFileError,
@@ -29,6 +30,7 @@ from gpstoken_jax.runtime.files import (
     write_json,
 )
 from gpstoken_jax.runtime.json_lines import read_line, seal_line
+from gpstoken_jax.runtime.mirror import Place, open_place
 
 MANIFEST = "manifest.json"
 _JOURNAL = "journal-{:05d}.txt"
@@ -104,6 +106,7 @@ class Output:
     _header: tuple[str, Mapping[str, Any]]  # kind, made_from
     _files: dict[str, FileRecord]
     _journal: IO[bytes] = field(repr=False)
+    _place: Place = field(repr=False)
 
     def has(self, name: str) -> bool:
         """Tells whether a file was written, whole, by this or an earlier call of the command."""
@@ -171,6 +174,14 @@ class Output:
         self._files.pop(name)
         self._append({"name": name})
 
+    def share(self) -> None:
+        """Copies what was written to the bucket, if the directory is in one, for the others."""
+        self._place.push()
+
+    def gather(self) -> None:
+        """Copies what the others have written, if the directory is in a bucket."""
+        self._place.pull()
+
     def finish(self, facts: Mapping[str, Any] | None = None) -> Manifest:
         """Reads back what was written and writes the manifest; for one process to call, last.
 
@@ -180,6 +191,7 @@ class Output:
         Raises:
           DamagedFileError: if a file is not what was written.
         """
+        self.gather()
         mine = self._journal.name
         others = [path for path in _journals(self.directory) if str(path) != mine]
         self._files |= _read_journals(self.directory, others, {})
@@ -198,6 +210,7 @@ class Output:
                 path.unlink()
             self._journal.close()
         self.complete = True
+        self._place.close()
         return manifest
 
     def close(self) -> None:
@@ -207,6 +220,7 @@ class Output:
                 if self.complete:
                     Path(self._journal.name).unlink(missing_ok=True)
                 self._journal.close()
+        self._place.close()
 
     def __enter__(self) -> "Output":
         return self
@@ -231,6 +245,7 @@ class Output:
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the journal; before a file appears, so that it is always known as ours."""
+        self._place.check()
         if self.complete:
             self.complete = False
             _write_manifest(Manifest(self.directory, *self._header, self._files, False, {}))
@@ -265,9 +280,20 @@ def open_output(
       DamagedFileError: if its manifest cannot be read.
       OSError: if it cannot be made or written.
     """
-    directory = Path(directory).expanduser()
     check_apart(directory, inputs)
-    made_from = json.loads(json.dumps(dict(made_from)))
+    place = open_place(directory, process, partial(_check_names, directory))
+    try:
+        return _claim(place, kind, json.loads(json.dumps(dict(made_from))), overwrite, process)
+    except BaseException:
+        place.close()
+        raise
+
+
+def _claim(
+    place: Place, kind: str, made_from: dict[str, Any], overwrite: bool, process: int
+) -> Output:
+    """Opens a directory as ``open_output`` tells."""
+    directory = place.directory
     if directory.exists() and not directory.is_dir():
         raise OutputError(f"{directory} is a file, not a directory: give another --output")
     directory.mkdir(parents=True, exist_ok=True)
@@ -282,12 +308,14 @@ def open_output(
             for path in _journals(directory):
                 _lock_journal(path).close()
             _delete(old)
+            place.push()
             old = None
         if old is None:
             old = Manifest(directory, kind, made_from, {}, False, {})
             _write_manifest(old)
+            place.push()
         journal = _lock_journal(directory / _JOURNAL.format(process))
-    return Output(directory, old.complete, (kind, made_from), dict(old.files), journal)
+    return Output(directory, old.complete, (kind, made_from), dict(old.files), journal, place)
 
 
 def read_manifest(directory: str | Path, kind: str) -> Manifest:
@@ -391,6 +419,16 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
             yield from differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
     elif old != new:
         yield f"{name} was {old!r} and is now {new!r}"
+
+
+def _check_names(place: str | Path, names: Iterable[str]) -> Choose:
+    """Checks the objects of a bucket as ``_read_own`` does, before they are copied."""
+    if names and MANIFEST not in names:
+        raise OutputError(
+            f"{place} holds {min(names)!r}, which this program did not write, as there is no "
+            f"{MANIFEST}: give another --output"
+        )
+    return bool
 
 
 def _read_own(directory: Path, kind: str) -> Manifest | None:

@@ -33,6 +33,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax.runtime import buckets, checkpoint, processes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_file, write_json
+from gpstoken_jax.runtime.mirror import Place, open_place
 from gpstoken_jax.runtime.outputs import differences
 
 
@@ -99,6 +100,37 @@ def whole_checkpoints(names: Iterable[str]) -> set[int]:
     """Steps whose manifest, which is written last, is among names of files of a run."""
     found = (re.fullmatch(rf"checkpoints/(\d+)/{checkpoint.MANIFEST}", name) for name in names)
     return {int(match[1]) for match in found if match}
+
+
+def open_place_of_run(root: str | Path) -> Place:
+    """Opens a run's directory, or a place in a bucket, of which what a resumed run needs is copied.
+
+    Of several processes the first one has it.
+
+    Raises:
+      LeaseError: if another process trains in this place of a bucket.
+      OSError: if the bucket cannot be reached.
+    """
+    place = processes.in_first(lambda: open_place(root, choose=_to_resume))
+    if place is None:
+        url = buckets.is_url(root) and buckets.check_url(root)
+        place = Place(buckets.scratch_of(url) if url else Path(root).expanduser())
+    return place
+
+
+def _to_resume(names: Iterable[str]) -> buckets.Choose:
+    """Leaves out checkpoints that were not written to their end, and what is only written."""
+    best = [name.removeprefix("best/") for name in names if name.startswith("best/")]
+    kept = {f"checkpoints/{step}" for step in whole_checkpoints(names)}
+    kept |= {f"best/checkpoints/{step}" for step in whole_checkpoints(best)}
+
+    def wanted(name: str) -> bool:
+        step = re.match(r"((?:best/)?checkpoints/[^/]+)/", name)
+        if step:
+            return step[1] in kept
+        return name.split("/", maxsplit=1)[0] not in ("tensorboard", "profile", "failed_steps")
+
+    return wanted
 
 
 def open_run(root: str | Path, config: ConfigDict) -> RunDirectory:

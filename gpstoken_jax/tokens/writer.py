@@ -164,6 +164,7 @@ class TokenWriter:
         if self._output.complete:
             self.close()
             return read_index(self.directory)
+        self._output.gather()
         paths = [self.directory / name for name in self._all_names()]
         missing = [path.name for path in paths if not path.exists()]
         if missing:

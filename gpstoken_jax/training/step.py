@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
+from gpstoken_jax.data.transforms import to_unit_range
 from gpstoken_jax.runtime.devices import map_over_devices
 
 AXIS = "data"  # over all devices, inside a step
@@ -33,6 +35,17 @@ def on_all_devices(step: Step) -> Step:
         donate_first=1,
         name="the training step",
     )
+
+
+def scaled(images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Images in [-1, 1], inside the step; floats are that already.
+
+    Looked up, because XLA multiplies instead of dividing by 255: bits are those of the host.
+    """
+    if images.dtype != jnp.uint8:
+        return images
+    levels = jnp.asarray(to_unit_range(np.arange(256, dtype=np.uint8)))
+    return jax.lax.optimization_barrier(levels.at[images].get(mode="promise_in_bounds"))
 
 
 def step_key(seed: int, step: Int[Array, ""]) -> PRNGKeyArray:

@@ -32,7 +32,7 @@ from gpstoken_jax.training.preview import Preview
 from gpstoken_jax.training.schedule import autoencoder_updates, gan_start, update_after
 from gpstoken_jax.training.start import stop_gradients
 from gpstoken_jax.training.state import DiscriminatorState, TokenizerState
-from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, one_copy, step_key
+from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, one_copy, scaled, step_key
 from gpstoken_jax.training.task import Task
 from gpstoken_jax.training.validation import Validation
 from gpstoken_jax.weights.networks import load_loss_networks
@@ -186,7 +186,7 @@ class TokenizerTask(Task):
     def _gradients(
         self, update, num_tokens, params, discriminator, frozen, batch, key, batch_stats
     ) -> Gradients:
-        images = batch["image"]
+        images = scaled(batch["image"])
         partition = partition_into(num_tokens or self.config.partition.num_tokens, self.config)
         geometry, boxes = partition_images(images, **partition)
         if discriminator:

@@ -303,3 +303,23 @@ def test_looks_like_image_judges_by_content(tmp_path):
     (tmp_path / "notes").write_text("text")
     assert images.looks_like_image(tmp_path / "photo")
     assert not images.looks_like_image(tmp_path / "notes")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("at_least", "drafted"),
+    [(400, (400, 600)), (201, (400, 600)), (200, (200, 300)), (40, (50, 75))],
+)
+def test_large_jpegs_are_drafted_only_when_asked_and_know_their_size(
+    at_least, drafted, orientation
+):
+    picture = Image.fromarray(RGB).resize((600, 400))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turn = (lambda size: size[::-1]) if orientation == 6 else tuple
+    data = encoded(picture, "JPEG", exif=exif)
+    for asked, expected in ((None, (400, 600)), (at_least, drafted)):
+        decoded = images.decode(data, at_least=asked)
+        assert decoded.pixels.shape == (*turn(expected), 3)
+        assert decoded.size == turn((400, 600))
+    assert images.decode(encoded(picture), at_least=at_least).pixels.shape == (400, 600, 3)

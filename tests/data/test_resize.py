@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from gpstoken_jax.data import resize_and_crop
-from gpstoken_jax.data.resize import center_crop, resize_of, resize_to, resize_to_cover
+from gpstoken_jax.data.resize import (
+    RESIZES,
+    center_crop,
+    covering_size,
+    resize_of,
+    resize_to,
+    resize_to_cover,
+)
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "resize.npz")
 CASES = sorted(name.split("/")[0] for name in GOLDEN.files if name.endswith("/input"))
@@ -41,7 +48,7 @@ def test_published_halving_is_the_mean_of_four_pixels():
     np.testing.assert_array_equal(resize_to(pixels, (30, 45), "published"), np.floor(quads + 0.5))
 
 
-@pytest.mark.parametrize("resize", ["published", "antialias"])
+@pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 200), (40, 40), (129, 64)])
 @pytest.mark.parametrize("size", [1, 16, 40, (16, 48), (48, 16)])
 def test_a_flat_image_of_any_size_stays_flat(resize, shape, size):
@@ -69,6 +76,37 @@ def test_covers_and_fits_one_side(shape, size, published, antialias):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for resize, expected in (("published", published), ("antialias", antialias)):
         assert resize_to_cover(pixels, size, resize).shape == (*expected, 3)
+
+
+def _sizes(count):
+    """Shapes of images and of crops, of every relation to each other; some exact halves."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        size = tuple(rng.integers(1, 40, 2).tolist())
+        shape = tuple(rng.integers(1, 90, 2).tolist())
+        yield (2 * size[0], 2 * size[1] + 2 * number) if number % 5 == 0 else shape, size
+
+
+@pytest.mark.parametrize("resize", ["published", "antialias"])
+def test_only_the_crop_is_computed_to_the_same_bits(resize):
+    rng = np.random.default_rng(1)
+    for shape, size in _sizes(60):
+        pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        whole = center_crop(resize_to_cover(pixels, size, resize), size, resize)
+        for picture in (pixels, Image.fromarray(pixels)):
+            made = resize_and_crop(picture, size, resize=resize)
+            np.testing.assert_array_equal(made, whole, err_msg=f"{shape} {size}")
+
+
+def test_fast_is_antialias_within_a_level():
+    rng = np.random.default_rng(1)
+    for shape, size in _sizes(60):
+        pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        assert covering_size(shape, size, "fast") == covering_size(shape, size, "antialias")
+        exact = resize_and_crop(pixels, size, resize="antialias").astype(int)
+        off = np.abs(resize_and_crop(Image.fromarray(pixels), size, resize="fast") - exact)
+        assert off.max() <= 1, (shape, size)
+        assert size != covering_size(shape, size, "fast") or not off.any()  # nothing to cut
 
 
 @pytest.mark.parametrize("height", range(4, 14))

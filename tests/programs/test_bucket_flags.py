@@ -17,15 +17,15 @@ ROOT = Path(__file__).parents[2]
 # The flags of each program whose place may be in a bucket; all others must refuse it.
 DATA = {"data.folder", "data.tfds_dir"}
 TAKE = {
-    "train": {*DATA, "init_from"},
+    "train": {*DATA, "init_from", "workdir"},
     "eval": {*DATA, "checkpoint"},
-    "encode": {*DATA, "checkpoint"},
-    "decode": {"checkpoint", "tokens"},
-    "reconstruct": {*DATA, "checkpoint", "images"},
-    "generate": {"generator", "tokenizer", "layouts"},
+    "encode": {*DATA, "checkpoint", "output"},
+    "decode": {"checkpoint", "tokens", "output"},
+    "reconstruct": {*DATA, "checkpoint", "images", "output"},
+    "generate": {"generator", "tokenizer", "layouts", "output"},
     "view": {"checkpoint", "generator", "layouts"},
-    "export": {"checkpoint"},
-    "prepare_layouts": {*DATA, "tokens"},
+    "export": {"checkpoint", "output"},
+    "prepare_layouts": {*DATA, "tokens", "output"},
 }
 FIELDS = {"data.folder", "data.tfds_dir", "data.tokens", "data.val_tokens", "data.layouts"}
 FIELDS |= {"data.val_layouts", "init.source", "tokenizer"}
@@ -70,7 +70,7 @@ for program in programs:  # flags of two programs clash in one process
 
 @pytest.fixture(scope="module")
 def told():
-    """What each program says of each flag and each place, "" where it takes it."""
+    """Answers of each program to each flag and each place, "" where it takes it."""
     arguments = [json.dumps([*PROGRAMS]), json.dumps(URLS + STRANGE)]
     command = [sys.executable, "-c", _PROBE, *arguments]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout

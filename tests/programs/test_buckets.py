@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from gpstoken_jax.data.sources import open_folder
 from gpstoken_jax.generation.layouts import open_layouts
+from gpstoken_jax.runtime.buckets import file_system
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import open_tokens
 from tests import emulators
+
+ONE_A_SHARD = "--batch_size=1", "--shard_size=1"
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
@@ -35,7 +37,7 @@ def photos(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def remote(bucket, photos, random_run):
     """The photos and the run in a bucket."""
-    files = fsspec.filesystem(bucket.partition(":")[0])
+    files = file_system(bucket)
     for name, folder in (("photos", photos), ("run", random_run)):
         for path in folder.rglob("*"):
             if path.is_file():
@@ -69,37 +71,49 @@ def test_the_newest_whole_checkpoint_of_a_run_is_read(remote):
         Tokenizer.from_pretrained(f"{remote}/none")
 
 
-def test_programs_read_data_weights_tokens_and_layouts(
-    remote, photos, random_run, program, tmp_path
-):
+@pytest.fixture(scope="module")
+def encoded(photos, random_run, program, tmp_path_factory):
+    """The tokens of the photos, a shard an image, made of and on local disks."""
+    output = tmp_path_factory.mktemp("tokens") / "local"
+    program(
+        "encode",
+        f"--checkpoint={random_run}",
+        f"--data.folder={photos}",
+        f"--output={output}",
+        *ONE_A_SHARD,
+    )
+    return output
+
+
+def same_tokens(one, other):
+    for ours, theirs in zip(open_tokens(one), open_tokens(other), strict=True):
+        assert ours.name == theirs.name
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+
+
+def test_programs_read_and_write(remote, encoded, program):
     if remote.startswith("gs"):
         pytest.skip("the same code as of s3, and slow")
-
-    def encode(name, *places):
-        flags = [
-            f"--{flag}={place}"
-            for flag, place in zip(("checkpoint", "data.folder"), places, strict=True)
-        ]
-        program("encode", *flags, f"--output={tmp_path / name}")
-        return open_tokens(tmp_path / name)
-
-    local, ours = (
-        encode("local", random_run, photos),
-        encode("ours", f"{remote}/run", f"{remote}/photos"),
+    made = f"{remote}/made"
+    where = (
+        f"--checkpoint={remote}/run",
+        f"--data.folder={remote}/photos",
+        f"--output={made}/tokens",
     )
-    for one, other in zip(local, ours, strict=True):
-        assert one.name == other.name
-        np.testing.assert_array_equal(one.tokens, other.tokens)
-    files = fsspec.filesystem(remote.partition(":")[0])
-    for path in (tmp_path / "ours").iterdir():
-        files.put_file(str(path), f"{remote}/tokens/{path.name}")
-    assert open_tokens(f"{remote}/tokens").fingerprint() == ours.fingerprint()
+    program("encode", *where, *ONE_A_SHARD)
+    same_tokens(f"{made}/tokens", encoded)
+    assert not [name for name in emulators.contents(made) if "journal" in name or "lease" in name]
+    assert "3 of 3 shards are there already" in program("encode", *where, *ONE_A_SHARD)
     program(
-        "decode", f"--checkpoint={remote}/run", f"--tokens={remote}/tokens",
-        f"--output={tmp_path / 'images'}",
-    )  # fmt: skip
-    assert len(list((tmp_path / "images").rglob("*.png"))) == 3
-    made = tmp_path / "layouts.safetensors"
-    program("prepare_layouts", f"--tokens={remote}/tokens", f"--output={made}")
-    files.put_file(str(made), f"{remote}/layouts.safetensors")
-    assert open_layouts(f"{remote}/layouts.safetensors").num_tokens == 8
+        "decode", f"--checkpoint={remote}/run", f"--tokens={made}/tokens", f"--output={made}/images"
+    )
+    assert sorted(emulators.contents(f"{made}/images")) == [
+        "a/one.png",
+        "a/two.png",
+        "b/three.png",
+        "manifest.json",
+    ]
+    layouts = f"--tokens={made}/tokens", f"--output={made}/layouts.safetensors"
+    program("prepare_layouts", *layouts)
+    assert open_layouts(f"{made}/layouts.safetensors").num_tokens == 8
+    assert "Nothing has changed" in program("prepare_layouts", *layouts)

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gpstoken_jax import data
+from gpstoken_jax.data.transforms import to_unit_range
 from gpstoken_jax.generation.layouts.file import Layouts
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.runtime.progress import Progress
@@ -106,7 +107,7 @@ def _training_crops(
     try:
         for start in range(0, total, _BATCH):
             batch, count = next(batches), min(_BATCH, total - start)
-            yield batch["image"][:count], batch["label"][:count]
+            yield to_unit_range(batch["image"][:count]), batch["label"][:count]
     finally:
         batches.close()
 

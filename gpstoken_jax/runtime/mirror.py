@@ -1,0 +1,380 @@
+"""Directories in buckets that a program writes: a copy on a local disk, and a lease on the place.
+
+The program works on the copy as on any directory. A thread copies to the bucket what has changed,
+in an order in which the bucket is at any time what a kill would leave on a disk: manifests of what
+is not complete come first, then journals, files, manifests of what is complete, and what is deleted
+goes last. An object is there whole or not at all.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from gpstoken_jax.runtime import buckets
+from gpstoken_jax.runtime.buckets import Object
+from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
+from gpstoken_jax.runtime.storage import StorageError
+
+LEASE_SECONDS = 120.0
+PAUSE = 10.0  # seconds between two looks at what has changed, at least
+_LEASES = ".lease"
+_SMALL = 2**23  # bytes that are read before they are sent, as they may grow meanwhile
+_UNFINISHED = (TEMPORARY_SUFFIX, ".orbax-checkpoint-tmp")
+_TRIES = 3
+_Choose = Callable[[Iterable[str]], buckets.Choose] | None
+_State = tuple[int, int]  # size and date of a file
+
+
+class LeaseError(StorageError):
+    """A place in a bucket belongs to another process; the message names it."""
+
+
+@dataclass
+class Place:
+    """A directory on a local disk, with the methods of a ``Mirror``, which have nothing to do."""
+
+    directory: Path
+
+    def __str__(self) -> str:
+        return str(self.directory)
+
+    def pull(self) -> None:
+        """Copies what is new in the bucket."""
+
+    def push(self) -> None:
+        """Copies what has changed to the bucket."""
+
+    def check(self) -> None:
+        """Raises StorageError if that has failed."""
+
+    def close(self) -> None:
+        """Copies the rest and lets go of the place."""
+
+    def __enter__(self) -> "Place":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_place(path: str | Path, process: int = 0, choose: _Choose = None) -> Place:
+    """The directory of a local path, or the mirror of a place in a bucket.
+
+    Args:
+      path: of the user.
+      process: which of several processes that write there.
+      choose: which objects are copied here, see ``buckets.fetch``; all by default.
+
+    Raises:
+      LeaseError: if another process writes to the place.
+      StorageError: if the bucket cannot be reached.
+    """
+    if not buckets.is_url(path):
+        return Place(Path(path).expanduser())
+    return Mirror(buckets.check_url(path), process, choose)
+
+
+class Mirror(Place):
+    """A place in a bucket, and the copy of it that this process works on.
+
+    Attributes:
+      directory: the copy.
+    """
+
+    def __init__(self, url: str, process: int = 0, choose: _Choose = None):
+        """Takes the lease and copies what is there; see ``open_place``."""
+        super().__init__(buckets.scratch_of(url))
+        self._url, self._choose = url, choose
+        self._copied: dict[str, _State] = {}  # what the bucket has, as it is on the disk
+        self._theirs: dict[str, Object] = {}  # what others have written
+        self._busy, self._stop = threading.Lock(), threading.Event()
+        self._failures, self._failure = 0, OSError()
+        self._lease = Lease(url, process)
+        try:
+            self.directory.mkdir()
+            self.pull()
+        except BaseException:
+            self._lease.release()
+            raise
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def __str__(self) -> str:
+        return self._url
+
+    def pull(self) -> None:
+        """Copies what is new in the bucket, or what others have written again."""
+        found = buckets.list_objects(self._url)
+        if "" in found:
+            raise StorageError(f"{self._url} is an object, not a directory: give another place")
+        found = {name: o for name, o in found.items() if not name.startswith(f"{_LEASES}/")}
+        wanted = self._choose(found) if self._choose else bool
+        with self._busy:
+            new = {
+                name: o
+                for name, o in found.items()
+                if wanted(name) and self._theirs.get(name, o if name in self._copied else None) != o
+            }
+            buckets.download(self._url, self.directory, new)
+            self._theirs |= new
+            self._copied |= {name: _state(self.directory / name) for name in new}
+
+    def push(self) -> None:
+        """Copies what has changed to the bucket.
+
+        Raises:
+          LeaseError: if the place may belong to another process by now.
+          StorageError: if the bucket cannot be reached.
+        """
+        with self._busy:
+            self._lease.check()
+            # Read before the files are listed: what a manifest has was there before it.
+            before = {
+                name: (state, self._read(name))
+                for name, state in self._look().items()
+                if _is_manifest(name) and self._copied.get(name) != state
+            }
+            now = self._look()
+            ranks: tuple[dict[str, tuple[_State, bytes | None]], ...] = ({}, {}, {}, {})
+            for name, state in now.items():
+                if not _is_manifest(name):
+                    ranks[1 if _is_journal(name) else 2][name] = state, None
+            for name, (state, data) in before.items():
+                ranks[0 if _is_claim(data) else 3][name] = state, data
+            for some in ranks:
+                changed = [name for name in some if self._copied.get(name) != some[name][0]]
+                self._lease.check()
+                buckets.each(lambda name, some=some: self._put(name, *some[name]), changed)
+            gone = self._copied.keys() - now.keys()
+            for names in ({name for name in gone if not _is_manifest(name)}, gone):
+                buckets.each(self._remove, names & self._copied.keys())
+
+    def check(self) -> None:
+        """Raises StorageError if the place may be another's, or copying has failed repeatedly."""
+        self._lease.check()
+        if self._failures >= _TRIES:
+            raise self._failure
+
+    def close(self) -> None:
+        """Copies the rest and lets go of the place.
+
+        Raises:
+          StorageError: if that fails; says where the rest is.
+        """
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        try:
+            self.push()
+        except LeaseError:
+            raise
+        except StorageError as error:
+            kept = Path(tempfile.mkdtemp(prefix="gpstoken-kept-")) / self.directory.name
+            self.directory.rename(kept)
+            raise StorageError(f"{error}; what could not be copied there is in {kept}") from error
+        finally:
+            self._lease.release()
+
+    def _work(self) -> None:
+        pause = PAUSE
+        while not self._stop.wait(pause):
+            began = time.monotonic()
+            try:
+                self.push()
+                self._failures = 0
+            except RuntimeError:
+                return  # the interpreter ends, and starts no more threads
+            except OSError as error:
+                self._failures, self._failure = self._failures + 1, error
+                if self._failures == 1:
+                    logging.warning("%s; trying again", error)
+            pause = max(PAUSE, 10 * (time.monotonic() - began))
+
+    def _look(self) -> dict[str, _State]:
+        """Every file of ours that is complete, by name."""
+        found = {}
+        for folder, folders, files in os.walk(self.directory):
+            folders[:] = [name for name in folders if not any(x in name for x in _UNFINISHED)]
+            for file in files:
+                path = Path(folder, file)
+                name = str(path.relative_to(self.directory))
+                if name != "lock" and not any(x in file for x in _UNFINISHED):
+                    with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                        found[name] = _state(path)
+        return found
+
+    def _read(self, name: str) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.directory / name).read_bytes()
+        return None
+
+    def _put(self, name: str, state: _State, data: bytes | None) -> None:
+        path, target = self.directory / name, f"{self._url}/{name}"
+        if data is None and state[0] <= _SMALL and (data := self._read(name)) is None:
+            return  # deleted since it was listed
+        try:
+            with buckets.speaking_of(target):
+                files = buckets.file_system(target)
+                if data is None:
+                    files.put_file(str(path), target)
+                else:
+                    files.pipe_file(target, data)
+        except FileNotFoundError:
+            if path.exists():
+                raise
+            return
+        self._copied[name] = state
+        self._theirs.pop(name, None)
+
+    def _remove(self, name: str) -> None:
+        _remove(f"{self._url}/{name}")
+        del self._copied[name]
+        self._theirs.pop(name, None)
+
+
+def _state(path: Path) -> _State:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _is_manifest(name: str) -> bool:
+    return name.rpartition("/")[2] == "manifest.json"
+
+
+def _is_journal(name: str) -> bool:
+    return name.rpartition("/")[2].startswith("journal-")
+
+
+def _is_claim(data: bytes | None) -> bool:
+    """Tells the manifest of a directory that still grows."""
+    return data is not None and b'"complete": false' in data
+
+
+def _remove(url: str) -> None:
+    with contextlib.suppress(FileNotFoundError), buckets.speaking_of(url):
+        buckets.file_system(url).rm_file(url)
+
+
+# ---- Leases -------------------------------------------------------------------------------------
+
+
+class Lease:
+    """Ownership of a place in a bucket for a while, renewed until it is released.
+
+    An object ``.lease/PROCESS/NUMBER`` is made only if there is none of that name; the highest
+    number owns. It is written again to renew it; who finds it unrenewed makes the next number.
+    """
+
+    def __init__(self, url: str, process: int):
+        """Takes the lease.
+
+        Raises:
+          LeaseError: if another process has it.
+        """
+        self._url, self._folder = url, f"{url}/{_LEASES}/{process:05d}"
+        owner = f"process {os.getpid()} on {socket.gethostname()}"
+        about = {"owner": owner, "pid": os.getpid(), "machine": _machine()}
+        self._content = json.dumps({**about, "seconds": LEASE_SECONDS}).encode()
+        self._number, self._until = self._take()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises LeaseError if the lease has run out, as when the bucket could not be reached."""
+        if time.monotonic() > self._until:
+            raise LeaseError(
+                f"the lease on {self._url} has run out, so that another process may write there: "
+                "start again, it goes on from what is there"
+            )
+
+    def release(self) -> None:
+        """Gives the place free."""
+        self._stop.set()
+        self._thread.join()
+        if time.monotonic() < self._until:
+            self._until = 0.0
+            with contextlib.suppress(OSError):  # it runs out by itself
+                _remove(self._path(self._number))
+
+    def _path(self, number: int) -> str:
+        return f"{self._folder}/{number:09d}"
+
+    def _there(self) -> dict[int, Object]:
+        return {int(name): found for name, found in buckets.list_objects(self._folder).items()}
+
+    def _take(self) -> tuple[int, float]:
+        there, began = self._there(), time.monotonic()
+        newest = max(there, default=0)
+        if there:
+            self._check_over(newest, there[newest])
+        try:
+            with buckets.speaking_of(self._url):
+                path = self._path(newest + 1)
+                buckets.file_system(path).pipe_file(path, self._content, mode="create")
+        except FileExistsError as error:
+            raise LeaseError(
+                f"another process has begun to write to {self._url} in this moment: wait for it, "
+                "or give another place"
+            ) from error
+        for number in there:
+            _remove(self._path(number))
+        return newest + 1, began + LEASE_SECONDS
+
+    def _check_over(self, number: int, found: Object) -> None:
+        """Raises LeaseError if a lease still holds."""
+        try:
+            with buckets.speaking_of(self._url):
+                path = self._path(number)
+                about = json.loads(buckets.file_system(path).cat_file(path))
+        except FileNotFoundError:
+            return  # released in this moment
+        ends = found.written.timestamp() + about["seconds"]
+        if ends > time.time() and not _is_dead(about):
+            until = datetime.fromtimestamp(ends, UTC)
+            raise LeaseError(
+                f"{self._url} is in use by {about['owner']}, whose lease ends at {until:%H:%M:%S} "
+                "UTC unless it goes on: wait for it, or give another place"
+            )
+
+    def _keep(self) -> None:
+        while not self._stop.wait(LEASE_SECONDS / 6):
+            began = time.monotonic()
+            if began > self._until:
+                return
+            with contextlib.suppress(OSError):  # tried again soon; it may run out
+                if max(self._there(), default=0) != self._number:
+                    self._until = 0.0
+                    return
+                with buckets.speaking_of(self._url):
+                    path = self._path(self._number)
+                    buckets.file_system(path).pipe_file(path, self._content)
+                self._until = began + LEASE_SECONDS
+
+
+def _machine() -> str:
+    """This machine since it was booted, and what of its processes is visible; "" if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _is_dead(about: dict[str, Any]) -> bool:
+    """Tells whether a lease's owner was a process of this machine that is no more."""
+    if not about["machine"] or about["machine"] != _machine():
+        return False
+    return not Path("/proc", str(about["pid"])).exists()

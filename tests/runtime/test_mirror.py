@@ -1,0 +1,293 @@
+"""Directories in buckets: a kill at any moment, and leases."""
+
+import datetime
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from gpstoken_jax.runtime import buckets, mirror
+from gpstoken_jax.runtime.mirror import Lease, LeaseError, Mirror
+from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
+from tests import emulators
+
+URL = "s3://bucket/place"
+
+
+class Killed(BaseException):
+    pass
+
+
+class Objects:
+    """Objects in memory with fsspec's methods; after so many changes the process is killed."""
+
+    def __init__(self):
+        self.there, self.left = {}, None
+
+    def _change(self):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+    def find(self, url, detail):
+        prefix = url.partition("://")[2]
+        return {
+            name: {"size": len(data), "LastModified": written, "type": "file"}
+            for name, (data, written) in self.there.items()
+            if name == prefix or name.startswith(f"{prefix}/")
+        }
+
+    def pipe_file(self, url, data, mode="overwrite"):
+        self._change()
+        name = url.partition("://")[2]
+        if mode == "create" and name in self.there:
+            raise FileExistsError(url)
+        self.there[name] = data, datetime.datetime.now(datetime.UTC)
+
+    def put_file(self, path, url):
+        self.pipe_file(url, Path(path).read_bytes())
+
+    def cat_file(self, url):
+        try:
+            return self.there[url.partition("://")[2]][0]
+        except KeyError as error:
+            raise FileNotFoundError(url) from error
+
+    def get_file(self, url, path):
+        Path(path).write_bytes(self.cat_file(url))
+
+    def rm_file(self, url):
+        self._change()
+        self.there.pop(url.partition("://")[2], None)
+
+    def contents(self, prefix="bucket/place/"):
+        return {
+            name.removeprefix(prefix): data
+            for name, (data, _) in self.there.items()
+            if name.startswith(prefix) and "/.lease/" not in name
+        }
+
+
+@pytest.fixture
+def objects(monkeypatch):
+    """A bucket in memory, in which one change follows the other."""
+    objects = Objects()
+    monkeypatch.setattr(buckets, "file_system", lambda url: objects)
+    monkeypatch.setattr(buckets, "each", lambda function, items: [*map(function, sorted(items))])
+    monkeypatch.setattr(buckets, "_urls", {})
+    monkeypatch.setattr(mirror, "PAUSE", 1e6)
+    return objects
+
+
+def make(names, overwrite=False, made_from=0):
+    """A program that writes files and goes on where it was killed."""
+    with open_output(URL, "things", {"of": made_from}, overwrite=overwrite) as output:
+        for name in names:
+            if not output.has(name):
+                output.write(name, f"{made_from} {name}", durable=False)
+                output.share()
+        if output.complete is False:
+            output.finish({"count": len(names)})
+
+
+def dead(objects):
+    """The leases of killed processes have run out."""
+    for name in [name for name in objects.there if "/.lease/" in name]:
+        del objects.there[name]
+
+
+def kill_everywhere(objects, before, program):
+    """Kills a program after every change of the bucket, and lets it go on."""
+    before()
+    first = dict(objects.there)
+    program()
+    wanted, moments = objects.contents(), 0
+    while True:
+        objects.there, objects.left = dict(first), moments
+        try:
+            program()
+        except Killed:
+            moments += 1
+        else:
+            break
+        objects.left = None
+        dead(objects)
+        program()
+        assert objects.contents() == wanted, f"killed after {moments} changes"
+        dead(objects)
+    assert moments > 10
+
+
+def test_an_output_goes_on_wherever_it_was_killed(objects, monkeypatch):
+    # A kill stops everything: nothing is tidied up after it.
+    monkeypatch.setattr(Mirror, "close", _close_alive(objects))
+    kill_everywhere(objects, lambda: None, lambda: make(["a", "b/c", "d"]))
+    assert set(objects.contents()) == {"a", "b/c", "d", "manifest.json"}
+
+
+def test_so_does_one_that_replaces_another(objects, monkeypatch):
+    monkeypatch.setattr(Mirror, "close", _close_alive(objects))
+    kill_everywhere(
+        objects,
+        lambda: make(["a", "old/x", "old/y"]),
+        lambda: make(["a", "b"], overwrite=True, made_from=1),
+    )
+    assert set(objects.contents()) == {"a", "b", "manifest.json"}
+
+
+def _close_alive(objects):
+    close = Mirror.close
+
+    def close_alive(self):
+        if objects.left is None or objects.left >= 0:
+            close(self)
+
+    return close_alive
+
+
+def test_at_no_moment_a_manifest_says_that_it_is_complete_and_is_not(objects):
+    changes, change = [], objects._change
+
+    def look():
+        held = objects.contents()
+        if "manifest.json" in held and (value := json.loads(held["manifest.json"]))["complete"]:
+            changes.append(
+                all(len(held[name]) == size for name, (size, _) in value["files"].items())
+            )
+        change()
+
+    objects._change = look
+    make(["a", "b", "c"])
+    make(["a", "b", "c"])
+    assert changes and all(changes)
+
+
+def test_several_processes_share_an_output(objects):
+    first, other = (open_output(URL, "things", {}, process=p) for p in (0, 1))
+    first.write("a", "one")
+    other.write("b", "two")
+    other.close()
+    manifest = first.finish()
+    assert set(manifest.files) == {"a", "b"} and objects.contents()["b"] == b"two"
+    assert set(objects.contents()) == {"a", "b", "manifest.json"}
+    local = buckets.fetch(URL)
+    buckets._fetch.cache_clear()
+    assert set(read_manifest(local, "things").files) == {"a", "b"}
+
+
+def test_what_others_wrote_is_left_alone(objects):
+    objects.pipe_file(f"{URL}/photo.jpg", b"mine")
+    with pytest.raises(OutputError, match=rf"{URL} holds 'photo.jpg', which this program did not"):
+        make(["a"])
+    objects.rm_file(f"{URL}/photo.jpg")
+    make(["a"])
+    with pytest.raises(OutputError, match="was made from something else: of was 0 and is now 1"):
+        make(["a"], made_from=1)
+    objects.pipe_file(URL, b"a file")
+    with pytest.raises(OSError, match=f"{URL} is an object, not a directory"):
+        make(["a"])
+
+
+def test_what_cannot_be_copied_is_kept_and_named(objects, monkeypatch):
+    output = open_output(URL, "things", {})
+    output.write("a", "precious")
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(objects, "pipe_file", fail)
+    with pytest.raises(OSError, match=rf"{URL}.*no network; what could not.*is in (\S+)$") as error:
+        output.close()
+    kept = Path(str(error.value).split()[-1])
+    assert (kept / "a").read_text() == "precious"
+    shutil.rmtree(kept.parent)
+
+
+def test_scratch_of_killed_processes_is_swept_away(monkeypatch, tmp_path):
+    monkeypatch.setattr(buckets.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(buckets, "_YOUNG", -1.0)
+    buckets._scratch.cache_clear()
+    left = tmp_path / "gpstoken-scratch-left"
+    left.mkdir()
+    mine = buckets._scratch()
+    buckets._scratch.cache_clear()
+    assert mine.is_dir() and not left.exists()
+    assert buckets._scratch() != mine and mine.is_dir()  # it is locked
+    buckets._scratch.cache_clear()
+
+
+# ---- Leases, as S3 has them ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with emulators.bucket("s3") as url:
+        yield url
+
+
+@pytest.fixture
+def place(bucket, request):
+    return f"{bucket}/{request.node.name}"
+
+
+def test_one_process_has_a_place_and_the_next_is_told_who(place):
+    lease = Lease(place, 0)
+    with pytest.raises(
+        LeaseError, match=rf"{place} is in use by process {os.getpid()} on .*:\d\d UTC"
+    ):
+        Lease(place, 0)
+    Lease(place, 1).release()  # another part of the work
+    lease.check()
+    lease.release()
+    Lease(place, 0).release()
+    assert not buckets.list_objects(place)
+
+
+def test_a_lease_that_has_run_out_is_taken_and_its_owner_stops(place, monkeypatch):
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(mirror.Lease, "_keep", lambda self: None)  # the owner hangs
+    hanging = Lease(place, 0)
+    with pytest.raises(LeaseError, match="whose lease ends at"):
+        Lease(place, 0)
+    time.sleep(2.6)  # dates of S3 have whole seconds
+    owner = Lease(place, 0)
+    owner.check()
+    with pytest.raises(LeaseError, match="has run out"):
+        hanging.check()
+    hanging.release()  # not the new owner's
+    with pytest.raises(LeaseError, match="is in use"):
+        Lease(place, 0)
+
+
+def test_an_owner_that_goes_on_keeps_its_lease(place, monkeypatch):
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 2.0)
+    lease = Lease(place, 0)
+    time.sleep(3.5)
+    lease.check()
+    with pytest.raises(LeaseError, match="is in use"):
+        Lease(place, 0)
+    lease.release()
+
+
+def test_of_two_that_begin_at_once_one_has_it(place, monkeypatch):
+    other = Lease(place, 0)
+    monkeypatch.setattr(mirror.Lease, "_there", lambda self: {})  # listed before the other wrote
+    with pytest.raises(LeaseError, match="has begun to write"):
+        Lease(place, 0)
+    monkeypatch.undo()
+    other.release()
+
+
+def test_an_owner_of_this_machine_that_is_dead_has_no_lease(place, monkeypatch):
+    monkeypatch.setattr(mirror.os, "getpid", lambda: 2**22 + 1)  # beyond any process
+    monkeypatch.setattr(mirror.Lease, "_keep", lambda self: None)
+    Lease(place, 0)
+    monkeypatch.setattr(mirror, "_machine", lambda: "another")
+    with pytest.raises(LeaseError, match="is in use"):
+        Lease(place, 0)
+    monkeypatch.undo()
+    Lease(place, 0).release()
