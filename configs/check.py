@@ -243,6 +243,12 @@ def _log_to(to: str) -> str | None:
     return None
 
 
+def _parquet(_: str) -> str | None:
+    if importlib.util.find_spec("pyarrow") is None:
+        return "data.parquet needs pyarrow: pip install 'gpstoken_jax[parquet]'"
+    return None
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -259,6 +265,7 @@ _RULES = (
     (dict.fromkeys(("train.num_tokens", "model.image_size")), _drawn_tokens),
     ({"data.crop_scale": None}, _crop_scale),
     ({"log.to": None}, _log_to),
+    ({"data.parquet": None}, _parquet),
     ({"sample.guidance_interval": None}, _guidance_interval),
     (dict.fromkeys(f"transport.{n}" for n in ("path", "prediction", "loss_weight")), _velocity),
     (dict.fromkeys(f"gan.discriminator.{n}" for n in ("norm", "channels", "norm_groups")), _group_norm),

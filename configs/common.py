@@ -165,6 +165,8 @@ def data() -> ConfigDict:
         {
             "folder": placeholder(str),  # a directory of images
             "list": placeholder(str),  # or a text file with their paths
+            "tars": placeholder(str),  # or tar shards as WebDataset has them
+            "parquet": placeholder(str),  # or parquet shards as the Hugging Face hub has them
             "tfds_name": placeholder(str),  # a TFDS data set in array_record format
             "tfds_dir": placeholder(str),  # where TFDS data sets are kept
             "train_split": "train",

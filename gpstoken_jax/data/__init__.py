@@ -3,6 +3,7 @@
 from gpstoken_jax.data.loader import EvalBatches, TrainBatches, eval_batches, train_batches
 from gpstoken_jax.data.resize import resize_and_crop
 from gpstoken_jax.data.sources import (
+    DataSet,
     Example,
     ImageSource,
     Subset,
@@ -12,6 +13,7 @@ from gpstoken_jax.data.sources import (
 )
 
 __all__ = [
+    "DataSet",
     "EvalBatches",
     "Example",
     "ImageSource",

@@ -44,7 +44,7 @@ _NEEDS_ESCAPES = re.compile(r"[\n\r\\\ud800-\udfff]")
 class ImageFile(typing.NamedTuple):
     """One image to read: where it is, its name in the data set, its class and its split."""
 
-    path: pathlib.Path | buckets.RemoteFile
+    path: str | pathlib.Path | buckets.RemoteFile | buckets.Packed
     name: str
     label: int
     split: str
@@ -103,7 +103,7 @@ def list_folder(folder: str | os.PathLike, val_fraction: float = 0.0) -> FolderL
         remote, left_out = _list_bucket(root)
         paths, locate = list(remote), remote.__getitem__
     else:
-        (paths, left_out), locate = _walk(root), root.__truediv__
+        (paths, left_out), locate = _walk(root), os.path.join(root, "").__add__
     split_of = _split_folders(paths)
     placed, outside = _assign_splits(paths, split_of)
     left_out += outside
@@ -111,7 +111,7 @@ def list_folder(folder: str | os.PathLike, val_fraction: float = 0.0) -> FolderL
         raise ValueError(
             f"no image found below {root}" + (f" ({len(left_out)} other files)" if left_out else "")
         )
-    held_out = set() if split_of else _hold_out([one.name for one in placed], val_fraction)
+    held_out = set() if split_of else hold_out([one.name for one in placed], val_fraction)
     classes = _number_classes({image.folder for image in placed if image.folder is not None})
     files = [
         ImageFile(
@@ -172,7 +172,7 @@ def read_list(path: str | os.PathLike, val_fraction: float = 0.0) -> FolderListi
         raise ValueError(f"{path} lists no image: it has no line with a path")
     classes = sorted({label for _, label in placed.values() if label is not None})
     numbers = {label: number for number, label in enumerate(classes)}
-    held_out = _hold_out(list(placed), val_fraction)
+    held_out = hold_out(list(placed), val_fraction)
     files = tuple(
         ImageFile(file, name, numbers.get(label, NO_LABEL), "val" if name in held_out else "train")
         for name, (file, label) in placed.items()
@@ -233,6 +233,9 @@ def _walk(root: pathlib.Path) -> tuple[list[str], list[LeftOut]]:
         folders = []
         for entry in storage.retry(lambda path=directory: _entries(path), directory):
             path = inside + entry.name
+            if _is_plain_image(entry):
+                found.append(path)
+                continue
             kind = storage.retry(lambda entry=entry: _kind(entry), entry.path)
             reason = _why_not_entered(entry.name) if kind == "folder" else None
             if kind == "folder" and reason is None:
@@ -292,6 +295,15 @@ def _kind(entry: os.DirEntry) -> str:
     return "link to nothing" if entry.is_symlink() else "not a regular file"
 
 
+def _is_plain_image(entry: os.DirEntry) -> bool:
+    """Tells a file, and no link, by its name to be an image; the listing knows both."""
+    return (
+        "." + entry.name.rpartition(".")[2].lower() in images.EXTENSIONS
+        and entry.name[0] != "."
+        and entry.is_file(follow_symlinks=False)
+    )
+
+
 def _why_not_entered(name: str) -> str | None:
     if name.startswith("."):
         return "hidden folder"
@@ -341,18 +353,23 @@ def _assign_splits(
 ) -> tuple[list[_Placed], list[LeftOut]]:
     """Gives each path its name, split and class name."""
     placed, outside = [], []
+    of_directory: dict[str, tuple[str, str | None] | None] = {}  # split and class
     for path in paths:
-        name, folders, split = printable_name(path), path.split("/")[:-1], "train"
-        if split_of:
-            if not folders or folders[0] not in split_of:
-                outside.append(LeftOut(name, "image outside the split folders"))
-                continue
-            split, folders = split_of[folders[0]], folders[1:]
-        placed.append(_Placed(path, name, split, folders[0] if folders else None))
+        directory = path.rpartition("/")[0]
+        if directory not in of_directory:
+            folders, split = directory.split("/") if directory else [], "train"
+            if split_of and folders:
+                split, folders = split_of.get(folders[0], ""), folders[1:]
+            known = not split_of or (directory and split)
+            of_directory[directory] = (split, folders[0] if folders else None) if known else None
+        if (place := of_directory[directory]) is None:
+            outside.append(LeftOut(printable_name(path), "image outside the split folders"))
+        else:
+            placed.append(_Placed(path, printable_name(path), *place))
     return placed, outside
 
 
-def _hold_out(names: list[str], fraction: float) -> set[str]:
+def hold_out(names: list[str], fraction: float) -> set[str]:
     """Chooses about `fraction` of the files for the split "val"; neither split is left empty."""
     if fraction == 0 or len(names) < 2:
         return set()

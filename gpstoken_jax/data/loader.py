@@ -26,6 +26,9 @@ from gpstoken_jax.data.sources import Example, ImageSource, drafted
 
 MAX_REDRAWS = 50  # unreadable images in a row before a run is stopped
 _WATCH_SECONDS = 1.0  # between two looks of a worker at its parent
+_MAX_THREADS = 16
+_WORKER_BYTES = 192 * 2**20  # of the batches that a worker process is making
+_WORKER_CACHE_MB = 256
 _NAMES_KEPT = 100  # unreadable images named in a state; further ones are only counted
 
 
@@ -164,7 +167,9 @@ class TrainBatches:
         process_count: int,
         reading: "ReadAhead",
         identity: dict[str, int],
+        batch_bytes: int,
     ):
+        self._batch_bytes = batch_bytes
         self._examples = examples
         self._batch_size = batch_size
         self._global_batch = batch_size * process_count
@@ -188,7 +193,7 @@ class TrainBatches:
     def _start(self) -> Iterator:
         batches = self._examples.batch(self._batch_size, drop_remainder=True, batch_fn=_stack_train)
         first = self._position // self._global_batch
-        return self._reading.start(batches[first:])
+        return self._reading.start(batches[first:], self._batch_bytes)
 
     def get_state(self) -> dict[str, Any]:
         """Position of the next batch: ints, strings and dicts only, so it can be JSON."""
@@ -246,8 +251,10 @@ class EvalBatches:
         unreadable: What could not be read so far, in this process.
     """
 
-    def __init__(self, batches: grain.MapDataset, num_images: int, reading: "ReadAhead"):
-        self._batches = batches
+    def __init__(
+        self, batches: grain.MapDataset, num_images: int, reading: "ReadAhead", batch_bytes: int
+    ):
+        self._batches, self._batch_bytes = batches, batch_bytes
         self._reading = reading
         self.num_images = num_images
         self.unreadable = Unreadable()
@@ -257,7 +264,7 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.unreadable = Unreadable()
-        reading = self._reading.start(self._batches)
+        reading = self._reading.start(self._batches, self._batch_bytes)
         try:
             for batch in reading:
                 self.unreadable.add(batch.pop("unreadable"))
@@ -279,23 +286,31 @@ class ReadAhead:
         """Those fields of a config's section."""
         return cls(data_config.num_threads, data_config.num_workers, data_config.prefetch)
 
-    def start(self, batches: grain.MapDataset) -> Iterator:
-        """Begins to read batches."""
-        threads = self.num_threads or min(16, available_cores())
-        buffer = max(self.prefetch, threads)
+    def threads(self, batch_bytes: int) -> int:
+        """Reading threads of each process: each makes a batch, and memory has to do for all."""
+        if self.num_threads or not self.num_workers:
+            return self.num_threads or min(_MAX_THREADS, available_cores())
+        share = min(_MAX_THREADS, available_cores() // self.num_workers)
+        return max(1, min(share, _WORKER_BYTES // (2 * batch_bytes)))  # its images, and the batch
+
+    def start(self, batches: grain.MapDataset, batch_bytes: int) -> Iterator:
+        """Begins to read batches of so many bytes."""
+        threads = self.threads(batch_bytes)
+        buffer = max(-(-self.prefetch // max(1, self.num_workers)), threads)
         read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
         dataset = batches.to_iter_dataset(read)
         if self.num_workers:
             if not flags.FLAGS.is_parsed():  # Grain's workers insist, also in a notebook
                 flags.FLAGS.mark_as_parsed()
             options = grain.multiprocessing.MultiprocessingOptions(
-                num_workers=self.num_workers, per_worker_buffer_size=max(1, self.prefetch)
+                num_workers=self.num_workers,
+                per_worker_buffer_size=max(1, self.prefetch // self.num_workers),
             )
-            dataset = dataset.mp_prefetch(options, _end_with_parent).map(_own_copy)
+            dataset = dataset.mp_prefetch(options, end_with_parent).map(_own_copy)
         return iter(dataset)
 
 
-def _end_with_parent(*_: int) -> None:
+def end_with_parent(*_: int) -> None:
     """Lets a worker process end when its parent is gone, also after SIGKILL."""
     parent = multiprocessing.parent_process()
 
@@ -358,9 +373,9 @@ def train_batches(
         .slice(slice(process_index, None, process_count))
     )
     identity = {"seed": seed, "num_images": len(source)}
-    return TrainBatches(
-        examples, batch_size, process_count, ReadAhead.from_config(data_config), identity
-    )
+    reading = ReadAhead.from_config(data_config)
+    batch_bytes = 3 * image_size**2 * batch_size
+    return TrainBatches(examples, batch_size, process_count, reading, identity, batch_bytes)
 
 
 def eval_batches(
@@ -385,7 +400,8 @@ def eval_batches(
     source = drafted(source, max(size)) if resize == "fast" else source
     make = _EvalExample(own, source, size, resize)
     batches = grain.MapDataset.range(num_rows).map(make).batch(batch_size, batch_fn=_stack_eval)
-    return EvalBatches(batches, len(source), ReadAhead.from_config(data_config))
+    batch_bytes = 5 * 3 * size[0] * size[1] * batch_size  # as bytes and as floats
+    return EvalBatches(batches, len(source), ReadAhead.from_config(data_config), batch_bytes)
 
 
 def _stack_train(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -416,7 +432,9 @@ def _check_shares(image_size: int, batch_size: int, process_index: int, process_
 
 def _budget(data_config: Any) -> float:
     """Memory for fitted images, shared out among the worker processes."""
-    return data_config.cache_mb / max(1, data_config.num_workers)
+    if not data_config.num_workers:
+        return data_config.cache_mb
+    return min(data_config.cache_mb / data_config.num_workers, _WORKER_CACHE_MB)
 
 
 def available_cores() -> int:

@@ -1,7 +1,8 @@
 """Writing a TFDS data set of image files as array_record, without TensorFlow.
 
 A record holds the encoded image (the file's own bytes when it is a plain 8-bit RGB JPEG or PNG,
-otherwise a lossless PNG of the converted pixels), label, name and upright height and width.
+otherwise a lossless PNG of the converted pixels; or a smaller image), label, name and upright
+height and width.
 """
 
 import json
@@ -16,13 +17,18 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import example_serializer, naming
 
 from gpstoken_jax.data import folder, images
+from gpstoken_jax.data.shrinking import Shrinking
 
 NAME, VERSION = "image_files", "1.0.0"
+SHRUNKEN = "shrunken"
+_DESCRIPTION = "Images of a folder, made by gpstoken prepare_data"
 _KEPT_FORMATS = ("JPEG", "MPO", "PNG")
 
 
-def make_record(file: folder.ImageFile) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Reads a file and makes its record.
+def make_record(
+    file: folder.ImageFile, shrinking: Shrinking | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Reads a file and makes its record, of a smaller image if asked for.
 
     Returns:
         The record and what was converted, in words; empty when the file's bytes are kept.
@@ -32,13 +38,17 @@ def make_record(file: folder.ImageFile) -> tuple[dict[str, Any], tuple[str, ...]
         storage.StorageError: When the system cannot read it.
     """
     data = images.read_bytes(file.path)
-    decoded = images.decode(data)
-    conversions = decoded.conversions
-    if decoded.format not in _KEPT_FORMATS:
+    decoded = images.decode(data, at_least=shrinking.at_least if shrinking else None)
+    conversions, (height, width) = decoded.conversions, decoded.size
+    if shrinking and min(decoded.size) > shrinking.short_side:
+        conversions += (SHRUNKEN,)
+        data, (height, width) = shrinking.encode(decoded.picture)
+    elif decoded.format not in _KEPT_FORMATS:
         conversions += (f"{decoded.format} stored as PNG",)
-    height, width = decoded.size
+    if conversions and SHRUNKEN not in conversions:
+        data = images.encode_png(decoded.pixels, compress_level=3)
     record = {
-        "image": images.encode_png(decoded.pixels, compress_level=3) if conversions else data,
+        "image": data,
         "label": file.label,
         "name": file.name,
         "height": height,
@@ -52,9 +62,11 @@ class RecordFormat:
 
     Args:
         label_names: Names of its classes.
+        shrinking: Told in the description.
     """
 
-    def __init__(self, label_names: Sequence[str]):
+    def __init__(self, label_names: Sequence[str], shrinking: Shrinking | None = None):
+        self._description = f"{_DESCRIPTION}, {shrinking}." if shrinking else f"{_DESCRIPTION}."
         self._features = tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Image(shape=(None, None, 3)),
@@ -110,7 +122,7 @@ class RecordFormat:
             )
             info = tfds.core.DatasetInfo(
                 builder=identity,
-                description="Images of a folder, made by gpstoken prepare_data.",
+                description=self._description,
                 features=self._features,
                 disable_shuffling=True,  # reading shuffles; on disk the order is that of the names
             )
@@ -123,6 +135,11 @@ class RecordFormat:
 def shard_name(split: str, shard: int, shards: int) -> str:
     """The name of a file of records, relative to the directory of the data set."""
     return f"{NAME}/{VERSION}/{NAME}-{split}.array_record-{shard:05d}-of-{shards:05d}"
+
+
+def described_shrinking(description: str) -> str:
+    """The words on how images were shrunken, of the description of a data set of ours."""
+    return description.strip().removeprefix(_DESCRIPTION).removesuffix(".")
 
 
 def escape_class(name: str) -> str:

@@ -27,7 +27,7 @@ from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manif
 
 KIND = "data set"  # of a directory that prepare_data makes
 _FILES_COMPARED = 1000
-_PLACES = ("folder", "list", "tfds_name", "tfds_dir")  # fields that name data
+_PLACES = ("folder", "list", "tars", "parquet", "tfds_name", "tfds_dir")  # fields that name data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,37 +265,74 @@ def data_paths(data_config: ConfigDict) -> list[str]:
     return [path for name in _PLACES if name != "tfds_name" and (path := data_config.get(name))]
 
 
-def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
-    """Opens the data set that a configuration names.
+class DataSet:
+    """The data set that a configuration names; its files are listed once for all splits.
 
     Args:
-        data_config: ConfigDict (or any object) with `folder`, `list`, `tfds_name`, `tfds_dir` and
-            `val_fraction`. One of `folder`, `list`, and one or both of the TFDS fields, is set.
-        split: "train", "val", "all", or for TFDS any split it understands, e.g. "train[:10%]".
-
-    Returns:
-        The source, never empty.
-
-    Raises:
-        ValueError: When no data set is named, two are, or the split does not exist or is empty.
-        FileNotFoundError: When the folder or the prepared data set does not exist.
+        data_config: ConfigDict (or any object) with `folder`, `list`, `tars`, `parquet`,
+            `tfds_name`, `tfds_dir` and `val_fraction`. One of the first four, or one or both of the
+            TFDS fields, is set.
     """
-    wants_tfds = bool(data_config.tfds_name or data_config.tfds_dir)
-    file_list = getattr(data_config, "list", None)  # which runs of earlier versions lack
-    kinds = {"a folder": data_config.folder, "a list": file_list, "a TFDS data set": wants_tfds}
-    given = [kind for kind, value in kinds.items() if value]
-    if len(given) != 1:
-        problem = f"both {' and '.join(given)} are given" if given else "no data given"
+
+    def __init__(self, data_config: Any):
+        self._config = data_config
+        self._listing: folder_lib.FolderListing | None = None
+
+    def open(self, split: str) -> FolderSource | TfdsSource:
+        """Opens a split: "train", "val", "all", or of TFDS any, e.g. "train[:10%]". Never empty.
+
+        Raises:
+            ValueError: When no data set is named, two are, or the split does not exist or is empty.
+            FileNotFoundError: When the folder or the prepared data set does not exist.
+        """
+        config, kind = self._config, self._kind()
+        if kind == "tfds":
+            return open_tfds(config.tfds_name, config.tfds_dir, split)
+        if self._listing is None:
+            self._listing = list_images(kind, getattr(config, kind), config.val_fraction)
+        return _open_listing(self._listing, split, kind)
+
+    def _kind(self) -> str:
+        config = self._config
+        kinds = {
+            "folder": ("a folder", config.folder),
+            # Runs of old versions lack the next three.
+            "list": ("a list", getattr(config, "list", None)),
+            "tars": ("tar shards", getattr(config, "tars", None)),
+            "parquet": ("parquet shards", getattr(config, "parquet", None)),
+            "tfds": ("a TFDS data set", config.tfds_name or config.tfds_dir),
+        }
+        given = [kind for kind, (_, place) in kinds.items() if place]
+        if len(given) == 1:
+            return given[0]
+        names = " and ".join(kinds[kind][0] for kind in given)
         raise ValueError(
-            f"{problem}: set one of data.folder=DIR (a directory of images), data.list=FILE (their "
-            "paths, one a line) and data.tfds_dir=DIR "
+            (f"both {names} are given" if given else "no data given")
+            + ": set one of data.folder=DIR (a directory of images), data.list=FILE (their paths, "
+            "one a line), data.tars, data.parquet and data.tfds_dir=DIR "
             "(made by `gpstoken prepare_data --folder DIR --output DATA_DIR`)"
         )
-    if wants_tfds:
-        return open_tfds(data_config.tfds_name, data_config.tfds_dir, split)
-    if file_list:
-        return open_list(file_list, split, data_config.val_fraction)
-    return open_folder(data_config.folder, split, data_config.val_fraction)
+
+
+def list_images(kind: str, place: str, val_fraction: float) -> folder_lib.FolderListing:
+    """Lists the images of a "folder", of a "list", or of shards: "tars" or "parquet".
+
+    Raises:
+        ValueError, OSError: As `folder.list_folder`, `folder.read_list`, `packed.list_packed`.
+    """
+    if kind == "folder":
+        return folder_lib.list_folder(place, val_fraction)
+    if kind == "list":
+        return folder_lib.read_list(place, val_fraction)
+    from gpstoken_jax.data import packed, parquet, tars
+
+    packing = tars.PACKING if kind == "tars" else parquet.PACKING
+    return packed.list_packed(place, packing, val_fraction)
+
+
+def open_source(data_config: Any, split: str) -> FolderSource | TfdsSource:
+    """Opens a split of the data set that a configuration names; see `DataSet`."""
+    return DataSet(data_config).open(split)
 
 
 def open_list(
@@ -365,14 +402,16 @@ def open_tfds(name: str | None, data_dir: str | None, split: str) -> TfdsSource:
         raise ValueError(f"split {split!r} of {builder.data_dir} is empty")
     label_key = "label" if "label" in features else None
     names = getattr(features[label_key], "names", ()) if label_key else ()
+    shrunken = ""
     if builder.name == "image_files":  # one of ours
-        from gpstoken_jax.data.records import unescape_class
+        from gpstoken_jax.data.records import described_shrinking, unescape_class
 
         names = map(unescape_class, names)
+        shrunken = described_shrinking(builder.info.description)
     name_key = next(
         (key for key in ("name", "file_name", "filename", "id") if key in features), None
     )
-    description = f"TFDS {builder.info.full_name}, split {split}: {len(records)} images"
+    description = f"TFDS {builder.info.full_name}, split {split}: {len(records)} images{shrunken}"
     files = builder.info.splits[split].file_instructions
     return TfdsSource(
         records,

@@ -35,7 +35,7 @@ _BUCKET_FIELDS = frozenset(  # of configs: places that may be in a bucket
     {"data.folder", "data.tfds_dir", "data.tokens", "data.val_tokens", "data.layouts"}
     | {"data.val_layouts", "init.source", "tokenizer"}
 )
-_DATA_FIELDS = ("folder", "list", "tfds_name", "tfds_dir")
+_DATA_FIELDS = ("folder", "list", "tars", "parquet", "tfds_name", "tfds_dir")
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 
 
@@ -45,7 +45,7 @@ def asks_for_help() -> bool:
 
 
 def define_data_flags() -> flags.FlagHolder:
-    """Defines ``--data.folder``, ``.list``, ``.tfds_name`` and ``.tfds_dir``."""
+    """Defines ``--data.folder`` and the other fields that name data."""
     return config_flags.DEFINE_config_dict(
         "data",
         ConfigDict({name: placeholder(str) for name in _DATA_FIELDS}),

@@ -22,12 +22,14 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from gpstoken_jax.runtime.storage import StorageError
+from gpstoken_jax.runtime.progress import Progress
+from gpstoken_jax.runtime.storage import StorageError, check_free_space
 
 _SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}  # the package, the extra that brings it
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # a drive has one letter
 _SCRATCH = "gpstoken-scratch-"
 _AT_ONCE = 16  # transfers
+_MB, _LARGE = 10**6, 10**8  # bytes; copying more of them shows its progress
 _YOUNG = 60.0  # seconds in which a scratch directory gets its lock
 Choose = Callable[[str], bool]
 
@@ -117,8 +119,24 @@ class RemoteFile(NamedTuple):
         return self.url
 
 
-def open_file(path: str | Path | RemoteFile, most: int | None = None) -> IO[bytes]:
-    """Opens a file for reading; one in a bucket is in memory, at most so many bytes of it."""
+class Packed:
+    """A file inside another one, for ``open_file`` and ``stat_file``."""
+
+    __slots__ = ()
+
+    def read(self, most: int | None = None) -> bytes:
+        """The content, or as much of it as is asked for."""
+        raise NotImplementedError
+
+    def stat(self) -> tuple[int, int]:
+        """Size in bytes, 0 if it is not known, and a date in nanoseconds."""
+        raise NotImplementedError
+
+
+def open_file(path: str | Path | RemoteFile | Packed, most: int | None = None) -> IO[bytes]:
+    """Opens a file for reading; one in a bucket or a file is in memory, at most so many bytes."""
+    if isinstance(path, Packed):
+        return io.BytesIO(path.read(most))
     if not isinstance(path, RemoteFile):
         return open(path, "rb")
     if not path.object.bytes:
@@ -127,8 +145,10 @@ def open_file(path: str | Path | RemoteFile, most: int | None = None) -> IO[byte
         return io.BytesIO(file_system(path.url).cat_file(path.url, end=most))
 
 
-def stat_file(path: str | Path | RemoteFile) -> tuple[int, int]:
+def stat_file(path: str | Path | RemoteFile | Packed) -> tuple[int, int]:
     """Size in bytes and date in nanoseconds; in a bucket those that the listing had."""
+    if isinstance(path, Packed):
+        return path.stat()
     if isinstance(path, RemoteFile):
         return path.object.bytes, int(path.object.written.timestamp() * 1e9)
     stat = os.stat(path)
@@ -153,7 +173,15 @@ def local(path: str | Path) -> Path:
 
 
 def download(url: str, directory: Path, objects: dict[str, Object]) -> None:
-    """Copies objects, by name below ``url``, to a local directory."""
+    """Copies objects, by name below ``url``, to a local directory.
+
+    Raises:
+      StorageError: if there is no room for them, or the bucket cannot be reached.
+    """
+    size = sum(found.bytes for found in objects.values())
+    remedy = "set TMPDIR to a place on a larger disk"
+    check_free_space(directory, size, f"a copy of {url} takes", remedy)
+    progress, done = Progress(size // _MB, label=f"copying {url}: ", unit="MB"), []
 
     def get(name: str) -> None:
         if name and any(part in ("", ".", "..") for part in name.split("/")):
@@ -164,6 +192,9 @@ def download(url: str, directory: Path, objects: dict[str, Object]) -> None:
             file_system(url).get_file(f"{url}/{name}" if name else url, str(path))
         seconds = objects[name].written.timestamp()
         os.utime(path, (seconds, seconds))
+        done.append(objects[name].bytes)
+        if size > _LARGE:
+            progress.advance(sum(done) // _MB - progress.done)
 
     each(get, objects)
 

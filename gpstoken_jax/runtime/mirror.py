@@ -115,12 +115,12 @@ class Mirror(Place):
 
     def pull(self) -> None:
         """Copies what is new in the bucket, or what others have written again."""
-        found = buckets.list_objects(self._url)
-        if "" in found:
-            raise StorageError(f"{self._url} is an object, not a directory: give another place")
-        found = {name: o for name, o in found.items() if not name.startswith(f"{_LEASES}/")}
-        wanted = self._choose(found) if self._choose else bool
         with self._busy:
+            found = buckets.list_objects(self._url)
+            if "" in found:
+                raise StorageError(f"{self._url} is an object, not a directory: give another place")
+            found = {name: o for name, o in found.items() if not name.startswith(f"{_LEASES}/")}
+            wanted = self._choose(found) if self._choose else bool
             new = {
                 name: o
                 for name, o in found.items()

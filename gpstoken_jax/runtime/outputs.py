@@ -107,6 +107,7 @@ class Output:
     _files: dict[str, FileRecord]
     _journal: IO[bytes] = field(repr=False)
     _place: Place = field(repr=False)
+    _removed: set[str] = field(default_factory=set)  # by this process, whoever wrote them
 
     def has(self, name: str) -> bool:
         """Tells whether a file was written, whole, by this or an earlier call of the command."""
@@ -172,7 +173,33 @@ class Output:
             raise OutputError(f"{self.directory / name} was not written by this program")
         (self.directory / name).unlink(missing_ok=True)
         self._files.pop(name)
+        self._removed.add(name)
         self._append({"name": name})
+
+    @contextlib.contextmanager
+    def only_one(self) -> Iterator[bool]:
+        """Tells one of several processes that are done with their parts that it is to finish.
+
+        False while another one is at it. Files that others wrote in the meantime are known from
+        here on.
+        """
+        with (self.directory / MANIFEST).open("rb") as manifest:
+            try:
+                fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:  # a file system without locks
+                pass
+            self._update()
+            yield True
+
+    def _update(self) -> None:
+        self.gather()
+        mine = self._journal.name
+        others = [path for path in _journals(self.directory) if str(path) != mine]
+        theirs = _read_journals(self.directory, others, {})
+        self._files |= {name: theirs[name] for name in theirs.keys() - self._removed}
 
     def share(self) -> None:
         """Copies what was written to the bucket, if the directory is in one, for the others."""
@@ -191,10 +218,7 @@ class Output:
         Raises:
           DamagedFileError: if a file is not what was written.
         """
-        self.gather()
-        mine = self._journal.name
-        others = [path for path in _journals(self.directory) if str(path) != mine]
-        self._files |= _read_journals(self.directory, others, {})
+        self._update()
         manifest = Manifest(
             self.directory,
             *self._header,
@@ -242,6 +266,7 @@ class Output:
     def _record(self, name: str, record: FileRecord) -> None:
         self._append({"name": name, "bytes": record.bytes, "sha256": record.sha256})
         self._files[name] = record
+        self._removed.discard(name)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         """Adds a line to the journal; before a file appears, so that it is always known as ours."""
@@ -385,23 +410,23 @@ def fingerprint_files(
     Raises:
       OSError: if a file cannot be read.
     """
-    digest, files = sha256(), list(files)
-    if not content:
-        _wait_for_another_date(path for _, path in files)
+    digest, newest = sha256(), 1
     for name, path in files:
         size, date = stat_file(path)
+        newest = max(newest, date)
         state = digest_file(path) if content else str(date)
         digest.update(f"{name!r} {size} {state}\n".encode("utf-8", "surrogatepass"))
+    if not content:
+        _wait_for_another_date(newest)
     return ("content " if content else "dates ") + digest.hexdigest()[:32]
 
 
-def _wait_for_another_date(paths: Iterable[str | Path | RemoteFile]) -> None:
-    """Waits until a file that changes from now on gets a date that none of these has.
+def _wait_for_another_date(newest: int) -> None:
+    """Waits until a file that changes from now on gets another date than the newest, in ns.
 
     Where file systems have dates of whole seconds, or two, one that was just written could change
     and keep its date.
     """
-    newest = max((stat_file(path)[1] for path in paths), default=1)
     age = time.time() - newest / 1e9
     if newest % 10**9 == 0 and 0 <= age < _COARSEST_DATE:
         time.sleep(_COARSEST_DATE - age)

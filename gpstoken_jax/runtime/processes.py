@@ -111,6 +111,36 @@ def _number(name: str, value: int | None, variable: str) -> int:
     return int(text)
 
 
+def share_of_array(given: str | None) -> tuple[int, int]:
+    """The share of the work of one of several processes that know nothing of each other.
+
+    Args:
+      given: ``"I/N"``, share I, from 0, of N; None is that of a task of a SLURM array, where there
+        is one.
+
+    Returns:
+      The number of the share and how many there are; (0, 1) alone.
+
+    Raises:
+      ValueError: for anything else, or an array that was given with gaps.
+    """
+    if given is None:
+        names = ("ID", "MIN", "MAX", "COUNT")
+        texts = [os.environ.get(f"SLURM_ARRAY_TASK_{name}", "") for name in names]
+        if not all(text.isdecimal() for text in texts):
+            return 0, 1
+        number, first, last, count = map(int, texts)
+        if last - first + 1 != count:
+            raise ValueError(
+                f"the SLURM array has {count} tasks from {first} to {last}: give one without gaps, "
+                "or --share=I/N"
+            )
+        return number - first, count
+    if not (match := re.fullmatch(r"(\d+)/(\d+)", given)) or int(match[1]) >= int(match[2]):
+        raise ValueError(f"--share={given} must be I/N, with I from 0 to N - 1")
+    return int(match[1]), int(match[2])
+
+
 def is_first() -> bool:
     """True in process 0: the one that prints, logs and writes checkpoints."""
     return jax.process_index() == 0

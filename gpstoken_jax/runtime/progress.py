@@ -23,12 +23,14 @@ class Progress:
       done: of them.
       label: before each line.
       later: work of the parts that follow, in images of this one.
+      unit: what is counted.
     """
 
     total: int
     done: int = 0
     label: str = ""
     later: float = 0.0
+    unit: str = "images"
     _start: float = field(default_factory=time.perf_counter, repr=False)
     _last: float = field(default=0.0, repr=False)
     _before: int = field(default=0, repr=False)
@@ -45,7 +47,8 @@ class Progress:
             self._last = now
             speed = max(self.done - self._before, 1e-9) / (now - self._start)
             eta = format_seconds((self.total - self.done + self.later) / speed)
-            line = f"{self.done}/{self.total} images  {format_speed(speed)}  ETA {eta}"
+            speed = format_speed(speed, self.unit)
+            line = f"{self.done}/{self.total} {self.unit}  {speed}  ETA {eta}"
             print(f"{self.label}{line}", flush=True)
 
 
@@ -108,10 +111,10 @@ def announced(
     return function if name is None else call
 
 
-def format_speed(images_per_second: float) -> str:
+def format_speed(images_per_second: float, unit: str = "images") -> str:
     """E.g. "12.3 images/s", or what says more of a slow model: "0.1 images/s (8.3 s each)"."""
     seconds = f" ({1 / images_per_second:.1f} s each)" if images_per_second < 1 else ""
-    return f"{images_per_second:.1f} images/s{seconds}"
+    return f"{images_per_second:.1f} {unit}/s{seconds}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -17,8 +17,8 @@ from gpstoken_jax.training.step import one_copy
 class Preview:
     """Reconstructs the first few held-out images; they are read at the first call."""
 
-    def __init__(self, model: GPSToken, config: ConfigDict):
-        self._config = config
+    def __init__(self, model: GPSToken, config: ConfigDict, images: data.DataSet):
+        self._config, self._data = config, images
         self._images = None
 
         def reconstruct(params, images):
@@ -45,7 +45,7 @@ class Preview:
         )
 
     def _read(self) -> np.ndarray:
-        source = data.open_source(self._config.data, self._config.data.eval_split)
+        source = self._data.open(self._config.data.eval_split)
         count = min(self._config.log.images, len(source))
         batches = data.eval_batches(source, self._config.data, self._config.model.image_size, count)
         return next(iter(batches))["image"]

@@ -63,17 +63,18 @@ class TokenizerTask(Task):
             "discriminator_learning_rate": discriminator,
             "gan_start": np.int32(start),
         }
-        self._preview = Preview(self.model, config)
-        self._validation = Validation(self.model, config)
+        self._data = data.DataSet(config.data)
+        self._preview = Preview(self.model, config, self._data)
+        self._validation = Validation(self.model, config, self._data)
 
     def num_updates(self) -> int:
         return int(autoencoder_updates(self.config.train.steps, self.config))
 
     def open_batches(self) -> data.TrainBatches:
-        return open_images(self.config)
+        return open_images(self._data, self.config)
 
     def describe_data(self) -> dict[str, Any]:
-        return likeness(data.open_source(self.config.data, self.config.data.train_split))
+        return likeness(self._data.open(self.config.data.train_split))
 
     def init_params(self, key: PRNGKeyArray) -> Params:
         return init_params(self.model, key)
@@ -203,7 +204,7 @@ class TokenizerTask(Task):
 
     def held_out_metrics(self) -> tuple[str, ...]:
         """``val_psnr``, ``val_ssim`` and, if a loss, ``val_lpips``."""
-        if not has_held_out(self.config.data):
+        if not has_held_out(self._data, self.config.data):
             return ()
         names = ("val_psnr", "val_ssim", "val_lpips")
         return names if self.config.loss.lpips_weight else names[:2]
@@ -214,7 +215,7 @@ class TokenizerTask(Task):
         return self._validation(one_copy(state.ema_params), lpips_weights)
 
     def preview(self, state: TokenizerState) -> UInt8[np.ndarray, "h w 3"] | None:
-        return self._preview(state) if has_held_out(self.config.data) else None
+        return self._preview(state) if has_held_out(self._data, self.config.data) else None
 
 
 def draw_num_tokens(config: ConfigDict, step: int) -> int:
@@ -248,14 +249,14 @@ def create_task(config: ConfigDict) -> TokenizerTask:
     return TokenizerTask(config)
 
 
-def has_held_out(config: ConfigDict) -> bool:
+def has_held_out(images: data.DataSet, config: ConfigDict) -> bool:
     """Tells whether the data has the split for evaluation; a folder may do without.
 
     Raises:
       ValueError: if it should have one; says what to do.
     """
     try:
-        data.open_source(config, config.eval_split)
+        images.open(config.eval_split)
     except ValueError as error:
         if config.folder and not config.val_fraction:
             return False
@@ -266,13 +267,13 @@ def has_held_out(config: ConfigDict) -> bool:
     return True
 
 
-def open_images(config: ConfigDict) -> data.TrainBatches:
+def open_images(images: data.DataSet, config: ConfigDict) -> data.TrainBatches:
     """This process's share of the training images.
 
     Raises:
       ValueError: if there are no images.
     """
-    source = data.open_source(config.data, config.data.train_split)
+    source = images.open(config.data.train_split)
     print(source.description)
     return data.train_batches(
         source,

@@ -25,8 +25,8 @@ class Validation:
     The images are those that ``config.data.eval_split`` names, at most ``config.eval.max_images``.
     """
 
-    def __init__(self, model: GPSToken, config: ConfigDict):
-        self._config = config
+    def __init__(self, model: GPSToken, config: ConfigDict, images: data.DataSet):
+        self._config, self._data = config, images
         self._batches = None
 
         def measure(params, images, lpips_weights):
@@ -51,7 +51,7 @@ class Validation:
         """The batches, all of one shape; they are read once and kept."""
         if self._batches is None:
             config = self._config
-            source = data.open_source(config.data, config.data.eval_split)
+            source = self._data.open(config.data.eval_split)
             share = config.eval.batch_size * jax.process_count()
             images = min(config.eval.get("max_images", 512) or len(source), len(source))
             batches = data.eval_batches(

@@ -388,3 +388,15 @@ def test_an_unknown_resize_is_refused_before_anything_is_read():
         data.train_batches(Photos(3), settings, 8, 2, seed=0)
     with pytest.raises(ValueError, match=r"data\.resize='nearest'"):
         data.eval_batches(Photos(3), settings, 8, 2)
+
+
+@pytest.mark.parametrize("batch_mb", [1, 50])
+@pytest.mark.parametrize("workers", [1, 2, 8, 40])
+def test_threads_and_cache_are_shared_out_among_workers(batch_mb, workers, monkeypatch):
+    monkeypatch.setattr(loader, "available_cores", lambda: 16)
+    threads = loader.ReadAhead(num_workers=workers).threads(batch_mb * 2**20)
+    assert threads >= 1 and threads * workers <= max(16, workers)
+    assert threads == 1 or 2 * threads * batch_mb <= 192
+    budget = loader._budget(config(cache_mb=1024, num_workers=workers))
+    assert budget <= 256 and budget * workers <= 1024
+    assert loader.ReadAhead(num_workers=workers, num_threads=5).threads(2**30) == 5  # as asked for

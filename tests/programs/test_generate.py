@@ -17,10 +17,12 @@ from gpstoken_jax.generation.layouts import Layouts, open_layouts, write_layouts
 from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import create_sit, init_params
 from gpstoken_jax.generator import Generator, Pipeline
+from gpstoken_jax.runtime.buckets import file_system
 from gpstoken_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import open_tokens
+from tests import emulators
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +111,32 @@ def test_images_of_every_class_with_tokens_and_a_record(made, random_run):
     assert example.name == "dog/000001.png"
     pixels = tokenizer.decode(example.tokens[None].repeat(4, 0), uint8=True)[0]
     np.testing.assert_array_equal(np.asarray(Image.open(output / example.name)), pixels)
+
+
+def test_a_bucket_gets_the_same_files_and_only_what_is_missing_again(
+    made, generator, random_run, program
+):
+    output, _, arguments = made
+
+    def run():
+        where = f"--generator={generator}", f"--tokenizer={random_run}", f"--output={place}"
+        return program("generate", *where, f"--steps={STEPS}", *arguments)
+
+    def there():
+        changing = ("generation.json", "manifest.json", "tokens/manifest.json")
+        return {k: v for k, v in emulators.contents(place).items() if k not in changing}
+
+    with emulators.bucket("s3") as bucket:
+        place = f"{bucket}/made"
+        run()
+        files = {str(p.relative_to(output)): p for p in output.rglob("*") if p.is_file()}
+        wanted = {name: files[name].read_bytes() for name in there()}
+        assert files.keys() == emulators.contents(place).keys()
+        assert there() == wanted
+        last = max(name for name in wanted if name.endswith(".safetensors"))
+        file_system(place).rm_file(f"{place}/{last}")
+        assert "2 of 3 batches are there already" in run()
+        assert there() == wanted
 
 
 def test_an_interrupted_run_makes_only_what_is_missing(made, run):

@@ -4,6 +4,7 @@ import fsspec
 import pytest
 
 from gpstoken_jax.runtime import buckets
+from gpstoken_jax.runtime.outputs import open_output
 from tests import emulators
 
 
@@ -51,3 +52,26 @@ def test_a_bucket_that_is_not_there_is_named(bucket):
     missing = bucket.replace("bucket", "another-bucket") + "/place"
     with pytest.raises(OSError, match=f"{missing}"):
         buckets.fetch(missing)
+
+
+def test_a_copy_needs_room_and_a_large_one_shows_its_progress(
+    bucket, monkeypatch, capsys, tmp_path
+):
+    put(f"{bucket}/large", **dict.fromkeys("abc", bytes(700_000)))
+    listed = buckets.list_objects(f"{bucket}/large")
+    monkeypatch.setattr(buckets, "_LARGE", 10**6)
+    buckets.download(f"{bucket}/large", tmp_path, listed)
+    assert f"copying {bucket}/large: 2/2 MB  " in capsys.readouterr().out
+    huge = {name: found._replace(bytes=10**18) for name, found in listed.items()}
+    with pytest.raises(buckets.StorageError, match=rf"{bucket}/large takes .*: free .*TMPDIR"):
+        buckets.download(f"{bucket}/large", tmp_path, huge)
+
+
+def test_an_output_is_written_and_opened_again(bucket):
+    for expected in (False, True):
+        with open_output(f"{bucket}/output", "things", {"of": 1}) as output:
+            assert output.has("sub/a") == output.complete == expected
+            if not expected:
+                output.write("sub/a", "1")
+                output.finish()
+    assert emulators.contents(f"{bucket}/output").keys() == {"sub/a", "manifest.json"}

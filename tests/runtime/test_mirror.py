@@ -207,6 +207,25 @@ def test_what_cannot_be_copied_is_kept_and_named(objects, monkeypatch):
     shutil.rmtree(kept.parent)
 
 
+def test_a_bucket_that_stays_away_ends_the_work(objects, monkeypatch):
+    monkeypatch.setattr(mirror, "PAUSE", 0.01)
+    output = open_output(URL, "things", {})
+    pipe_file = objects.pipe_file
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(objects, "pipe_file", fail)
+    output.write("a", "1", durable=False)
+    with pytest.raises(OSError, match="no network"):
+        for number in range(1000):
+            time.sleep(0.01)
+            output.write(f"b{number}", "2", durable=False)
+    objects.pipe_file = pipe_file  # it is back
+    output.close()
+    assert objects.contents()["a"] == b"1"
+
+
 def test_scratch_of_killed_processes_is_swept_away(monkeypatch, tmp_path):
     monkeypatch.setattr(buckets.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(buckets, "_YOUNG", -1.0)
