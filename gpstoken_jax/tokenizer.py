@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -143,7 +143,8 @@ class Tokenizer:
         if focus is not None:
             bias = strength_to_bias(_strength(focus, size), self.config.partition.weight)
             inputs["bias"] = np.broadcast_to(bias, batch.shape[:3])
-        layout, tokens = self._functions.encode(num_tokens)(inputs)
+        settings = _Settings.of(self.model, {**self.config.partition, "num_tokens": num_tokens})
+        layout, tokens = _encoder(settings)(self.params, inputs)
         if not batched:
             layout, tokens = layout[0], tokens[0]
         return Tokens.of(tokens, size), layout
@@ -185,7 +186,7 @@ class Tokenizer:
             raise ValueError("there are tokens with values that are not finite")
         way = high_resolution or self.config.get("eval", {}).get("high_resolution", "merged")
         batch = array if array.ndim == 3 else array[None]
-        images = self._functions.decode(tiles, way)(batch)
+        images = _decoder(_Settings.of(self.model, {}), tiles, way)(self.params, batch)
         images = images if array.ndim == 3 else images[0]
         return to_uint8(images) if uint8 else images
 
@@ -204,34 +205,41 @@ class Tokenizer:
         table = tokenizer_table(self.config.model)
         pretrained.save(directory, self.config, table, self.params, self.step, dtype)
 
-    @functools.cached_property
-    def _functions(self) -> "_Compiled":
-        return _Compiled(self.model, self.params, self.config)
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """A model and a partition as they are now, compared by what they say."""
+
+    text: str
+    model: GPSToken = dataclasses.field(compare=False)
+    partition: Mapping[str, Any] = dataclasses.field(compare=False)
+
+    @classmethod
+    def of(cls, model: GPSToken, partition: Mapping[str, Any]) -> Self:
+        config = model.config.copy_and_resolve_references()
+        text = f"{type(model)} {config.to_json(sort_keys=True)} {sorted(partition.items())}"
+        return cls(text, model.clone(config=config), partition)
 
 
-class _Compiled:
-    """Encoder and decoder on all devices, compiled once for every shape and setting."""
+# Encoders and decoders on all devices, compiled once for every shape and setting: whatever weights
+# they have, as several checkpoints of one training.
 
-    def __init__(self, model: GPSToken, params: Any, config: ConfigDict):
-        self._model, self._params, self._partition = model, params, config.partition
 
-    @functools.cache  # noqa: B019 - lives as long as the tokenizer
-    def encode(self, num_tokens: int) -> Callable[..., Any]:
-        partition = self._partition.copy_and_resolve_references()
-        partition.num_tokens = num_tokens
+@functools.lru_cache(maxsize=32)
+def _encoder(settings: _Settings) -> Callable[..., Any]:
+    def run(params, inputs):
+        images, bias = inputs["images"], inputs.get("bias")
+        return encode_images(settings.model, params, images, bias=bias, **settings.partition)
 
-        def run(params, inputs):
-            images, bias = inputs["images"], inputs.get("bias")
-            return encode_images(self._model, params, images, bias=bias, **partition)
+    return spread(run, "the encoder")
 
-        return spread(run, self._params, "the encoder")
 
-    @functools.cache  # noqa: B019 - lives as long as the tokenizer
-    def decode(self, tiles: tuple[int, int], way: str) -> Callable[..., np.ndarray]:
-        def run(params, tokens):
-            return decode_images(self._model, params, tokens, tiles, way=way).images
+@functools.lru_cache(maxsize=32)
+def _decoder(settings: _Settings, tiles: tuple[int, int], way: str) -> Callable[..., np.ndarray]:
+    def run(params, tokens):
+        return decode_images(settings.model, params, tokens, tiles, way=way).images
 
-        return spread(run, self._params, "the decoder")
+    return spread(run, "the decoder")
 
 
 def _strength(focus: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:

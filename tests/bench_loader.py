@@ -24,6 +24,7 @@ from gpstoken_jax import data
 from gpstoken_jax.configs import common
 from gpstoken_jax.data import demo, folder, prepare
 from gpstoken_jax.data.loader import available_cores
+from gpstoken_jax.data.shrinking import Shrinking
 
 SIZE = (500, 375)
 BATCH = 32
@@ -98,7 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         photos, prepared = Path(directory, "photos"), Path(directory, "prepared")
         make_photos(photos, options.photos, options.images)
-        prepare.prepare(folder.list_folder(photos), prepared)
+        prepare.prepare(folder.list_folder(photos), prepared, shrinking=Shrinking(256))
         reading = options.threads, options.workers
         ways = {
             f"JPEG files, resize={resize}": ours(*reading, folder=str(photos), resize=resize)

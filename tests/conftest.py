@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import contextlib
+import gc
 import inspect
 import io
 import os
@@ -15,16 +16,20 @@ from absl import flags, logging
 
 import gpstoken_jax
 from gpstoken_jax.configs import tiny
+from gpstoken_jax.runtime.platforms import tracing_for
 from tests.random_run import write_random_run
 
 ROOT = Path(__file__).parents[1]
 # Modules that absl takes a program's flags for those of: its own, and what runs and reads it.
 _OF_PROGRAMS = ("gpstoken_jax.", "run_", "runpy", "ml_collections.", "absl.flags.")
-# Compiled programs are shared by all tests, the processes that they start, and the next run.
+# Compiled programs are shared by all tests, the processes that they start, and the next run; small
+# ones, too: to compile one takes 50 ms of processor time, to read it 10.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+# Tracing makes millions of objects that stay: to look through them less often saves a tenth of it.
+gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +39,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts slow files first, so that the last worker does not end with one alone."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cpu_alone():
+    """Nothing is traced for a GPU where there is none; see tests/runtime/test_platforms.py."""
+    platforms = {device.platform for device in jax.devices()}
+    with tracing_for(platforms.pop() if len(platforms) == 1 else None):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -260,9 +260,9 @@ def _open_tokenizer(
     rates = {}
     if settings.bits:
         partition = config.partition.copy_and_resolve_references()
-        encode = spread(lambda p, images: encode_images(model, p, images, **partition)[1], params)
+        encode = spread(lambda p, images: encode_images(model, p, images, **partition)[1])
         some = batches(range(min(FITTED_IMAGES, len(source))))
-        rates = fit_rates(encode, some, settings.bits, len(source))
+        rates = fit_rates(partial(encode, params), some, settings.bits, len(source))
         described["bits"] = ", ".join(map(str, settings.bits))
     methods = tokenizer_methods(
         model,

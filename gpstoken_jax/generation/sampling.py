@@ -92,7 +92,7 @@ class BatchSampler:
                 batch.get("cond"),
             )
 
-        self._run = spread(run, params, "the sampler")
+        self._run = partial(spread(run, "the sampler"), params)
 
     def __call__(
         self,

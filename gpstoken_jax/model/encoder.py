@@ -91,7 +91,11 @@ class Encoder(nn.Module):
         if self.condition == "image":
             boxes = jnp.broadcast_to(jnp.array([-1.0, -1.0, 1.0, 1.0]), boxes.shape)
         pixels = boxes_to_pixels(boxes, *features.shape[1:3])
-        rois = roi_align(features, pixels, (self.roi_size, self.roi_size))
+        size = (self.roi_size, self.roi_size)
+        if self.is_initializing():  # parameters depend on its shape alone
+            rois = jnp.zeros((*boxes.shape[:2], *size, self.channels), features.dtype)
+        else:
+            rois = roi_align(features, pixels, size)
         return BlockConditions(self.width, self.depth, self.dtype, name="conditions")(rois)
 
 

@@ -22,6 +22,7 @@ from gpstoken_jax.partition.complexity import complexities
 from gpstoken_jax.partition.geometry import regions_to_boxes, regions_to_geometry
 from gpstoken_jax.partition.host import check_shape
 from gpstoken_jax.partition.regions import RegionTable, region_table
+from gpstoken_jax.runtime.platforms import by_platform
 
 # Regions whose 64 x 64 pixels are in memory at once: 1 MB an array suits a CPU's cache, else 67 MB.
 _CPU_CHUNK, _CHUNK = 64, 4096
@@ -60,7 +61,7 @@ def partition_jit(
         chosen = jnp.zeros((len(grey), 1), jnp.int32)
     else:
         choose = partial(_chosen_rows, region_table(height, width, min_size), num_tokens, weight)
-        chosen = lax.platform_dependent(
+        chosen = by_platform(
             lax.stop_gradient((grey, bias)),
             cpu=partial(choose, lazy=True, chunk=_CPU_CHUNK),
             default=partial(choose, lazy=False, chunk=_CHUNK),

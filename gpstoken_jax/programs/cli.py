@@ -76,6 +76,16 @@ def define_process_flags() -> None:
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
+def define_share_flag() -> flags.FlagHolder:
+    """Defines ``--share``, for ``processes.share_of_array``."""
+    return flags.DEFINE_string(
+        "share",
+        None,
+        "I/N: make share I, from 0, of N; tasks of a SLURM array know theirs. All write into one "
+        "--output, and the last one finishes it.",
+    )
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, in the user's cache directory.
 

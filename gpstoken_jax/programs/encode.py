@@ -8,6 +8,7 @@ The same command again goes on where it was interrupted. What it writes: see doc
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -69,6 +70,7 @@ VERIFY = flags.DEFINE_bool(
     "Know images by their content, not by size and date, and check what is there; from the first "
     "call on.",
 )
+SHARE = cli.define_share_flag()
 SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images a file.", lower_bound=1)
 
 
@@ -80,6 +82,7 @@ def main() -> None:
     check_sizes(batch_size)
     settings = describe(tokenizer, images)
     digest = source.fingerprint(content=VERIFY.value)
+    share, shares = processes.share_of_work(SHARE.value)
 
     def open_writer(overwrite: bool) -> TokenWriter:
         return TokenWriter(
@@ -92,8 +95,8 @@ def main() -> None:
             made_from={"images": digest, "split": IMAGES.split.value},
             inputs=data.data_paths(tokenizer.config.data),
             overwrite=overwrite,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=share,
+            process_count=shares,
         )
 
     writer = processes.in_first(lambda: open_writer(OVERWRITE.value)) or open_writer(False)
@@ -110,18 +113,24 @@ def main() -> None:
     batches = images.batches(positions)
     notes = {}
     stream = encoded(batches, tokenizer, images, Progress(len(positions)), notes)
-    for shard in todo:
-        parts = [next(stream) for _ in range(-(-len(writer.shards[shard]) // batch_size))]
-        rows, names, unreadable = join(parts, writer.shards[shard])
-        reasons = {name: batches.unreadable.reasons.get(name, "") for name in unreadable}
-        writer.write(shard, rows, names, reasons)
+    with contextlib.closing(writer):
+        for shard in todo:
+            parts = [next(stream) for _ in range(-(-len(writer.shards[shard]) // batch_size))]
+            rows, names, unreadable = join(parts, writer.shards[shard])
+            reasons = {name: batches.unreadable.reasons.get(name, "") for name in unreadable}
+            writer.write(shard, rows, names, reasons)
 
-    # ---- The index, once every process is done --------------------------------------------------
-    if not processes.is_first():
-        writer.close()
-    processes.wait_for_all("shards written")
-    if processes.is_first():
-        summarise(writer.finish(notes), writer.directory)
+        # ---- The index, once every process is done ----------------------------------------------
+        if not processes.is_first():
+            writer.close()
+        processes.wait_for_all("shards written")
+        if processes.is_first():
+            alone = shares > jax.process_count()  # of an array: others may not be done
+            index = writer.finish_if_all_there(notes) if alone else writer.finish(notes)
+            if index is None:
+                print(f"share {share} of {shares} is written; the last one finishes the tokens")
+            else:
+                summarise(index, writer.directory)
 
 
 def check_sizes(batch_size: int) -> None:

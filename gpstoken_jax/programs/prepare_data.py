@@ -62,12 +62,7 @@ _RESIZE = flags.DEFINE_enum(
 _WORKERS = flags.DEFINE_integer(
     "workers", 0, "Processes that read and write; 0 is one a core.", lower_bound=0
 )
-_SHARE = flags.DEFINE_string(
-    "share",
-    None,
-    "I/N: write share I, from 0, of N; tasks of a SLURM array know theirs. All write into one "
-    "--output.",
-)
+_SHARE = cli.define_share_flag()
 
 
 def main() -> None:

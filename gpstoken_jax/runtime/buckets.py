@@ -16,10 +16,11 @@ import re
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from threading import Thread
 from typing import IO, Any, NamedTuple
 
 from gpstoken_jax.runtime.progress import Progress
@@ -35,10 +36,11 @@ Choose = Callable[[str], bool]
 
 
 class Object(NamedTuple):
-    """Size in bytes of an object, and when it was written."""
+    """Size in bytes of an object, when it was written, and what changes with every writing."""
 
     bytes: int
     written: datetime
+    tag: str
 
 
 def is_url(path: str | Path) -> bool:
@@ -69,7 +71,7 @@ def check_url(path: str | Path) -> str:
 def fetch(path: str | Path, choose: Callable[[Iterable[str]], Choose] | None = None) -> Path:
     """A local path as it is, its home expanded; of a place in a bucket, a copy on a local disk.
 
-    The copy is made once a process, and its files have the objects' dates.
+    A process copies what has not changed once; the files have the objects' dates.
 
     Args:
       path: a file or a directory.
@@ -80,17 +82,20 @@ def fetch(path: str | Path, choose: Callable[[Iterable[str]], Choose] | None = N
       ValueError: for a scheme that there is not.
       StorageError: if the bucket cannot be reached.
     """
-    return _fetch(check_url(path), choose) if is_url(path) else Path(path).expanduser()
-
-
-@functools.cache
-def _fetch(url: str, choose: Callable[[Iterable[str]], Choose] | None) -> Path:
-    objects, local = list_objects(url), scratch_of(url)
+    if not is_url(path):
+        return Path(path).expanduser()
+    url = check_url(path)
+    objects = list_objects(url)
     if not objects:
         raise FileNotFoundError(f"there is nothing at {url}")
     wanted = choose(objects) if choose else bool
-    download(url, local, {name: objects[name] for name in objects if wanted(name or url)})
-    return local
+    objects = {name: found for name, found in objects.items() if wanted(name or url)}
+    before, copy = _copies.get(url, ({}, Path()))
+    if before != objects:
+        copy = scratch_of(url)
+        download(url, copy, objects)
+        _copies[url] = objects, copy
+    return copy
 
 
 def list_objects(url: str) -> dict[str, Object]:
@@ -103,7 +108,11 @@ def list_objects(url: str) -> dict[str, Object]:
     with speaking_of(url):
         found = file_system(url).find(url, detail=True)
     return {
-        name[start:]: Object(entry["size"], entry.get("LastModified") or entry["mtime"])
+        name[start:]: Object(
+            entry["size"],
+            entry.get("LastModified") or entry["mtime"],
+            str(entry.get("ETag") or entry.get("generation")),
+        )
         for name, entry in sorted(found.items())
         if entry["type"] == "file" and not name.endswith("/")  # consoles mark folders so
     }
@@ -200,10 +209,28 @@ def download(url: str, directory: Path, objects: dict[str, Object]) -> None:
 
 
 def each(function: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Calls a function with every item, several at once."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(function, items):
-            pass
+    """Calls a function with every item, several at once; raises the first error.
+
+    A process can end while calls hang in a network, which one with an executor waits for.
+    """
+    left, errors = deque(items), []
+
+    def work() -> None:
+        while left and not errors:
+            with contextlib.suppress(IndexError):  # another thread took the last
+                item = left.popleft()
+                try:
+                    function(item)
+                except BaseException as error:
+                    errors.append(error)
+
+    threads = [Thread(target=work, daemon=True) for _ in range(min(_AT_ONCE, len(left)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def file_system(url: str) -> Any:
@@ -234,6 +261,7 @@ def speaking_of(url: str) -> Iterator[None]:
 # ---- Scratch ------------------------------------------------------------------------------------
 
 _urls: dict[str, str] = {}  # by scratch directory, for messages
+_copies: dict[str, tuple[dict[str, Object], Path]] = {}  # of places, with what was copied
 
 
 def scratch_of(url: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gpstoken_jax.runtime.platforms import tracing_for
 from gpstoken_jax.runtime.progress import announced
 
 Tree = Any
@@ -44,7 +45,8 @@ def map_over_devices(
     split = donate_first
 
     def packed(donated: tuple[Tree, ...], kept: tuple[Tree, ...]) -> Tree:
-        return function(*donated, *kept)
+        with tracing_for((devices or jax.local_devices())[0].platform):
+            return function(*donated, *kept)
 
     packed.__name__ = getattr(function, "__name__", "function")  # what profiles show
     mapped = jax.pmap(
@@ -67,21 +69,20 @@ def map_over_devices(
 
 
 def spread(
-    function: Callable[[Any, Tree], Tree], params: Any, name: str | None = None
-) -> Callable[[Tree], Tree]:
+    function: Callable[[Any, Tree], Tree], name: str | None = None
+) -> Callable[[Any, Tree], Tree]:
     """``function(params, batch)`` with the batch shared out; a short batch is filled up.
 
     Args:
       function: of parameters and a tree of arrays [b, ...], one device's share, to another such.
-      params: the same on every device.
       name: see ``map_over_devices``.
 
     Returns:
-      The same of a tree of NumPy arrays [B, ...].
+      The same of parameters, which are copied to every device, and a tree of NumPy arrays [B, ...].
     """
     mapped = map_over_devices(function, (None, 0), devices=jax.local_devices(), name=name)
 
-    def run(batch: Tree) -> Tree:
+    def run(params: Any, batch: Tree) -> Tree:
         count = len(jax.tree.leaves(batch)[0])
         shards = mapped(params, jax.tree.map(share_out, batch))
         return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:count], shards)

@@ -175,8 +175,9 @@ class Mirror(Place):
         if self._stop.is_set():
             return
         self._stop.set()
-        self._thread.join()
         try:
+            self._lease.check()  # else calls may hang, and what they do does not matter
+            self._thread.join()
             self.push()
         except LeaseError:
             raise
@@ -303,8 +304,8 @@ class Lease:
     def release(self) -> None:
         """Gives the place free."""
         self._stop.set()
-        self._thread.join()
         if time.monotonic() < self._until:
+            self._thread.join()
             self._until = 0.0
             with contextlib.suppress(OSError):  # it runs out by itself
                 _remove(self._path(self._number))

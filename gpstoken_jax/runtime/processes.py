@@ -141,6 +141,20 @@ def share_of_array(given: str | None) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def share_of_work(given: str | None) -> tuple[int, int]:
+    """The share of this process: one of several that work as one, or ``share_of_array``.
+
+    Raises:
+      ValueError: as of that, or if both are asked for.
+    """
+    share = share_of_array(given)
+    if jax.process_count() == 1:
+        return share
+    if share[1] > 1:
+        raise ValueError("shares of an array are for processes that are alone: --coordinator=none")
+    return jax.process_index(), jax.process_count()
+
+
 def is_first() -> bool:
     """True in process 0: the one that prints, logs and writes checkpoints."""
     return jax.process_index() == 0

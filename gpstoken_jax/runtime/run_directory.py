@@ -14,13 +14,13 @@ lock            held by the training process
 
 import contextlib
 import fcntl
-import functools
 import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,26 +74,22 @@ def fetch_run(source: str | Path, step: int | None = None) -> Path:
     """
     url = buckets.check_url(source)
     root, inside, given = re.fullmatch(r"(.+?)(?:/(checkpoints)(?:/(\d+))?)?", url).groups("")
-    run = buckets.fetch(root, _one_checkpoint(int(given) if given else step))
+    run = buckets.fetch(root, partial(_one_checkpoint, int(given) if given else step))
     return run / inside / given
 
 
-@functools.cache
-def _one_checkpoint(step: int | None) -> Callable[[Iterable[str]], buckets.Choose]:
-    def choose(names: Iterable[str]) -> buckets.Choose:
-        if not any(name.startswith("checkpoints/") for name in names):
-            return bool
-        there = whole_checkpoints(names)
-        if not there or step not in (None, *there):
-            listed = ", ".join(map(str, sorted(there))) or "none"
-            raise CheckpointError(f"there is no checkpoint of this step (steps there: {listed})")
-        path = f"checkpoints/{max(there) if step is None else step}/"
-        skipped = f"{path}optimizer/"
-        return lambda name: (
-            name == "config.json" or (name.startswith(path) and not name.startswith(skipped))
-        )
-
-    return choose
+def _one_checkpoint(step: int | None, names: Iterable[str]) -> buckets.Choose:
+    if not any(name.startswith("checkpoints/") for name in names):
+        return bool
+    there = whole_checkpoints(names)
+    if not there or step not in (None, *there):
+        listed = ", ".join(map(str, sorted(there))) or "none"
+        raise CheckpointError(f"there is no checkpoint of this step (steps there: {listed})")
+    path = f"checkpoints/{max(there) if step is None else step}/"
+    skipped = f"{path}optimizer/"
+    return lambda name: (
+        name == "config.json" or (name.startswith(path) and not name.startswith(skipped))
+    )
 
 
 def whole_checkpoints(names: Iterable[str]) -> set[int]:
@@ -265,9 +261,16 @@ def load_weights(
     if task_name(config) != task:
         raise CheckpointError(f"{run.root} is a run of task {task_name(config)!r}, not {task!r}")
     model = create_model(config.model)
-    template = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+    template = _shapes(create_model, init_params, json.dumps(config.model.to_dict()))
     step, params = checkpoint.load_newest_tree(run.checkpoints, weights, template, step)
     return config, model, params, step
+
+
+@lru_cache(maxsize=32)
+def _shapes(create_model: Callable[..., Any], init_params: Callable[..., Any], model: str) -> Any:
+    """Shapes of a model's parameters, traced once: many checkpoints have the same model."""
+    made = create_model(ConfigDict(_with_tuples(json.loads(model))))
+    return jax.eval_shape(partial(init_params, made), jax.random.key(0))
 
 
 def _with_tuples(value: Any) -> Any:

@@ -148,6 +148,16 @@ class TokenWriter:
         info = ShardInfo(tuple(names), dict(unreadable), Moments.of(values))
         self._output.write(self._name(shard), shard_bytes(tensors, self.header, info))
 
+    def finish_if_all_there(self, notes: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The index if all shards are there, see ``finish``; else None, for a share of the work."""
+        if self._output.complete:
+            return self.finish(notes)
+        with self._output.only_one() as alone:
+            if not alone or any(not self._output.has(name) for name in self._all_names()):
+                self.close()
+                return None
+            return self.finish(notes)
+
     def finish(self, notes: Mapping[str, Any]) -> dict[str, Any]:
         """Writes index.json once the shards of all processes are there; for one process to call.
 

@@ -1,5 +1,6 @@
 """Weights of the frozen networks that compare images: where they come from, and their reading."""
 
+import functools
 import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -147,7 +148,8 @@ def lpips_weights_path(network: str = "vgg16") -> Path:
     raise FileNotFoundError(f"The LPIPS weights for {network} are not installed. {_LPIPS_HELP}")
 
 
-def variable_shapes(network: nn.Module, side: int) -> dict[_Path, tuple[int, ...]]:
+@functools.lru_cache(maxsize=16)
+def variable_shapes(network: nn.Module, side: int) -> Mapping[_Path, tuple[int, ...]]:
     """Shapes of a network's variables by path, found without computing anything."""
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     tree = jax.eval_shape(network.init, jax.random.key(0), image)

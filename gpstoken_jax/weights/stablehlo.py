@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.runtime.platforms import tracing_for
 
 Named = Mapping[str, Float[Array, "..."]]
 
@@ -67,7 +68,8 @@ def export_functions(
     side, width = model.config.image_size, 5 + model.config.feature_channels
     (b,) = export.symbolic_shape("b")
     weights = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in named_weights(params).items()}
-    with jax.default_device("cpu"):  # whose kernels are plain operations
+    # A CPU's kernels are plain operations.
+    with jax.default_device("cpu"), tracing_for(None):
         return {
             function.__name__: export.export(jax.jit(function), platforms=platforms)(
                 weights, jax.ShapeDtypeStruct(shape, dtype)

@@ -1,7 +1,6 @@
 """Files of layouts, what they are made from, and the sampler that draws from them."""
 
 import dataclasses
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from gpstoken_jax.generation.layouts.collect import (
 from gpstoken_jax.generation.layouts.file import is_layout_file
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.tokens import TokenWriter
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,12 +185,12 @@ def test_labels_that_cannot_be_drawn_are_refused():
         sampler.sample(key, [2])
 
 
-def test_the_program_writes_what_the_library_makes(folder, tmp_path):
+def test_the_program_writes_what_the_library_makes(folder, env, tmp_path):
     output = tmp_path / "made.safetensors"
     where = f"--data.folder={folder}", "--split=all", f"--output={output}"
     options = "--config=configs/tiny.py:smoke", "--num_tokens=6"
     command = [sys.executable, "-m", "gpstoken_jax", "prepare_layouts", *where, *options]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = forked.run(command, cwd=ROOT, env=env)
     assert result.returncode == 0, result.stderr
     assert "6 layouts of 6 tokens" in result.stdout and "chelsea 3, coffee 3" in result.stdout
     assert read_layouts(output).num_tokens == 6

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from gpstoken_jax.generation.layouts.snap import _best, snap
 from gpstoken_jax.generation.layouts.split_tree import split_tree
 from gpstoken_jax.partition.geometry import geometry_to_regions, regions_to_geometry
 from gpstoken_jax.partition.host import greedy_regions
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 TREE = split_tree(32)
@@ -120,12 +120,12 @@ def test_whatever_is_snapped_is_a_partition(count):
     tree.from_geometry(snapped)  # raises for what is no partition
 
 
-def test_the_program_compares_and_says_so(tmp_path):
+def test_the_program_compares_and_says_so(env, tmp_path):
     for name, count in (("train", 9), ("val", 5)):
         write_layouts(tmp_path / f"{name}.safetensors", _layouts(count, seed=count))
     files = f"--real={tmp_path}/val.safetensors", f"--training={tmp_path}/train.safetensors"
     command = [sys.executable, "scripts/compare_layouts.py", *files, f"--output={tmp_path}/out"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = forked.run(command, cwd=ROOT, env=env)
     assert result.returncode == 0, result.stderr
     measured = json.loads((tmp_path / "out" / "layouts.json").read_text())["methods"]
     assert measured["training layouts"]["valid_exact"] == 1

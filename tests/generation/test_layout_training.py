@@ -3,7 +3,6 @@
 import functools
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from gpstoken_jax.runtime.devices import map_over_devices
 from gpstoken_jax.training.layout_batches import LayoutBatches
 from gpstoken_jax.training.step import replicate
 from gpstoken_jax.training.task import create_task
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def _train(files, config, workdir, env, *more):
     data = [f"--config.data.{n}={files / f}.safetensors" for n, f in _FILES.items()]
     command = [sys.executable, "train.py", f"--config=configs/{config}.py:smoke", *data, *more]
     command.append(f"--workdir={workdir}")
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return forked.run(command, cwd=ROOT, env=env)
 
 
 _FILES = {"layouts": "train", "val_layouts": "val"}

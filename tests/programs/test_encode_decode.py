@@ -26,6 +26,7 @@ from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokensError, open_tokens
 from gpstoken_jax.training.conversion import import_weights
 from gpstoken_jax.weights.published import tokenizer_table
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +126,7 @@ def test_stored_tokens_are_the_models_to_the_bit(encoded, run_dir, folder):
 
 
 def test_a_killed_run_goes_on_where_it_was(encoded, program, run_dir, folder, env, tmp_path):
-    process = subprocess.Popen(
+    process = forked.Program(
         [sys.executable, "-m", "gpstoken_jax", *_encode(run_dir, folder, tmp_path)],
         cwd=ROOT,
         env=env,
@@ -284,3 +285,15 @@ def _shards(directory):
 
 def _size(directory):
     return sum(path.stat().st_size for path in _shards(directory))
+
+
+def test_shares_of_an_array_write_one_set_of_tokens(encoded, program, run_dir, folder, tmp_path):
+    """In any order, each without the others; who is last finishes it."""
+    shares = [_encode(run_dir, folder, tmp_path, f"--share={i}/2") for i in (1, 0)]
+    assert "share 1 of 2 is written" in program(*shares[0])
+    with pytest.raises(TokensError, match="has not finished"):
+        open_tokens(tmp_path)
+    assert f"{NUM_IMAGES} images in" in program(*shares[1])
+    assert "are there already" in program(*shares[0])
+    made, whole = open_tokens(tmp_path), open_tokens(encoded[0])
+    assert sorted(example.name for example in made) == sorted(example.name for example in whole)

@@ -16,6 +16,7 @@ from PIL import Image
 from skimage import data as photos
 
 from gpstoken_jax.weights.statistics import load_statistics
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ def start(env):
     def start(*flags):
         command = [sys.executable, "eval.py", *map(str, flags)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=env, **pipes)
+        return forked.Program(command, cwd=ROOT, env=env, **pipes)
 
     return start
 
@@ -240,15 +241,9 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_mistakes_are_named_before_anything_is_computed():
+def test_mistakes_are_named_before_anything_is_computed(env):
     arguments = json.dumps(list(MISTAKES.values()))
-    process = subprocess.run(
-        [sys.executable, "-c", TRY_ALL, arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    process = forked.run([sys.executable, "-c", TRY_ALL, arguments], cwd=ROOT, env=env)
     assert process.returncode == 0, process.stderr
     said = [line for line in process.stdout.splitlines() if line.startswith("MISTAKE ")]
     for message, line in zip(MISTAKES, said, strict=True):

@@ -1,7 +1,6 @@
 """generate.py as a user runs it: images of classes, the same ones however they are made."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from gpstoken_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import open_tokens
-from tests import emulators
+from tests import emulators, forked
+from tests.kills import kill_and_resume
 
 pytestmark = pytest.mark.slow
 
@@ -75,9 +75,7 @@ def run(generator, random_run, env):
             f"--steps={STEPS}",
             *arguments,
         ]
-        result = subprocess.run(
-            command, cwd=ROOT, env=env | more_env, capture_output=True, text=True, check=False
-        )
+        result = forked.run(command, cwd=ROOT, env=env | more_env)
         assert result.returncode == int(fails), result.stderr
         assert "Traceback" not in result.stderr
         return result.stderr if fails else result.stdout
@@ -235,10 +233,8 @@ def test_classes_are_checked_before_anything_is_loaded(program, generator, tmp_p
         program("generate", *where, "--classes=cat")
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_bits(env, tmp_path):
-    script = [sys.executable, "scripts/kill_and_resume.py", "generate", f"--workdir={tmp_path}"]
-    script += ["--images=64", "--kills=2"]
-    result = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "[2/2] killed while" in result.stdout and "the same bits" in result.stdout
+def test_killed_at_random_moments_it_ends_with_the_same_bits(monkeypatch, capsys, tmp_path):
+    flags = f"--workdir={tmp_path}", "--images=64", "--kills=2"
+    code, said = kill_and_resume(monkeypatch, "generate", *flags), capsys.readouterr().out
+    assert code == 0, said
+    assert "[2/2] killed while" in said and "the same bits" in said

@@ -1,7 +1,6 @@
 """eval.py on images of several tiles and with a focus, as a user runs it."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage import data as photos
+
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -30,14 +31,8 @@ def evaluate(folder, random_run, env, tmp_path_factory):
     def evaluate(*flags):
         output = tmp_path_factory.mktemp("eval")
         arguments = [f"--checkpoint={random_run}", f"--data.folder={folder}", f"--output={output}"]
-        process = subprocess.run(
-            [sys.executable, "eval.py", *arguments, "--nolpips", *flags],
-            cwd=ROOT,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, "eval.py", *arguments, "--nolpips", *flags]
+        process = forked.run(command, cwd=ROOT, env=env)
         if process.returncode:
             return process, None, None
         measured = json.loads((output / "metrics.json").read_text())

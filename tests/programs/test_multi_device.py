@@ -4,6 +4,7 @@ Real runs of train.py on virtual CPU devices and over loopback: a tokenizer agai
 whose batch norms see one image a device.
 """
 
+import functools
 import json
 import shutil
 import signal
@@ -21,6 +22,7 @@ from skimage import data as photos
 
 from gpstoken_jax.runtime import checkpoint
 from gpstoken_jax.runtime.run_directory import RunDirectory
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +39,7 @@ def start(env):
         flags += " --xla_backend_optimization_level=0"  # compiles in a third of the time
         flags = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, *arguments], cwd=cwd, env=env | flags, **pipes)
+        return forked.Program([sys.executable, *arguments], cwd=cwd, env=env | flags, **pipes)
 
     return start
 
@@ -58,7 +60,8 @@ def tokenizer(tmp_path_factory):
         "gan.start_step": 0,
         "checkpoint.every_steps": 1,
         "checkpoint.keep": 9,
-        "log.images_every_steps": 1000,
+        "log.images_every_steps": 0,
+        "eval.every_steps": 0,
     }
     flags = [f"--config.{name}={value}" for name, value in config.items()]
     return ["train.py", "--config=configs/tiny.py:smoke", f"--data.folder={folder}", *flags]
@@ -100,6 +103,7 @@ def _finish_all(processes, code=0):
             process.communicate()
 
 
+@functools.cache
 def _trees(run, step):
     return checkpoint.load_trees(RunDirectory(run).checkpoints, step)
 

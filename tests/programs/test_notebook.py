@@ -1,7 +1,6 @@
 """The notebook and the examples run as they are."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -27,14 +28,8 @@ nbformat.write(book, result)
 
 
 def _run(arguments, **env):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return forked.run([sys.executable, *arguments], cwd=ROOT, env=env)
 
 
 def test_the_tour_runs_from_top_to_bottom(random_run, tmp_path):

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 from gpstoken_jax.data import folder, prepare, sources
 from gpstoken_jax.runtime import outputs
 from gpstoken_jax.runtime.outputs import OutputError
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -30,14 +30,13 @@ runpy.run_module("gpstoken_jax.programs.prepare_data", run_name="__main__")
 """
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-c", RUNNER, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+@pytest.fixture(scope="module")
+def run(env):
+    def run(*arguments):
+        command = [sys.executable, "-c", RUNNER, *map(str, arguments)]
+        return forked.run(command, cwd=ROOT, env=env)
+
+    return run
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def odd_folder(tmp_path):
     return root
 
 
-def test_odd_folder(odd_folder, tmp_path):
+def test_odd_folder(run, odd_folder, tmp_path):
     output = tmp_path / "set"
     result = run("--folder", odd_folder, "--output", output, "--val_fraction", 0)
     assert result.returncode == 0, result.stderr
@@ -109,7 +108,7 @@ def test_odd_folder(odd_folder, tmp_path):
     np.testing.assert_array_equal(examples["dog/alpha.png"].pixels, NOISE)
 
 
-def test_demo_again_and_overwrite(tmp_path, odd_folder):
+def test_demo_again_and_overwrite(run, tmp_path, odd_folder):
     output = tmp_path / "demo"
     first = run("--demo", "--output", output)
     assert first.returncode == 0, first.stderr
@@ -169,7 +168,7 @@ def test_an_interrupted_preparation_goes_on(after, odd_folder, tmp_path, monkeyp
     }  # fmt: skip
 
 
-def test_nothing_of_anyone_else_is_touched(odd_folder, tmp_path):
+def test_nothing_of_anyone_else_is_touched(run, odd_folder, tmp_path):
     """Whatever lies in the output directory, and wherever that is."""
     before = {path: path.read_bytes() for path in odd_folder.rglob("*") if path.is_file()}
     for mine in ("image_files/photo.jpg", "report.json", "image_files/1.0.0/x", "a/b/c"):
@@ -279,7 +278,7 @@ def test_no_readable_image_is_an_error(tmp_path):
     assert not (tmp_path / "out/report.json").exists()
 
 
-def test_wrong_use_says_what_to_do(tmp_path):
+def test_wrong_use_says_what_to_do(run, tmp_path):
     neither = run("--output", tmp_path / "set")
     assert (
         neither.returncode == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 from gpstoken_jax.runtime import checkpoint
 from gpstoken_jax.runtime.run_directory import RunDirectory
 from gpstoken_jax.training.metric_log import MEASURED
+from tests import forked
+from tests.kills import kill_and_resume
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +33,7 @@ def toy(env):
         program = [sys.executable, "tests/toy_training.py", "--config=tests/toy_training.py"]
         command = [*prefix, *program, f"--workdir={workdir}", *more]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(command, cwd=ROOT, env=env, **pipes, **options)
+        process = forked.Program(command, cwd=ROOT, env=env, **pipes, **options)
         started.append(process)
         return process
 
@@ -72,7 +75,7 @@ def _trees(workdir, step):
 def undisturbed(env, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
     program = [sys.executable, "tests/toy_training.py", "--config=tests/toy_training.py"]
-    subprocess.run([*program, f"--workdir={workdir}"], cwd=ROOT, env=env, check=True)
+    forked.run([*program, f"--workdir={workdir}"], cwd=ROOT, env=env).check_returncode()
     return workdir
 
 
@@ -299,15 +302,15 @@ def _listens_to(pid, number):
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bits(env, tmp_path):
+def test_killed_at_random_moments_it_ends_with_the_same_bits(monkeypatch, capsys, tmp_path):
     """The script that users can run; the tokenizer's own test is in test_train_eval.py."""
-    script = [sys.executable, "scripts/kill_and_resume.py", "tests/toy_training.py"]
     run = ["--config=tests/toy_training.py", "--config.model.width=200000"]
     run += ["--config.train.steps=40", "--config.toy.seconds=0.05"]
-    script += [f"--workdir={tmp_path}", "--kills=3", *run]
-    result = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "[3/3] killed while" in result.stdout and "the same bits" in result.stdout
+    flags = f"--workdir={tmp_path}", "--kills=3", *run
+    code = kill_and_resume(monkeypatch, "tests/toy_training.py", *flags)
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "[3/3] killed while" in said and "the same bits" in said
 
 
 def test_two_processes_do_not_train_in_one_directory(toy, tmp_path):
@@ -370,8 +373,9 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_saved(toy, tmp_path)
     large = "--config.model.width=200000"
     _finish(toy(tmp_path, large, "--config.train.steps=4"))
     before = _trees(tmp_path, 4)
-    limit = ("bash", "-c", 'ulimit -f 256; exec "$@"', "limited")
-    _, err = _finish(toy(tmp_path, large, prefix=limit), 1)
+    process = toy(tmp_path, large, "--config.toy.seconds=0.05")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (256 << 10, 256 << 10))
+    _, err = _finish(process, 1)
     assert "error: a checkpoint of 2 MiB could not be written" in err
     assert "(step 4 is the newest complete one)" in err
     assert "Traceback" not in err

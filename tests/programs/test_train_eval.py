@@ -14,6 +14,7 @@ from PIL import Image
 from skimage import data as photos
 
 from gpstoken_jax.tokenizer import Tokenizer
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -46,9 +47,7 @@ def _command(folder, workdir, *more):
 
 
 def _run(command, env, **options):
-    return subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, **options
-    )
+    return forked.run(command, cwd=ROOT, env=env, **options)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def test_training_says_what_it_does_and_leaves_what_it_promises(trained):
 
 def test_a_killed_run_resumes_to_the_same_bits(trained, folder, env, tmp_path):
     """SIGKILL once a checkpoint is there and training went on past it."""
-    process = subprocess.Popen(
+    process = forked.Program(
         _command(folder, tmp_path),
         cwd=ROOT,
         env=env,

@@ -23,7 +23,7 @@ def test_a_local_path_stays_where_it_is(tmp_path):
     assert buckets.fetch(tmp_path / "a") == tmp_path / "a"
 
 
-def test_copies_have_content_and_dates_and_are_made_once(bucket):
+def test_copies_have_content_and_dates_and_are_made_again_for_what_has_changed(bucket):
     url = f"{bucket}/fetched"
     put(url, a=b"one", **{"sub/b.txt": b"", "sub/c": bytes(100)})
     local = buckets.fetch(f"{url}/")
@@ -37,7 +37,15 @@ def test_copies_have_content_and_dates_and_are_made_once(bucket):
         assert (local / name).stat().st_size == found.bytes
     assert buckets.fetch(url) == local
     assert buckets.fetch(f"{url}/a").read_bytes() == b"one"  # one object
+    put(url, a=b"three")
+    assert (buckets.fetch(url) / "a").read_bytes() == b"three"
     assert buckets.as_given(f"see {local}/a") == f"see {url}/a"
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b"\n--==0==--", b""])
+def test_every_byte_arrives(bucket, end):
+    buckets.write_object(f"{bucket}/bytes", bytes(range(256)) + end)
+    assert buckets.fetch(f"{bucket}/bytes").read_bytes() == bytes(range(256)) + end
 
 
 def test_nothing_there_and_names_that_leave_the_place(bucket):

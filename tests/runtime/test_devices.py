@@ -99,5 +99,5 @@ def test_a_wrong_number_of_arguments_is_named():
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_a_batch_is_shared_out_and_comes_back_whole(count):
     images = np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32)
-    run = spread(lambda params, batch: {"twice": params * batch["x"]}, np.float32(2))
-    np.testing.assert_allclose(run({"x": images})["twice"], 2 * images)
+    run = spread(lambda params, batch: {"twice": params * batch["x"]})
+    np.testing.assert_allclose(run(np.float32(2), {"x": images})["twice"], 2 * images)

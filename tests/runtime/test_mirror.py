@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def objects(monkeypatch):
     monkeypatch.setattr(buckets, "file_system", lambda url: objects)
     monkeypatch.setattr(buckets, "each", lambda function, items: [*map(function, sorted(items))])
     monkeypatch.setattr(buckets, "_urls", {})
+    monkeypatch.setattr(buckets, "_copies", {})
     monkeypatch.setattr(mirror, "PAUSE", 1e6)
     return objects
 
@@ -175,7 +177,6 @@ def test_several_processes_share_an_output(objects):
     assert set(manifest.files) == {"a", "b"} and objects.contents()["b"] == b"two"
     assert set(objects.contents()) == {"a", "b", "manifest.json"}
     local = buckets.fetch(URL)
-    buckets._fetch.cache_clear()
     assert set(read_manifest(local, "things").files) == {"a", "b"}
 
 
@@ -226,6 +227,20 @@ def test_a_bucket_that_stays_away_ends_the_work(objects, monkeypatch):
     assert objects.contents()["a"] == b"1"
 
 
+def test_a_network_that_hangs_ends_the_work_when_the_lease_is_over(objects, monkeypatch):
+    monkeypatch.setattr(mirror, "PAUSE", 0.01)
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 1.0)
+    output, back = open_output(URL, "things", {}), threading.Event()
+    monkeypatch.setattr(objects, "pipe_file", lambda *_, **__: back.wait())
+    with pytest.raises(LeaseError, match=f"the lease on {URL} has run out"):
+        for number in range(1000):
+            time.sleep(0.01)
+            output.write(f"b{number}", "2", durable=False)
+    with pytest.raises(LeaseError):
+        output.close()  # and does not wait
+    back.set()
+
+
 def test_scratch_of_killed_processes_is_swept_away(monkeypatch, tmp_path):
     monkeypatch.setattr(buckets.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(buckets, "_YOUNG", -1.0)
@@ -266,13 +281,15 @@ def test_one_process_has_a_place_and_the_next_is_told_who(place):
     assert not buckets.list_objects(place)
 
 
-def test_a_lease_that_has_run_out_is_taken_and_its_owner_stops(place, monkeypatch):
-    monkeypatch.setattr(mirror, "LEASE_SECONDS", 1.5)
+def test_a_lease_that_has_run_out_is_taken_and_its_owner_stops(objects, monkeypatch):
+    place = URL
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 0.5)
     monkeypatch.setattr(mirror.Lease, "_keep", lambda self: None)  # the owner hangs
     hanging = Lease(place, 0)
     with pytest.raises(LeaseError, match="whose lease ends at"):
         Lease(place, 0)
-    time.sleep(2.6)  # dates of S3 have whole seconds
+    time.sleep(0.6)
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 60.0)
     owner = Lease(place, 0)
     owner.check()
     with pytest.raises(LeaseError, match="has run out"):
@@ -282,13 +299,15 @@ def test_a_lease_that_has_run_out_is_taken_and_its_owner_stops(place, monkeypatc
         Lease(place, 0)
 
 
-def test_an_owner_that_goes_on_keeps_its_lease(place, monkeypatch):
+def test_an_owner_that_goes_on_keeps_its_lease(objects, monkeypatch):
     monkeypatch.setattr(mirror, "LEASE_SECONDS", 2.0)
-    lease = Lease(place, 0)
-    time.sleep(3.5)
+    lease = Lease(URL, 0)
+    first = objects.find(URL, detail=True)
+    while objects.find(URL, detail=True) == first:
+        time.sleep(0.05)
     lease.check()
     with pytest.raises(LeaseError, match="is in use"):
-        Lease(place, 0)
+        Lease(URL, 0)
     lease.release()
 
 

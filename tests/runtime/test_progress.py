@@ -1,5 +1,6 @@
 """Lines of progress, and words where nothing else is printed for a while."""
 
+import functools
 import time
 
 import jax
@@ -34,7 +35,8 @@ def test_a_long_compilation_is_told_with_its_last_time(cache, monkeypatch, capsy
 
 def test_what_is_compiled_at_once_or_already_is_not_told(cache, monkeypatch, capsys):
     monkeypatch.setattr(progress, "SILENCE_SECONDS", 600.0)
-    run = devices.spread(lambda params, x: jnp.sin(x) + params, np.float32(1), "the sine")
+    sine = devices.spread(lambda params, x: jnp.sin(x) + params, "the sine")
+    run = functools.partial(sine, np.float32(1))
     run(np.zeros(4, np.float32))
     assert capsys.readouterr().out == "" and not (cache / progress._TIMES).exists()
     monkeypatch.setattr(progress, "SILENCE_SECONDS", -1.0)  # every silence is too long

@@ -4,10 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from gpstoken_jax.model.roi_align import dense, windows
+from gpstoken_jax.runtime.platforms import by_platform
 
 _FORMS = {"dense": dense, "windows": windows}
 
@@ -78,4 +78,4 @@ def _on_device(direction, implementation, *args):
     form = {name: partial(getattr(module, direction), *args) for name, module in _FORMS.items()}
     if implementation is not None:
         return form[implementation]
-    return partial(lax.platform_dependent, cpu=form["windows"], default=form["dense"])
+    return partial(by_platform, cpu=form["windows"], default=form["dense"])
