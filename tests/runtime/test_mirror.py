@@ -210,6 +210,7 @@ def test_what_cannot_be_copied_is_kept_and_named(objects, monkeypatch):
 
 def test_a_bucket_that_stays_away_ends_the_work(objects, monkeypatch):
     monkeypatch.setattr(mirror, "PAUSE", 0.01)
+    monkeypatch.setattr(mirror, "PATIENCE", 0.05)
     output = open_output(URL, "things", {})
     pipe_file = objects.pipe_file
 
