@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gpstoken_jax.runtime.platforms import by_platform
+
 _LEAST_CHANNELS = 32  # with fewer the products are too thin to gain anything
 
 
@@ -56,7 +58,7 @@ def by_kernel(
     if len(kernel) == 1 or min(kernel.shape[2:]) < _LEAST_CHANNELS:
         return _plain(precision, x, kernel)
     either = partial(
-        jax.lax.platform_dependent,
+        by_platform,
         cpu=partial(_products, precision),
         default=partial(_plain, precision),
     )
