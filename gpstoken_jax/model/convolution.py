@@ -58,9 +58,7 @@ def by_kernel(
     if len(kernel) == 1 or min(kernel.shape[2:]) < _LEAST_CHANNELS:
         return _plain(precision, x, kernel)
     either = partial(
-        by_platform,
-        cpu=partial(_products, precision),
-        default=partial(_plain, precision),
+        by_platform, cpu=partial(_products, precision), default=partial(_plain, precision)
     )
     # So that x alone is kept for the backward pass, and not its shifted copies.
     return jax.checkpoint(either, prevent_cse=False)(x, kernel)
