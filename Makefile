@@ -13,7 +13,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # Packages as pip collects them, counted on one line.
 COUNT := awk '/^(Collecting|Requirement already)/ {n++; printf "\r  %d packages", n; fflush()} END {print ""}'
 
-.PHONY: test-fast help demo train-demo demo-generate test lint format kernel-compile kernel-check compile-step bench gpu clean
+.PHONY: imagenet-small test-fast help demo train-demo demo-generate test lint format kernel-compile kernel-check compile-step bench gpu clean
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -67,6 +67,9 @@ demo-generate: $(VENV)/.run  ## both stages of generation, trained on a few phot
 	  --images=held_out=$(GENERATE)/val_decoded/val,samples=$(GENERATE)/samples \
 	  --output=$(GENERATE)/classes.json
 	@echo "samples: $(GENERATE)/samples/grid.png"
+
+imagenet-small: $(VENV)/.run  ## the commands of docs/imagenet.md, on a few photos
+	@PYTHON=$(BIN)/python scripts/imagenet_small.sh
 
 test: $(VENV)/.dev lint  ## lint and all tests
 	@$(BIN)/python -m pytest -q $(PARALLEL) --durations=20

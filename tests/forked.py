@@ -149,4 +149,5 @@ if __name__ == "__main__":
     for library in _LIBRARIES:
         importlib.import_module(library)
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # as in conftest.py
     _become(_serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -1,5 +1,6 @@
 """Samples of a trained SiT, on all devices, each image from a key of its own."""
 
+from functools import partial
 from typing import Any
 
 import jax

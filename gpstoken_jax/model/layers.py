@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gpstoken_jax.model.convolution import convolve
+
 Dtype = Any
 
 NORM_EPS = 1e-6
@@ -19,7 +21,8 @@ NORM_EPS = 1e-6
 
 def conv(features: int, kernel: int, dtype: Dtype, name: str) -> nn.Conv:
     """A stride-1 convolution that keeps the spatial size, named after its parameters."""
-    return nn.Conv(features, (kernel, kernel), padding="SAME", dtype=dtype, name=name)
+    sides = (kernel, kernel)
+    return nn.Conv(features, sides, dtype=dtype, conv_general_dilated=convolve, name=name)
 
 
 def group_norm(groups: int, dtype: Dtype, name: str) -> nn.GroupNorm:

@@ -5,12 +5,15 @@ Of the 3 x 3 pixels under the kernel only 2 x 2 differ, in one of four patterns:
 sums in 4/9 of the operations.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from gpstoken_jax.model.convolution import by_kernel, is_zero
 
 
 class UpsampleConv(nn.Module):
@@ -48,16 +51,20 @@ def upsample_conv(
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
-@upsample_conv.defjvp
+@partial(upsample_conv.defjvp, symbolic_zeros=True)
 def _upsample_conv_jvp(primals, tangents):
     """The kernel's derivative takes the two steps.
 
     XLA on a CPU has no fast gradient of kernels of even size: it takes twenty times as long.
     """
     (x, kernel), (dx, dkernel) = primals, tangents
-    doubled = x.repeat(2, axis=1).repeat(2, axis=2)
-    by_kernel = _conv(doubled, dkernel.astype(x.dtype))
-    return upsample_conv(x, kernel), upsample_conv(dx, kernel) + by_kernel
+    parts = []
+    if not is_zero(dx):
+        parts.append(upsample_conv(dx, kernel))
+    if not is_zero(dkernel):
+        doubled = x.repeat(2, axis=1).repeat(2, axis=2)
+        parts.append(by_kernel(doubled, dkernel.astype(x.dtype)))
+    return upsample_conv(x, kernel), sum(parts)
 
 
 def _conv(x: Float[Array, "b h w c"], kernel: Float[Array, "p q c d"]):

@@ -16,10 +16,11 @@ import re
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from threading import Thread
 from typing import IO, Any, NamedTuple
 
 from gpstoken_jax.runtime.progress import Progress
@@ -208,10 +209,28 @@ def download(url: str, directory: Path, objects: dict[str, Object]) -> None:
 
 
 def each(function: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Calls a function with every item, several at once."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(function, items):
-            pass
+    """Calls a function with every item, several at once; raises the first error.
+
+    A process can end while calls hang in a network, which one with an executor waits for.
+    """
+    left, errors = deque(items), []
+
+    def work() -> None:
+        while left and not errors:
+            with contextlib.suppress(IndexError):  # another thread took the last
+                item = left.popleft()
+                try:
+                    function(item)
+                except BaseException as error:
+                    errors.append(error)
+
+    threads = [Thread(target=work, daemon=True) for _ in range(min(_AT_ONCE, len(left)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def file_system(url: str) -> Any:

@@ -28,10 +28,10 @@ from gpstoken_jax.runtime.storage import StorageError
 
 LEASE_SECONDS = 120.0
 PAUSE = 10.0  # seconds between two looks at what has changed, at least
+PATIENCE = 100.0  # seconds in which nothing can be copied
 _LEASES = ".lease"
 _SMALL = 2**23  # bytes that are read before they are sent, as they may grow meanwhile
 _UNFINISHED = (TEMPORARY_SUFFIX, ".orbax-checkpoint-tmp")
-_TRIES = 3
 _Choose = Callable[[Iterable[str]], buckets.Choose] | None
 _State = tuple[int, int]  # size and date of a file
 
@@ -99,7 +99,7 @@ class Mirror(Place):
         self._copied: dict[str, _State] = {}  # what the bucket has, as it is on the disk
         self._theirs: dict[str, Object] = {}  # what others have written
         self._busy, self._stop = threading.Lock(), threading.Event()
-        self._failures, self._failure = 0, OSError()
+        self._failure: tuple[float, OSError] | None = None  # since when
         self._lease = Lease(url, process)
         try:
             self.directory.mkdir()
@@ -161,10 +161,10 @@ class Mirror(Place):
                 buckets.each(self._remove, names & self._copied.keys())
 
     def check(self) -> None:
-        """Raises StorageError if the place may be another's, or copying has failed repeatedly."""
+        """Raises StorageError if the place may be another's, or nothing is copied for long."""
         self._lease.check()
-        if self._failures >= _TRIES:
-            raise self._failure
+        if self._failure and time.monotonic() - self._failure[0] > PATIENCE:
+            raise self._failure[1]
 
     def close(self) -> None:
         """Copies the rest and lets go of the place.
@@ -175,8 +175,9 @@ class Mirror(Place):
         if self._stop.is_set():
             return
         self._stop.set()
-        self._thread.join()
         try:
+            self._lease.check()  # else calls may hang, and what they do does not matter
+            self._thread.join()
             self.push()
         except LeaseError:
             raise
@@ -193,13 +194,13 @@ class Mirror(Place):
             began = time.monotonic()
             try:
                 self.push()
-                self._failures = 0
+                self._failure = None
             except RuntimeError:
                 return  # the interpreter ends, and starts no more threads
             except OSError as error:
-                self._failures, self._failure = self._failures + 1, error
-                if self._failures == 1:
+                if self._failure is None:
                     logging.warning("%s; trying again", error)
+                self._failure = self._failure[0] if self._failure else began, error
             pause = max(PAUSE, 10 * (time.monotonic() - began))
 
     def _look(self) -> dict[str, _State]:
@@ -303,8 +304,8 @@ class Lease:
     def release(self) -> None:
         """Gives the place free."""
         self._stop.set()
-        self._thread.join()
         if time.monotonic() < self._until:
+            self._thread.join()
             self._until = 0.0
             with contextlib.suppress(OSError):  # it runs out by itself
                 _remove(self._path(self._number))

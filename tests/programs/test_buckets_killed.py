@@ -18,7 +18,7 @@ from gpstoken_jax.runtime.mirror import LeaseError
 from gpstoken_jax.runtime.run_directory import RunDirectory
 from gpstoken_jax.tokens import open_tokens
 from gpstoken_jax.training.metric_log import MEASURED
-from tests import emulators
+from tests import emulators, forked
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def bucket():
         yield url
 
 
-def test_encode_goes_on_where_it_was_killed(bucket, random_run, program, tmp_path):
+def test_encode_goes_on_where_it_was_killed(bucket, random_run, program, env, tmp_path):
     (tmp_path / "photos").mkdir()
     for i in range(3):
         pixels = np.random.default_rng(i).integers(0, 256, (40, 48, 3), np.uint8)
@@ -44,7 +44,8 @@ def test_encode_goes_on_where_it_was_killed(bucket, random_run, program, tmp_pat
         "TokenWriter.write = lambda *a: (write(*a), time.sleep(1))\n"
         "runpy.run_module('gpstoken_jax.programs.encode', run_name='__main__')"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, *flags, f"--output={output}"], cwd=ROOT)
+    command = [sys.executable, "-c", code, *flags, f"--output={output}"]
+    process = forked.Program(command, cwd=ROOT, env={**env, **os.environ})
     files = file_system(output)
     while not any(name.endswith(".safetensors") for name in files.find(output)):
         assert process.poll() is None
@@ -91,7 +92,7 @@ def _start(env, workdir, *flags):
     )
     command = [sys.executable, "-c", code, *TOY, f"--workdir={workdir}", *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env={**env, **os.environ}, **pipes)
+    return forked.Program(command, cwd=ROOT, env={**env, **os.environ}, **pipes)
 
 
 def finish(process, code=0):

@@ -98,3 +98,16 @@ def test_only_what_can_go_on_is_queued_again(code, restarts, queued, submit, tmp
     job = submit("train.sbatch", TRAIN=str(script), RESTARTS="3", SLURM_RESTART_COUNT=str(restarts))
     assert job.wait(60) == code
     assert (tmp_path / "scontrol.txt").exists() == queued
+
+
+def test_a_task_of_an_array_encodes_its_share(submit, tmp_path):
+    """The program knows the share by the variables of the array, see `share_of_array`."""
+    command = tmp_path / "gpstoken"
+    command.write_text(f"#!/bin/bash\necho $SLURM_ARRAY_TASK_ID: $* >> {tmp_path}/calls.txt\n")
+    command.chmod(stat.S_IRWXU)
+    task = {"SLURM_ARRAY_TASK_ID": "3", "GPSTOKEN": str(command)}
+    job = submit("encode.sbatch", "--checkpoint=RUN", "--output=a b", **task)
+    assert job.wait(60) == 0
+    assert set((tmp_path / "calls.txt").read_text().splitlines()) == {
+        "3: encode --checkpoint=RUN --output=a b"
+    }

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -209,6 +210,7 @@ def test_what_cannot_be_copied_is_kept_and_named(objects, monkeypatch):
 
 def test_a_bucket_that_stays_away_ends_the_work(objects, monkeypatch):
     monkeypatch.setattr(mirror, "PAUSE", 0.01)
+    monkeypatch.setattr(mirror, "PATIENCE", 0.05)
     output = open_output(URL, "things", {})
     pipe_file = objects.pipe_file
 
@@ -224,6 +226,20 @@ def test_a_bucket_that_stays_away_ends_the_work(objects, monkeypatch):
     objects.pipe_file = pipe_file  # it is back
     output.close()
     assert objects.contents()["a"] == b"1"
+
+
+def test_a_network_that_hangs_ends_the_work_when_the_lease_is_over(objects, monkeypatch):
+    monkeypatch.setattr(mirror, "PAUSE", 0.01)
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 1.0)
+    output, back = open_output(URL, "things", {}), threading.Event()
+    monkeypatch.setattr(objects, "pipe_file", lambda *_, **__: back.wait())
+    with pytest.raises(LeaseError, match=f"the lease on {URL} has run out"):
+        for number in range(1000):
+            time.sleep(0.01)
+            output.write(f"b{number}", "2", durable=False)
+    with pytest.raises(LeaseError):
+        output.close()  # and does not wait
+    back.set()
 
 
 def test_scratch_of_killed_processes_is_swept_away(monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from absl import flags
 
+from gpstoken_jax.runtime.mirror import Place
 from gpstoken_jax.runtime.run_directory import open_run
 from gpstoken_jax.training import Task
 
@@ -33,6 +34,7 @@ def train(train_program) -> Callable[[Task, Path], int]:
         opened = open_run(root, task.config)
         with contextlib.ExitStack() as stack:
             batches = stack.enter_context(contextlib.closing(task.open_batches()))
-            return train_program.train(task, opened, batches, False, stack, time.perf_counter())
+            began = time.perf_counter()
+            return train_program.train(task, opened, Place(root), batches, False, stack, began)
 
     return run

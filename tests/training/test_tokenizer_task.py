@@ -285,6 +285,7 @@ def test_both_networks_start_together_by_default():
     kinds = [update_after(done, config) for done in range(5)]
     assert kinds == [WITHOUT_GAN] * 3 + [BOTH] * 2
     assert int(autoencoder_updates(7, config)) == 7
+    config.gan.weight = 0.0
     assert update_after(900_000, config) == WITHOUT_GAN
     config.train.schedule = "random"
     with pytest.raises(ValueError, match=r"train\.schedule"):
