@@ -150,6 +150,8 @@ class TokenWriter:
 
     def finish_if_all_there(self, notes: Mapping[str, Any]) -> dict[str, Any] | None:
         """The index if all shards are there, see ``finish``; else None, for a share of the work."""
+        self._output.share()
+        self._output.gather()
         if self._output.complete:
             return self.finish(notes)
         with self._output.only_one() as alone:

@@ -104,6 +104,10 @@ def test_programs_read_and_write(remote, encoded, program):
     same_tokens(f"{made}/tokens", encoded)
     assert not [name for name in emulators.contents(made) if "journal" in name or "lease" in name]
     assert "3 of 3 shards are there already" in program("encode", *where, *ONE_A_SHARD)
+    for share in ("0/2", "1/2"):
+        where = where[0], where[1], f"--output={made}/shares"
+        said = program("encode", *where, *ONE_A_SHARD, f"--share={share}")
+    assert "3 images in 3 shard(s)" in said
     program(
         "decode", f"--checkpoint={remote}/run", f"--tokens={made}/tokens", f"--output={made}/images"
     )
