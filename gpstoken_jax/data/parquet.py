@@ -21,6 +21,7 @@ class ParquetRow(buckets.Packed):
     """The image of a row: its row group and its number in that."""
 
     __slots__ = ("date", "group", "path", "row")
+    costly = True
 
     def __init__(self, path: str, date: int, group: int, row: int):
         self.path, self.date, self.group, self.row = path, date, group, row

@@ -129,9 +129,14 @@ class RemoteFile(NamedTuple):
 
 
 class Packed:
-    """A file inside another one, for ``open_file`` and ``stat_file``."""
+    """A file inside another one, for ``open_file`` and ``stat_file``.
+
+    Attributes:
+      costly: reading one reads many others, too.
+    """
 
     __slots__ = ()
+    costly = False
 
     def read(self, most: int | None = None) -> bytes:
         """The content, or as much of it as is asked for."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gpstoken_jax import data
 from gpstoken_jax.configs import check, common
-from gpstoken_jax.data import packed, prepare, sources, tars
+from gpstoken_jax.data import packed, parquet, prepare, sources, tars
 from gpstoken_jax.data.packed import find_shards, list_packed
 
 WORDS = ("cat", "dog", "cat", "bird")
@@ -135,6 +135,14 @@ def test_shards_can_be_prepared_and_have_a_fingerprint(kind, tmp_path):
     shard = next(path for path in sorted(place.iterdir()))
     os.utime(shard, (1, 1))
     assert _open(kind, place).fingerprint() != before
+
+
+@pytest.mark.parametrize("kind", ["tars", "parquet"])
+def test_copies_of_shards_are_alike_and_no_row_group_is_read_for_it(kind, tmp_path, monkeypatch):
+    one, two = (_open(kind, _shards(kind, tmp_path / name)) for name in ("one", "two"))
+    monkeypatch.setattr(parquet, "_read_group", None)
+    assert sources.likeness(one) == sources.likeness(two)
+    assert sources.likeness(one) != sources.likeness(_open(kind, tmp_path / "one", "val"))
 
 
 def test_the_index_is_made_once_and_again_when_a_shard_changes(tmp_path, monkeypatch, cache):
