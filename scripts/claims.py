@@ -343,8 +343,8 @@ def tokens_section(one: Result, found: dict[str, Result], images: Path) -> str:
 ![PSNR against the number of tokens](images/claims_tokens.png)
 
 {of_weights(one, "tokens")} Trained with
-{one["trained"]}. ± is the standard error over photos. Above {MOST_TOKENS} regions may be half as large
-(`partition.min_size=4`).
+{one["trained"]}. ± is the standard error over photos. Above {MOST_TOKENS} regions may be half as
+large (`partition.min_size=4`).
 
 {table}"""
 
