@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_a_broken_disk_ends_the_run(folders, whole, tmp_path, monkeypatch, capsy
     read, broken = pairs_module.read_bytes, [0]
 
     def read_or_fail(path):
-        if path.name == f"{broken[0]}.png":
+        if Path(path).name == f"{broken[0]}.png":
             raise OSError(5, "Input/output error", str(path))
         return read(path)
 
