@@ -18,6 +18,8 @@ from tests.gpu.runner import DONE, FAILED, LEFT_OUT, STOPPED, Stage
 from tests.kernels.specs import SPECS
 from tests.kernels.suite import random_tokens, relative
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -12,6 +12,8 @@ from gpstoken_jax.generation import sit
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.weights.published import sit_table, tokenizer_table
 
+pytestmark = pytest.mark.slow
+
 UNUSED = "temb_proj"  # in every published file, and nowhere in a network
 
 

@@ -18,6 +18,8 @@ from gpstoken_jax.metrics.manifold import precision_recall
 from gpstoken_jax.runtime.outputs import open_output
 from gpstoken_jax.weights import feature_networks, statistics
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"fid": 6, "sfid": 4}
 COUNT = 12
 

@@ -21,6 +21,8 @@ from gpstoken_jax.training.task import create_task
 from tests.random_run import write_random_run
 from tests.training.test_tokenizer_task import _config, _on_devices
 
+pytestmark = pytest.mark.slow
+
 
 def named(params):
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
