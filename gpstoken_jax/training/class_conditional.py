@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation.sit import drop_labels
+from gpstoken_jax.runtime.progress import announced
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import Batch, Metrics, one_copy
 from gpstoken_jax.training.task import Task
@@ -111,7 +112,8 @@ class ClassConditionalTask(Task):
 
     @cached_property
     def _jitted_held_out_loss(self):
-        return jax.jit(self.held_out_loss)
+        loss = jax.jit(self.held_out_loss)
+        return announced(loss, "the held-out loss", lambda params, batch, *_: batch)
 
     def _mean_loss(self, params: Any, labels: Int[np.ndarray, " n"]) -> float:
         total, count = 0.0, len(labels)

@@ -13,6 +13,7 @@ from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import image_keys, sample_batch
 from gpstoken_jax.generation.sit import create_sit, init_params
 from gpstoken_jax.generation.transport import Transport
+from gpstoken_jax.runtime.progress import announced
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens, visualize
 from gpstoken_jax.tokens.batches import TokenBatches, read_rows
@@ -62,7 +63,7 @@ class SiTTask(ClassConditionalTask):
                 model, params, transport, _PREVIEW, guidance, keys, labels, cond=cond
             )[0]
 
-        self._sample = jax.jit(sample)
+        self._sample = announced(jax.jit(sample), "the preview", lambda params, keys, *_: keys)
 
     def open_batches(self) -> TokenBatches:
         config = self.config

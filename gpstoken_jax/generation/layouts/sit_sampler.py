@@ -20,6 +20,7 @@ from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import SiT, init_params
 from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.runtime.checkpoint import params_checksum
+from gpstoken_jax.runtime.progress import announced
 from gpstoken_jax.runtime.run_directory import load_weights
 
 CHANNELS = 5
@@ -100,7 +101,7 @@ class SitLayoutSampler:
         sampler = Sampler(config.sample.method, config.sample.steps)
         guidance = Guidance.of(config)
         statistics = tuple(sorted(config.statistics.to_dict().items()))  # can be hashed
-        self._draw = partial(_draw, network, transport, sampler, guidance, statistics)
+        self._draw = partial(_draw_jit, network, transport, sampler, guidance, statistics)
 
     def sample(self, keys: PRNGKeyArray, labels: Labels, numbers: Labels | None = None) -> Geometry:
         """One layout a key, in canonical order or about it; see ``LayoutSampler``."""
@@ -113,12 +114,16 @@ class SitLayoutSampler:
         check_labels([label], self.label_names, self._untrained)
 
 
-@partial(jax.jit, static_argnums=range(5))
 def _draw(network, transport, sampler, guidance, statistics, params, keys, labels):
     noise = samplers.image_noise(keys, (network.num_tokens, CHANNELS))
     predict = guidance.predictor(partial(network.apply, params), labels, network.num_classes)
     values = samplers.sample(predict, transport, sampler, noise)
     return to_geometry(values, dict(statistics))
+
+
+_draw_jit = announced(
+    jax.jit(_draw, static_argnums=range(5)), "the layout sampler", lambda *inputs: inputs[6]
+)
 
 
 def load_sit_sampler(
