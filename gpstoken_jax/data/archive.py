@@ -13,7 +13,7 @@ import numpy as np
 
 from gpstoken_jax.data.sources import Example
 from gpstoken_jax.runtime.files import reading
-from gpstoken_jax.runtime.outputs import fingerprint_files
+from gpstoken_jax.runtime.fingerprints import fingerprint_files
 from gpstoken_jax.runtime.storage import retry
 
 _LOCAL_HEADER = 30  # bytes, before the member's name

@@ -23,7 +23,8 @@ from gpstoken_jax.data import folder as folder_lib
 from gpstoken_jax.data import images
 from gpstoken_jax.data.resize import Picture, size_of, to_array
 from gpstoken_jax.runtime import buckets, storage
-from gpstoken_jax.runtime.outputs import MANIFEST, fingerprint_files, read_manifest
+from gpstoken_jax.runtime.fingerprints import fingerprint_files
+from gpstoken_jax.runtime.outputs import MANIFEST, read_manifest
 
 KIND = "data set"  # of a directory that prepare_data makes
 _FILES_COMPARED = 1000

@@ -40,7 +40,7 @@ from gpstoken_jax.model.tiles import tile_grid
 from gpstoken_jax.partition.focus import focus_mask, read_focus
 from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
 from gpstoken_jax.runtime.devices import spread
-from gpstoken_jax.runtime.outputs import fingerprint_files
+from gpstoken_jax.runtime.fingerprints import fingerprint_files
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.weights import pretrained

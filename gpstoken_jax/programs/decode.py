@@ -24,7 +24,8 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime import checkpoint
     from gpstoken_jax.runtime.checkpoint import params_checksum
     from gpstoken_jax.runtime.file_names import file_names
-    from gpstoken_jax.runtime.outputs import first_difference, open_output
+    from gpstoken_jax.runtime.fingerprints import first_difference
+    from gpstoken_jax.runtime.outputs import open_output
     from gpstoken_jax.runtime.progress import Progress
     from gpstoken_jax.runtime.run_directory import RunDirectory
     from gpstoken_jax.runtime.text import say

@@ -33,7 +33,8 @@ if not cli.asks_for_help():  # which needs no JAX
         write_layouts,
     )
     from gpstoken_jax.runtime.buckets import check_url, fetch, is_url, list_objects
-    from gpstoken_jax.runtime.outputs import OutputError, check_apart, first_difference
+    from gpstoken_jax.runtime.fingerprints import first_difference
+    from gpstoken_jax.runtime.outputs import OutputError, check_apart
     from gpstoken_jax.runtime.text import say
 from gpstoken_jax.tokens import open_tokens
 

@@ -27,7 +27,7 @@ from absl import logging
 
 from gpstoken_jax.runtime import processes
 from gpstoken_jax.runtime.files import DamagedFileError, digest_file, read_json, write_json
-from gpstoken_jax.runtime.outputs import first_difference
+from gpstoken_jax.runtime.fingerprints import first_difference
 from gpstoken_jax.runtime.storage import retry
 
 Tree = Any

@@ -11,15 +11,13 @@ import contextlib
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from gpstoken_jax.runtime.buckets import Choose, RemoteFile, is_url, stat_file
+from gpstoken_jax.runtime.buckets import Choose, is_url
 from gpstoken_jax.runtime.files import (
     TEMPORARY_SUFFIX,
     DamagedFileError,
@@ -29,12 +27,12 @@ from gpstoken_jax.runtime.files import (
     remove_temporary_files,
     write_json,
 )
+from gpstoken_jax.runtime.fingerprints import first_difference
 from gpstoken_jax.runtime.json_lines import read_line, seal_line
 from gpstoken_jax.runtime.mirror import Place, open_place
 
 MANIFEST = "manifest.json"
 _JOURNAL = "journal-{:05d}.txt"
-_COARSEST_DATE = 2.0  # seconds, of FAT
 
 
 class OutputError(ValueError):
@@ -396,54 +394,6 @@ def safe_name(name: str) -> PurePosixPath:
     if len(parts[0]) > 1 and parts[0][1] == ":":
         raise OutputError(f"{name!r} names a drive")
     return PurePosixPath(name)
-
-
-def fingerprint_files(
-    files: Iterable[tuple[str, str | Path | RemoteFile]], *, content: bool = False
-) -> str:
-    """A digest that changes with the names, sizes and dates of files, or with what is in them.
-
-    Args:
-      files: names and paths, in the order that counts.
-      content: read the files instead of trusting their dates.
-
-    Raises:
-      OSError: if a file cannot be read.
-    """
-    digest, newest = sha256(), 1
-    for name, path in files:
-        size, date = stat_file(path)
-        newest = max(newest, date)
-        state = digest_file(path) if content else str(date)
-        digest.update(f"{name!r} {size} {state}\n".encode("utf-8", "surrogatepass"))
-    if not content:
-        _wait_for_another_date(newest)
-    return ("content " if content else "dates ") + digest.hexdigest()[:32]
-
-
-def _wait_for_another_date(newest: int) -> None:
-    """Waits until a file that changes from now on gets another date than the newest, in ns.
-
-    Where file systems have dates of whole seconds, or two, one that was just written could change
-    and keep its date.
-    """
-    age = time.time() - newest / 1e9
-    if newest % 10**9 == 0 and 0 <= age < _COARSEST_DATE:
-        time.sleep(_COARSEST_DATE - age)
-
-
-def first_difference(old: Any, new: Any, name: str = "") -> str | None:
-    """Names the first entry in which two nested mappings differ; None if they are equal."""
-    return next(differences(old, new, name), None)
-
-
-def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Names every entry in which two nested mappings differ, with both values."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(old.keys() | new.keys()):
-            yield from differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
-    elif old != new:
-        yield f"{name} was {old!r} and is now {new!r}"
 
 
 def _check_names(place: str | Path, names: Iterable[str]) -> Choose:

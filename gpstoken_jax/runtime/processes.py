@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from gpstoken_jax.runtime import rendezvous
-from gpstoken_jax.runtime.outputs import first_difference
+from gpstoken_jax.runtime.fingerprints import first_difference
 
 Tree = Any
 T = TypeVar("T")

@@ -33,8 +33,8 @@ from ml_collections import ConfigDict
 from gpstoken_jax.runtime import buckets, checkpoint, processes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_file, write_json
+from gpstoken_jax.runtime.fingerprints import differences
 from gpstoken_jax.runtime.mirror import Place, open_place
-from gpstoken_jax.runtime.outputs import differences
 
 
 def _below(name: str, doc: str) -> property:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gpstoken_jax.runtime import files, outputs
+from gpstoken_jax.runtime import files, fingerprints, outputs
 from gpstoken_jax.runtime.files import DamagedFileError
 from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
 
@@ -37,8 +37,10 @@ def test_a_finished_output_says_what_it_is(tmp_path):
 def test_a_change_within_one_tick_of_coarse_dates_is_noticed(tmp_path, monkeypatch):
     """Clock and file system are simulated: dates of two seconds, as FAT has."""
     now, path = [1_000_000_000.3], tmp_path / "a.jpg"
-    monkeypatch.setattr(outputs.time, "time", lambda: now[0])
-    monkeypatch.setattr(outputs.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(fingerprints.time, "time", lambda: now[0])
+    monkeypatch.setattr(
+        fingerprints.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds)
+    )
 
     def write(content):
         path.write_bytes(content)
@@ -46,15 +48,15 @@ def test_a_change_within_one_tick_of_coarse_dates_is_noticed(tmp_path, monkeypat
         os.utime(path, (date, date))
 
     write(b"one")
-    first = outputs.fingerprint_files([("a", path)])
+    first = fingerprints.fingerprint_files([("a", path)])
     write(b"two")
-    assert outputs.fingerprint_files([("a", path)]) != first
+    assert fingerprints.fingerprint_files([("a", path)]) != first
     # There is nothing to wait for where dates are old, fine, in the future or of no file at all.
     before = now[0] = now[0] + 10
     for seconds in (before - 2, before - 0.001, before + 3600):
         os.utime(path, (seconds, seconds))
-        outputs.fingerprint_files([("a", path)])
-    outputs.fingerprint_files([])
+        fingerprints.fingerprint_files([("a", path)])
+    fingerprints.fingerprint_files([])
     assert now[0] == before
 
 
@@ -312,15 +314,15 @@ def test_fingerprints_change_with_names_dates_and_content(tmp_path):
     path = tmp_path / "a"
     path.write_text("1")
     os.utime(path, ns=(5, 5))
-    dates = outputs.fingerprint_files([("a", path)])
-    content = outputs.fingerprint_files([("a", path)], content=True)
-    assert outputs.fingerprint_files([("b", path)]) != dates
+    dates = fingerprints.fingerprint_files([("a", path)])
+    content = fingerprints.fingerprint_files([("a", path)], content=True)
+    assert fingerprints.fingerprint_files([("b", path)]) != dates
     path.write_text("2")
     os.utime(path, ns=(5, 5))
-    assert outputs.fingerprint_files([("a", path)]) == dates
-    assert outputs.fingerprint_files([("a", path)], content=True) != content
+    assert fingerprints.fingerprint_files([("a", path)]) == dates
+    assert fingerprints.fingerprint_files([("a", path)], content=True) != content
     os.utime(path, ns=(6, 6))
-    assert outputs.fingerprint_files([("a", path)]) != dates
+    assert fingerprints.fingerprint_files([("a", path)]) != dates
 
 
 def test_a_file_of_someone_else_can_be_adopted_only_after_it_is_written(tmp_path):
