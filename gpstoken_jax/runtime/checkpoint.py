@@ -7,16 +7,12 @@ Last comes ``manifest.json``, with length and SHA-256 of every file: who reads c
 With several processes only process 0 touches the disk; the others get what it read from it.
 """
 
-import atexit
-import functools
 import os
 import re
 import shutil
-import tempfile
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +22,23 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from gpstoken_jax.runtime import processes
-from gpstoken_jax.runtime.files import DamagedFileError, digest_file, read_json, write_json
+from gpstoken_jax.runtime.checkpoint_files import (
+    MANIFEST,
+    CheckpointError,
+    DamagedCheckpointError,
+    check_manifest,
+    describe,
+    list_files,
+    reachable,
+    write_manifest,
+)
+from gpstoken_jax.runtime.files import read_json, write_json
 from gpstoken_jax.runtime.fingerprints import first_difference
-from gpstoken_jax.runtime.storage import retry
 
 Tree = Any
 # What Orbax logs with tracebacks, it also raises, and that is said here in one line.
 logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
-MANIFEST = "manifest.json"
-_ORBAX_NOTES = "_CHECKPOINT_METADATA"
 DAMAGED = ".damaged"  # appended to the name of a directory that could not be read
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint is missing, damaged or not of this config; the message says where and why."""
-
-
-class DamagedCheckpointError(CheckpointError):
-    """A checkpoint that is not, or not wholly, there any more."""
 
 
 class Checkpoints:
@@ -77,22 +72,22 @@ class Checkpoints:
             multiprocessing_options=_alone(),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
         )
-        return ocp.CheckpointManager(_reachable(self.directory), options=options)
+        return ocp.CheckpointManager(reachable(self.directory), options=options)
 
     def _seal(self) -> None:
         """Writes the manifest into what is about to get its name; called in the background."""
         for path in self.directory.glob(f"{self._saved}.*tmp*"):
-            _write_manifest(path)
+            write_manifest(path)
 
     def _complete_manifest(self) -> None:
         """Adds what Orbax has written while the checkpoint got its name."""
         if self._saved in steps(self.directory):
             path = self.directory / str(self._saved)
             files = read_json(path / MANIFEST)["files"]
-            more = [name for name in _files(path) if name not in files]
+            more = [name for name in list_files(path) if name not in files]
             if more:
                 for name in more:
-                    files[name] = _describe(path / name)
+                    files[name] = describe(path / name)
                 write_json(path / MANIFEST, {"files": files})
 
     def save(self, step: int, trees: Mapping[str, Tree], progress: Mapping[str, Any]) -> None:
@@ -214,7 +209,7 @@ class Checkpoints:
                 self._manager.close()
                 self._complete_manifest()
                 if self._saved in steps(self.directory):
-                    _check_manifest(self.directory / str(self._saved))
+                    check_manifest(self.directory / str(self._saved))
             except Exception as error:
                 raise self._not_written(error) from error
 
@@ -278,7 +273,7 @@ def load_trees(directory: str | Path, step: int) -> dict[str, Tree]:
     paths = {name: directory / str(step) / name for name in names}
     try:
         templates = {
-            name: _handler().metadata(_reachable(path)).tree for name, path in paths.items()
+            name: _handler().metadata(reachable(path)).tree for name, path in paths.items()
         }
     except Exception as error:
         raise _damaged(directory / str(step), error) from error
@@ -293,7 +288,7 @@ def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
       CheckpointError: if it has other arrays than the template; names the first.
     """
     path = directory / str(step) / name
-    _check_manifest(path.parent, name, "checksums")
+    check_manifest(path.parent, name, "checksums")
     expected = _read_checksums(directory, step)
     if expected is not None and name not in expected:
         raise CheckpointError(f"there is no {path}: the run's config was of another kind")
@@ -301,7 +296,7 @@ def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
         there = ", ".join(map(str, sorted(steps(directory)))) or "none"
         raise DamagedCheckpointError(f"there is no {path} (steps there: {there})")
     try:
-        saved = _shapes(_handler().metadata(_reachable(path)).tree)
+        saved = _shapes(_handler().metadata(reachable(path)).tree)
     except Exception as error:  # Orbax raises many kinds for a damaged directory.
         raise _damaged(path, error) from error
     if difference := first_difference(saved, _shapes(template)):
@@ -309,7 +304,7 @@ def read_tree(directory: Path, name: str, template: Tree, step: int) -> Tree:
     with ocp.Checkpointer(_handler(), multiprocessing_options=_alone()) as checkpointer:
         try:
             wanted = ocp.args.StandardRestore(jax.tree.map(_placeholder, template))
-            tree = checkpointer.restore(_reachable(path), args=wanted)
+            tree = checkpointer.restore(reachable(path), args=wanted)
         except Exception as error:
             raise _damaged(path, error) from error
     if expected is not None and expected[name] != checksum(tree):
@@ -367,92 +362,8 @@ def read_progress(directory: str | Path, step: int) -> dict[str, Any]:
       DamagedCheckpointError: if it cannot be read.
     """
     directory = Path(directory).absolute()
-    _check_manifest(directory / str(step), "progress")
+    check_manifest(directory / str(step), "progress")
     return _read_json(directory, step, "progress")
-
-
-def _files(path: Path) -> list[str]:
-    files = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    return sorted(name for name in files if name != MANIFEST)
-
-
-def _write_manifest(path: Path) -> None:
-    """Writes the length and SHA-256 of every file of a checkpoint, but for Orbax's notes."""
-    names = [name for name in _files(path) if name != _ORBAX_NOTES]
-    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
-        records = pool.map(lambda name: _describe(path / name), names)
-    write_json(path / MANIFEST, {"files": dict(zip(names, records, strict=True))})
-
-
-def _describe(file: Path) -> tuple[int, str]:
-    return file.stat().st_size, digest_file(file)
-
-
-def _check_manifest(path: Path, *names: str) -> None:
-    """Compares the files of a checkpoint, or of some of its trees, with its manifest.
-
-    One that an early version wrote has none: its trees have checksums all the same.
-
-    Raises:
-      DamagedCheckpointError: naming the first file that is missing or differs.
-      StorageError: if the disk cannot be read, which is no damage.
-    """
-    manifest = path / MANIFEST
-    if not _is_there(manifest):
-        return
-    try:
-        records = retry(lambda: read_json(manifest, required=True), manifest)["files"]
-    except (DamagedFileError, KeyError) as error:
-        raise DamagedCheckpointError(f"{path} is damaged: {error}") from error
-    parts = {file: file.split("/")[0] for file in records}
-    wanted = [file for file, part in parts.items() if not names or part in names or part == file]
-    with ThreadPoolExecutor() as pool:
-        problems = pool.map(lambda file: _problem(path / file, *records[file]), wanted)
-        for file, problem in zip(wanted, problems, strict=True):
-            if problem:
-                raise DamagedCheckpointError(f"{path / file} is damaged: it {problem}")
-
-
-def _problem(file: Path, size: int, digest: str) -> str | None:
-    if not _is_there(file):
-        return "is missing"
-    found = retry(lambda: _describe(file), file)
-    if found[0] != size:
-        return f"has {found[0]} bytes instead of {size}"
-    return None if found[1] == digest else "does not match its checksum"
-
-
-def _is_there(file: Path) -> bool:
-    """Tells whether a file exists; a disk that cannot say so raises StorageError."""
-
-    def look() -> bool:
-        try:
-            return bool(os.stat(file))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-
-    return retry(look, file)
-
-
-@functools.cache
-def _links() -> Path:
-    """A directory for links, removed at the end."""
-    path = Path(tempfile.mkdtemp(prefix="gpstoken-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
-
-
-def _reachable(path: Path) -> Path:
-    """The same directory by a name that Orbax and TensorStore can work with.
-
-    They take "[" for a pattern and a backslash for a slash, and would write what nobody can read.
-    """
-    if not set("[\\") & set(str(path)):
-        return path
-    link = _links() / sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    if not link.is_symlink():
-        link.symlink_to(path, target_is_directory=True)
-    return link
 
 
 def _read_json(directory: Path, step: int, name: str) -> dict[str, Any]:
@@ -462,7 +373,7 @@ def _read_json(directory: Path, step: int, name: str) -> dict[str, Any]:
             ocp.JsonCheckpointHandler(multiprocessing_options=_alone()),
             multiprocessing_options=_alone(),
         ) as checkpointer:
-            return checkpointer.restore(_reachable(path))
+            return checkpointer.restore(reachable(path))
     except Exception as error:
         raise _damaged(path, error) from error
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpstoken_jax.runtime import checkpoint, storage
+from gpstoken_jax.runtime import checkpoint_files, storage
 from gpstoken_jax.runtime.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -269,7 +269,7 @@ class _FaultyDisk:
             return call
 
         for name in ("digest_file", "read_json"):
-            monkeypatch.setattr(checkpoint, name, faulty(getattr(checkpoint, name)))
+            monkeypatch.setattr(checkpoint_files, name, faulty(getattr(checkpoint_files, name)))
         monkeypatch.setattr(os, "stat", faulty(os.stat))
         monkeypatch.setattr(storage, "RETRY_SECONDS", (0, 0, 0))
 
