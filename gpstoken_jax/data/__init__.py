@@ -1,16 +1,9 @@
 """Images in, batches out: folders or TFDS data sets, read with Grain; TensorFlow is not needed."""
 
+from gpstoken_jax.data.examples import Example, ImageSource
 from gpstoken_jax.data.loader import EvalBatches, TrainBatches, eval_batches, train_batches
 from gpstoken_jax.data.resize import resize_and_crop
-from gpstoken_jax.data.sources import (
-    DataSet,
-    Example,
-    ImageSource,
-    Subset,
-    data_paths,
-    name_data,
-    open_source,
-)
+from gpstoken_jax.data.sources import DataSet, Subset, data_paths, name_data, open_source
 
 __all__ = [
     "DataSet",

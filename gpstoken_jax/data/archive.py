@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpstoken_jax.data.sources import Example
+from gpstoken_jax.data.examples import Example
 from gpstoken_jax.runtime.files import reading
 from gpstoken_jax.runtime.fingerprints import fingerprint_files
 from gpstoken_jax.runtime.storage import retry

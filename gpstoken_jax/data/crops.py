@@ -6,9 +6,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gpstoken_jax.data import transforms
+from gpstoken_jax.data.examples import Example, ImageSource
 from gpstoken_jax.data.loader import FittedImages
 from gpstoken_jax.data.resize import resize_and_crop, resize_of
-from gpstoken_jax.data.sources import Example, ImageSource
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from absl import flags, logging
 from jaxtyping import UInt8
 
 from gpstoken_jax.data import images, transforms
+from gpstoken_jax.data.examples import Example, ImageSource
 from gpstoken_jax.data.resize import as_size, resize_and_crop, resize_of, to_array
-from gpstoken_jax.data.sources import Example, ImageSource, drafted
+from gpstoken_jax.data.sources import drafted
 
 MAX_REDRAWS = 50  # unreadable images in a row before a run is stopped
 _WATCH_SECONDS = 1.0  # between two looks of a worker at its parent

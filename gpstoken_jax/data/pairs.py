@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gpstoken_jax.data.examples import Example
 from gpstoken_jax.data.folder import ImageFile, list_folder
 from gpstoken_jax.data.images import FORMATS, decode, read_bytes
 from gpstoken_jax.data.loader import ReadAhead, Unreadable, eval_batches
-from gpstoken_jax.data.sources import Example
 
 _NAMED = 3  # files named in an error
 Size = tuple[int, int]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from gpstoken_jax.data import folder, images, sources
+from gpstoken_jax.data import folder, images, sources, tfds
 from gpstoken_jax.data.loader import available_cores, end_with_parent
 from gpstoken_jax.data.shrinking import Shrinking
 from gpstoken_jax.runtime.files import read_json, sealed_json
@@ -120,12 +120,7 @@ def prepare(
     digest = sources.fingerprint(listing.files, listing.label_names, verify)
     made_from = {"images": digest, **(dataclasses.asdict(shrinking) if shrinking else {})}
     result = open_output(
-        output,
-        sources.KIND,
-        made_from,
-        inputs=[listing.root],
-        overwrite=overwrite,
-        process=share[0],
+        output, tfds.KIND, made_from, inputs=[listing.root], overwrite=overwrite, process=share[0]
     )
     with result:
         if result.complete and result.has(REPORT_NAME):
