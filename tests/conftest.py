@@ -7,7 +7,7 @@ import io
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -59,6 +59,16 @@ def golden_dir() -> Path:
 def env() -> dict[str, str]:
     """Returns the environment of the programs that tests start, wherever they start them."""
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def started() -> Iterator[list]:
+    """A list for the processes that a test starts; those that still run are killed at its end."""
+    processes = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

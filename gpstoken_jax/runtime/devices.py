@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from gpstoken_jax.runtime.compiling import announced
 from gpstoken_jax.runtime.platforms import tracing_for
-from gpstoken_jax.runtime.progress import announced
 
 Tree = Any
 

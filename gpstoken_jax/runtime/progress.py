@@ -1,17 +1,9 @@
-"""Progress lines of programs that go through many images, and words for long silences."""
+"""Progress lines of programs that go through many images."""
 
-import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import wraps
-from pathlib import Path
-from typing import Any
 
 EVERY_SECONDS = 5.0
-SILENCE_SECONDS = 3.0
-_TIMES = "gpstoken_seconds.json"  # beside the compiled programs, by what was compiled
 
 
 @dataclass
@@ -50,65 +42,6 @@ class Progress:
             speed = format_speed(speed, self.unit)
             line = f"{self.done}/{self.total} {self.unit}  {speed}  ETA {eta}"
             print(f"{self.label}{line}", flush=True)
-
-
-@contextlib.contextmanager
-def compiling(what: str, key: str) -> Iterator[None]:
-    """Prints that something is being compiled if that takes more than a moment.
-
-    Args:
-      what: for people, e.g. ``"the encoder"``.
-      key: tells programs apart; the time of each is kept beside JAX's compilation cache.
-    """
-    import jax
-
-    from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_json
-
-    folder, times = jax.config.jax_compilation_cache_dir, {}
-    if folder is not None:
-        with contextlib.suppress(OSError, DamagedFileError):
-            times = read_json(Path(folder) / _TIMES)
-    about = f"{format_seconds(times[key])} last time" if key in times else "a minute or so at first"
-    line = f"compiling {what} ... ({about}{f', kept in {folder}' if folder else ''})"
-    timer = threading.Timer(SILENCE_SECONDS, print, [line], {"flush": True})
-    timer.daemon = True
-    start = time.perf_counter()
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-    seconds = time.perf_counter() - start
-    if folder is not None and seconds > SILENCE_SECONDS:
-        with contextlib.suppress(OSError):
-            write_json(Path(folder) / _TIMES, times | {key: seconds})
-
-
-def announced(
-    function: Callable[..., Any], name: str | None, looked_at: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Makes a compiled function say so where its compilation takes long.
-
-    Args:
-      function: for which each new shape is another program.
-      name: for people, see ``compiling``; None changes nothing.
-      looked_at: those of its arguments, as a tree, whose shapes tell its programs apart.
-    """
-    import jax
-    import numpy as np
-
-    seen: set[str] = set()
-
-    @wraps(function)
-    def call(*arguments: Any) -> Any:
-        shapes = str(jax.tree.map(np.shape, looked_at(*arguments)))
-        if shapes in seen:
-            return function(*arguments)
-        seen.add(shapes)
-        with compiling(name, f"{name} {shapes} {jax.devices()[0].device_kind}"):
-            return function(*arguments)
-
-    return function if name is None else call
 
 
 def format_speed(images_per_second: float, unit: str = "images") -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation.sit import drop_labels
-from gpstoken_jax.runtime.progress import announced
+from gpstoken_jax.runtime.compiling import announced
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import Batch, Metrics, one_copy
 from gpstoken_jax.training.task import Task

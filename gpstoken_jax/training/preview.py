@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from gpstoken_jax import data
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.partition.images import partition_images
-from gpstoken_jax.runtime.progress import announced
+from gpstoken_jax.runtime.compiling import announced
 from gpstoken_jax.tokens import visualize
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import one_copy

@@ -13,7 +13,7 @@ from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sampling import image_keys, sample_batch
 from gpstoken_jax.generation.sit import create_sit, init_params
 from gpstoken_jax.generation.transport import Transport
-from gpstoken_jax.runtime.progress import announced
+from gpstoken_jax.runtime.compiling import announced
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import TokenDataset, TokensError, open_tokens, visualize
 from gpstoken_jax.tokens.batches import TokenBatches, read_rows

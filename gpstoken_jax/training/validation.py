@@ -13,8 +13,8 @@ from gpstoken_jax.features.lpips import LPIPSWeights
 from gpstoken_jax.metrics import image as metrics
 from gpstoken_jax.metrics.image import Mean
 from gpstoken_jax.model.gpstoken import GPSToken
+from gpstoken_jax.runtime.compiling import announced
 from gpstoken_jax.runtime.processes import gather
-from gpstoken_jax.runtime.progress import announced
 
 Params = Any
 

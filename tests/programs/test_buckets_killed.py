@@ -71,18 +71,14 @@ TOY += ["--config.toy.held_out=True", "--config.checkpoint.keep=2"]
 
 
 @pytest.fixture
-def toy(env):
+def toy(env, started):
     """Starts the toy training; what is still running at the end is killed."""
-    started = []
 
     def start(workdir, *flags):
         started.append(_start(env, workdir, *flags))
         return started[-1]
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return start
 
 
 def _start(env, workdir, *flags):

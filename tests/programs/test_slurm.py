@@ -33,7 +33,7 @@ sys.exit(max(task.wait() for task in tasks))
 
 
 @pytest.fixture
-def submit(tmp_path, env):
+def submit(tmp_path, env, started):
     """Runs a batch script as a job of two tasks; returns its process."""
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -50,7 +50,6 @@ def submit(tmp_path, env):
         "SRUN_PID": str(tmp_path / "srun.pid"),
         "SLURM_JOB_ID": "77",
     }
-    started = []
 
     def submit(script, *arguments, **variables):
         with open(tmp_path / "slurm.out", "a") as output:
@@ -64,10 +63,7 @@ def submit(tmp_path, env):
         started.append(process)
         return process
 
-    yield submit
-    for process in started:
-        process.kill()
-        process.wait()
+    return submit
 
 
 def test_a_preempted_training_is_queued_again_and_goes_on(submit, tmp_path):

@@ -25,9 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def toy(env):
+def toy(env, started):
     """Starts the training of tests/toy_training.py; what is still running at the end is killed."""
-    started = []
 
     def start(workdir, *more, prefix=(), **options):
         program = [sys.executable, "tests/toy_training.py", "--config=tests/toy_training.py"]
@@ -37,10 +36,7 @@ def toy(env):
         started.append(process)
         return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return start
 
 
 def _finish(process, code=0):

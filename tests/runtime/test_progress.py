@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpstoken_jax.runtime import devices, progress
+from gpstoken_jax.runtime import compiling, devices, progress
 
 
 @pytest.fixture
@@ -20,30 +20,30 @@ def cache(tmp_path):
 
 
 def test_a_long_compilation_is_told_with_its_last_time(cache, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr(compiling, "SILENCE_SECONDS", 0.01)
     for _ in range(2):
-        with progress.compiling("the encoder", "some program"):
+        with compiling.compiling("the encoder", "some program"):
             time.sleep(0.5)
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"compiling the encoder ... (a minute or so at first, kept in {cache})"
     assert second.startswith("compiling the encoder ... (") and "s last time" in second
-    (cache / progress._TIMES).write_text("{")  # no reason to stop
-    with progress.compiling("the encoder", "some program"):
+    (cache / compiling._TIMES).write_text("{")  # no reason to stop
+    with compiling.compiling("the encoder", "some program"):
         time.sleep(0.5)
     assert "a minute or so" in capsys.readouterr().out
 
 
 def test_what_is_compiled_at_once_or_already_is_not_told(cache, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SILENCE_SECONDS", 600.0)
+    monkeypatch.setattr(compiling, "SILENCE_SECONDS", 600.0)
     sine = devices.spread(lambda params, x: jnp.sin(x) + params, "the sine")
     run = functools.partial(sine, np.float32(1))
     run(np.zeros(4, np.float32))
-    assert capsys.readouterr().out == "" and not (cache / progress._TIMES).exists()
-    monkeypatch.setattr(progress, "SILENCE_SECONDS", -1.0)  # every silence is too long
+    assert capsys.readouterr().out == "" and not (cache / compiling._TIMES).exists()
+    monkeypatch.setattr(compiling, "SILENCE_SECONDS", -1.0)  # every silence is too long
     run(np.zeros(4, np.float32))
-    assert not (cache / progress._TIMES).exists()
+    assert not (cache / compiling._TIMES).exists()
     run(np.zeros(64, np.float32))  # another shape, another program
-    assert "the sine" in (cache / progress._TIMES).read_text()
+    assert "the sine" in (cache / compiling._TIMES).read_text()
 
 
 def test_progress_counts_what_an_earlier_run_has_done(capsys):

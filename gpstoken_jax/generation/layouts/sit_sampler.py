@@ -20,7 +20,7 @@ from gpstoken_jax.generation.samplers import Sampler
 from gpstoken_jax.generation.sit import SiT, init_params
 from gpstoken_jax.generation.transport import Transport
 from gpstoken_jax.runtime.checkpoint import params_checksum
-from gpstoken_jax.runtime.progress import announced
+from gpstoken_jax.runtime.compiling import announced
 from gpstoken_jax.runtime.run_directory import load_weights
 
 CHANNELS = 5

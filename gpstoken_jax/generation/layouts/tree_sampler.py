@@ -14,7 +14,7 @@ from gpstoken_jax.generation.layouts.sampler import Geometry, Labels, check_labe
 from gpstoken_jax.generation.layouts.split_tree import split_tree
 from gpstoken_jax.generation.layouts.tree_network import TreeNetwork, draw, init_params
 from gpstoken_jax.runtime.checkpoint import params_checksum
-from gpstoken_jax.runtime.progress import announced
+from gpstoken_jax.runtime.compiling import announced
 from gpstoken_jax.runtime.run_directory import load_weights
 
 _draw = announced(
