@@ -32,6 +32,7 @@ from gpstoken_jax.runtime.files import DamagedFileError, check_sealed_file, writ
 from gpstoken_jax.runtime.progress import Progress
 
 _VERSION = 1  # of the index
+_MOST_CLASSES = 10**6  # where only numbers tell them; one damaged label shall not make more
 
 
 class Row(NamedTuple):
@@ -118,6 +119,8 @@ def find_shards(place: str, suffix: str) -> list[str]:
         FileNotFoundError: When one that is named, or any, is not there.
     """
     place = os.path.expanduser(place)
+    if os.path.isfile(place):  # a literal name beats a pattern
+        return [place]
     if os.path.isdir(place):
         found = sorted(str(path) for path in Path(place).rglob(f"*{suffix}") if path.is_file())
         if not found:
@@ -178,7 +181,8 @@ def _classes(
     if all(isinstance(label, int) for label in labels):
         if labels and min(labels) < 0:
             labels -= {NO_LABEL}
-        if labels and (min(labels) < 0 or (names and max(labels) >= len(names))):
+        most = len(names) or _MOST_CLASSES
+        if labels and (min(labels) < 0 or max(labels) >= most):
             raise ValueError(f"{place} has labels from {min(labels)} to {max(labels)}")
         if labels and not names:
             names = tuple(map(str, range(max(labels) + 1)))

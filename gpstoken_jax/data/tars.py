@@ -17,6 +17,7 @@ from gpstoken_jax.runtime.files import reading
 from gpstoken_jax.runtime.outputs import OutputError, safe_name
 
 _MOST = 2**20  # bytes of a header or a label
+_DIGITS = 20  # of no label
 _HEADERS = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
@@ -133,11 +134,13 @@ def _read_label(file: IO[bytes], member: tarfile.TarInfo) -> int | str | None:
     if member.name.lower().endswith(".json"):
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         value = value.get("label") if isinstance(value, dict) else None
         return value if isinstance(value, int | str) and not isinstance(value, bool) else None
-    return int(text) if text.removeprefix("-").isdecimal() else text or None
+    if text.removeprefix("-").isdecimal():
+        return int(text) if len(text) < _DIGITS else None
+    return text or None
 
 
 PACKING = Packing(".tar", index_tar, TarMember)

@@ -258,7 +258,7 @@ def test_patterns_name_shards(tmp_path):
         list_packed(str(tmp_path), tars.PACKING)
 
 
-@pytest.mark.parametrize("labels", [[0, "cat", 1, 2], [0, -5, 1, 2]])
+@pytest.mark.parametrize("labels", [[0, "cat", 1, 2], [0, -5, 1, 2], [0, 10**12, 1, 2]])
 def test_labels_that_do_not_fit_together_are_refused(labels, tmp_path):
     path = _write_tar(tmp_path / "a.tar", _samples(0, labels, "json"))
     with pytest.raises(ValueError, match="labels"):
@@ -300,3 +300,23 @@ def test_configs_take_shards_and_ask_for_one_place(tmp_path, monkeypatch):
     )
     with pytest.raises(ValueError, match="both tar shards and parquet shards"):
         data.open_source(_config(tars="a", parquet="b"), "train")
+
+
+@pytest.mark.parametrize("name", ["a[1].tar", "a{1,2}.tar", "a*.tar"])
+def test_a_literal_name_beats_a_pattern(name, tmp_path):
+    shard = _write_tar(tmp_path / name, _samples(0, WORDS))
+    _write_tar(tmp_path / "a1.tar", _samples(4, WORDS))
+    assert find_shards(str(shard), ".tar") == [str(shard)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        *(("json", text) for text in ("[" * 100_000, "9" * 5000, '{"label": [0]}', "{", "")),
+        *(("cls", text) for text in ("9" * 5000, " ")),
+    ],
+)
+def test_a_label_that_cannot_be_read_is_none(kind, text, tmp_path):
+    members = [("a.png", _png(0)[1]), (f"a.{kind}", text.encode())]
+    source = _open("tars", str(_write_tar(tmp_path / "a.tar", members)), "all")
+    assert [source[0].label, len(source)] == [-1, 1]
