@@ -314,7 +314,8 @@ class Lease:
         return f"{self._folder}/{number:09d}"
 
     def _there(self) -> dict[int, Object]:
-        return {int(name): found for name, found in buckets.list_objects(self._folder).items()}
+        found = buckets.list_objects(self._folder)
+        return {int(name): one for name, one in found.items() if name.isdecimal()}
 
     def _take(self) -> tuple[int, float]:
         there, began = self._there(), time.monotonic()
@@ -336,13 +337,18 @@ class Lease:
 
     def _check_over(self, number: int, found: Object) -> None:
         """Raises LeaseError if a lease still holds."""
+        path = self._path(number)
         try:
             with buckets.speaking_of(self._url):
-                path = self._path(number)
-                about = json.loads(buckets.file_system(path).cat_file(path))
+                content = buckets.file_system(path).cat_file(path)
         except FileNotFoundError:
             return  # released in this moment
-        ends = found.written.timestamp() + about["seconds"]
+        try:
+            about = json.loads(content)
+            ends = found.written.timestamp() + about["seconds"]
+            about = {name: about[name] for name in ("owner", "pid", "machine")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise LeaseError(f"{path} is no lease that can be read: take it away") from error
         if ends > time.time() and not _is_dead(about):
             until = datetime.fromtimestamp(ends, UTC)
             raise LeaseError(

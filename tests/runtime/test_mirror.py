@@ -330,3 +330,12 @@ def test_an_owner_of_this_machine_that_is_dead_has_no_lease(place, monkeypatch):
         Lease(place, 0)
     monkeypatch.undo()
     Lease(place, 0).release()
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'{"seconds": "long"}', b"\xff"])
+def test_a_lease_that_cannot_be_read_is_told_in_one_line(content, objects):
+    objects.pipe_file(f"{URL}/.lease/00000/notes.txt", b"someone's")  # no lease, and no harm
+    Lease(URL, 0).release()
+    objects.pipe_file(f"{URL}/.lease/00000/000000001", content)
+    with pytest.raises(LeaseError, match="000000001 is no lease that can be read: take it away"):
+        Lease(URL, 0)
