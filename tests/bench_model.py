@@ -25,14 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from gpstoken_jax import kernels
-from gpstoken_jax.model.encoder import BlockConditions, Encoder, Stem
+from gpstoken_jax.model.encoder import BlockConditions, Stem, exact_gelu
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.model.layers import ResnetBlock, SpatialAttention
 from gpstoken_jax.model.roi_align import roi_align
 from gpstoken_jax.model.tile_norm import TileNorm
+from gpstoken_jax.model.transformer import stack_blocks
 from gpstoken_jax.partition.geometry import boxes_to_pixels
 from tests.full_size import CONFIGS, FullSize, full_size
 
@@ -234,14 +234,6 @@ def stages(model: FullSize, rounds: int) -> dict[str, tuple[float, float]]:
     return times
 
 
-class Transformer(Encoder):
-    """The encoder's transformer alone."""
-
-    @nn.compact
-    def __call__(self, x, conditions):
-        return self._transformer(x, conditions)
-
-
 def encoder_stages(model: FullSize) -> dict[str, tuple[Callable, tuple]]:
     """Stem, RoIAlign, conditions and transformer."""
     config, params = model.config.model.encoder, model.params["params"]["encoder"]
@@ -251,7 +243,9 @@ def encoder_stages(model: FullSize) -> dict[str, tuple[Callable, tuple]]:
     features = jnp.ones((*model.image.shape[:3], config.channels))
     rois = jnp.ones((*pixels.shape[:2], *size, config.channels))
     conditions = jnp.ones((config.depth, *pixels.shape[:2], config.width))
-    transformer = Transformer(model.config.model.feature_channels, **config)
+    transformer = stack_blocks(
+        config.depth, num_heads=config.num_heads, mlp_ratio=config.mlp_ratio, activation=exact_gelu
+    )
     return {
         "stem": (stem.apply, ({"params": params["stem"]}, model.image)),
         "RoIAlign": (lambda f: roi_align(f, pixels, size), (features,)),
@@ -260,8 +254,8 @@ def encoder_stages(model: FullSize) -> dict[str, tuple[Callable, tuple]]:
             ({"params": params["conditions"]}, rois),
         ),
         "transformer": (
-            transformer.apply,
-            ({"params": {"blocks": params["blocks"]}}, conditions[0], conditions),
+            lambda *args: transformer.apply(*args)[0],
+            ({"params": params["blocks"]}, conditions[0], conditions),
         ),
     }
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from gpstoken_jax.runtime.platforms import by_platform
 
 _LEAST_CHANNELS = 32  # with fewer the products are too thin to gain anything
+_PIXELS = 1024  # of an image, in a product: 0.5 MB of 128 channels
 
 
 def convolve(
@@ -65,13 +66,30 @@ def by_kernel(
 
 
 def _products(precision, x, kernel):
-    side, (_, height, width, _) = len(kernel), x.shape
+    """A product of matrices for each position, a few rows of the map at a time.
+
+    Their transpose reads both maps once for each position: as many rows as the cache holds.
+    """
+    side, (batch, height, width, channels) = len(kernel), x.shape
     padded = jnp.pad(x, ((0, 0), *[(side // 2, side // 2)] * 2, (0, 0)))
-    places = [(row, column) for row in range(side) for column in range(side)]
-    return sum(
-        jnp.matmul(padded[:, i : i + height, j : j + width], kernel[i, j], precision=precision)
-        for i, j in places
-    )
+    count = min(n for n in range(1, height + 1) if height % n == 0 and height * width <= n * _PIXELS
+                or n == height)  # fmt: skip
+    rows = height // count
+
+    def of_rows(_, top):
+        part = jax.lax.dynamic_slice_in_dim(padded, top, rows + side - 1, axis=1)
+        return None, sum(
+            jnp.matmul(
+                part[:, i : i + rows, j : j + width].reshape(-1, channels),
+                kernel[i, j],
+                precision=precision,
+            )
+            for i in range(side)
+            for j in range(side)
+        )
+
+    _, y = jax.lax.scan(of_rows, None, jnp.arange(0, height, rows))
+    return y.reshape(count, batch, rows, width, -1).swapaxes(0, 1).reshape(*x.shape[:3], -1)
 
 
 def _plain(precision, x, kernel):
