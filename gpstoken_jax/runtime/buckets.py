@@ -98,6 +98,17 @@ def fetch(path: str | Path, choose: Callable[[Iterable[str]], Choose] | None = N
     return copy
 
 
+def exists(path: str | Path) -> bool:
+    """Tells whether there is anything, be it a link to nothing, at a place.
+
+    Raises:
+      ValueError, StorageError: as of ``fetch``.
+    """
+    if is_url(path):
+        return bool(list_objects(check_url(path)))
+    return os.path.lexists(Path(path).expanduser())
+
+
 def list_objects(url: str) -> dict[str, Object]:
     """The objects below a place by relative name; ``""`` is one of the very name.
 
