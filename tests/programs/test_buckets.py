@@ -91,6 +91,7 @@ def same_tokens(one, other):
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")  # of what a program imports first
 def test_programs_read_and_write(remote, encoded, program):
     if remote.startswith("gs"):
         pytest.skip("the same code as of s3, and slow")
@@ -121,3 +122,10 @@ def test_programs_read_and_write(remote, encoded, program):
     program("prepare_layouts", *layouts)
     assert open_layouts(f"{made}/layouts.safetensors").num_tokens == 8
     assert "Nothing has changed" in program("prepare_layouts", *layouts)
+    images = f"--data.folder={remote}/photos", "--config=configs/tiny.py:smoke", "--split=all"
+    images += "--num_tokens=8", f"--output={made}/of_images.safetensors"
+    assert "share 1 of 2 is written" in program("prepare_layouts", *images, "--share=1/2")
+    assert "3 layouts of 8 tokens" in program("prepare_layouts", *images, "--share=0/2")
+    assert [name for name in emulators.contents(made) if "of_images" in name] == [
+        "of_images.safetensors"
+    ]
