@@ -1,12 +1,15 @@
 """Encode and decode of the full-size models on a CPU, beside an equivalent PyTorch network.
 
-    python -m tests.bench_model [--models M128 L256] [--rounds 5] [--stages] [--json FILE]
+    python -m tests.bench_model [--models M128 L256] [--rounds 5] [--stages] [--train BATCH]
+        [--json FILE]
 
-Batch 1, two threads, everything in one process, the candidates taking turns; the least of several
-rounds counts, as wall time and as processor time (which other programs on the machine disturb
-less). Both networks have the same weights, and the largest difference of their outputs is printed.
-Without PyTorch (`pip install torch`) its side is left out. `--stages` says where the time goes;
-operations and memory of the conditions, one block after another and all at once, come last.
+Batch 1, at most two threads, everything in one process, the candidates taking turns; the least of
+several rounds counts, as wall time and as processor time (which other programs on the machine
+disturb less). Both networks have the same weights, and the largest difference of their outputs is
+printed. Without PyTorch (`pip install torch`) its side is left out. `--stages` says where the time
+goes; operations and memory of the conditions, one block after another and all at once, come last.
+`--train BATCH` times the squared error of whole images and its gradient by all parameters instead,
+in one round (or `--rounds`), and compares the losses and the norms of the gradients.
 """
 
 import argparse
@@ -21,17 +24,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
 from gpstoken_jax import kernels
 from gpstoken_jax.model.encoder import BlockConditions, Encoder, Stem
+from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.model.layers import ResnetBlock, SpatialAttention
 from gpstoken_jax.model.roi_align import roi_align
 from gpstoken_jax.model.tile_norm import TileNorm
 from gpstoken_jax.partition.geometry import boxes_to_pixels
 from tests.full_size import CONFIGS, FullSize, full_size
 
-THREADS = 2
+THREADS = min(2, len(os.sched_getaffinity(0)))
 # Stages that loop: XLA counts the operations of a loop's body once, however often it runs.
 IN_LOOPS = ("RoIAlign", "splat")
 Candidates = dict[str, Callable[[], Any]]
@@ -40,7 +45,8 @@ Candidates = dict[str, Callable[[], Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--train", type=int, metavar="BATCH")
     parser.add_argument("--stages", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -48,9 +54,12 @@ def main() -> None:
     print(results["machine"])
     for name in options.models:
         model = full_size(name)
-        results[name] = measure(name, model, options.rounds)
+        if options.train:
+            results[name] = measure_gradients(name, model, options.train, options.rounds or 1)
+            continue
+        results[name] = measure(name, model, options.rounds or 5)
         if options.stages:
-            results[name]["stages"] = stages(model, options.rounds)
+            results[name]["stages"] = stages(model, options.rounds or 5)
         results[name]["conditions"] = conditions(model)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -102,13 +111,26 @@ def add_torch(model: FullSize, tokens: np.ndarray, candidates: dict[str, Candida
     """PyTorch's side in its two memory layouts, if it is installed."""
     try:
         import torch
-
-        from tests.bench_torch_network import TorchGPSToken
     except ImportError as error:
         print(f"without PyTorch: {error}")
         return
     torch.set_num_threads(THREADS)
     torch.set_grad_enabled(False)
+    for name, (network, start) in torch_networks(model).items():
+        given = torch.from_numpy(tokens.copy())
+        candidates["encode"][name] = lambda n=network, start=start: n.encode(*start)
+        candidates["decode"][name] = lambda n=network, given=given: n.decode(given).permute(
+            0, 2, 3, 1
+        )
+
+
+def torch_networks(model: FullSize, batch: int = 1) -> dict[str, tuple[Any, tuple]]:
+    """The equivalent network and its inputs, in PyTorch's two memory layouts."""
+    import torch
+
+    from tests.bench_torch_network import TorchGPSToken
+
+    networks = {}
     for name, layout in (
         ("torch", torch.contiguous_format),
         ("torch channels-last", torch.channels_last),
@@ -117,14 +139,68 @@ def add_torch(model: FullSize, tokens: np.ndarray, candidates: dict[str, Candida
         state = {key: torch.from_numpy(tensor) for key, tensor in model.tensors.items()}
         missing, _ = network.load_state_dict(state, strict=False)
         assert not missing, missing
-        network = network.to(memory_format=layout)
-        image = torch.from_numpy(model.image.transpose(0, 3, 1, 2).copy()).to(memory_format=layout)
-        start = image, torch.from_numpy(model.geometry), torch.from_numpy(model.boxes)
-        given = torch.from_numpy(tokens.copy())
-        candidates["encode"][name] = lambda n=network, start=start: n.encode(*start)
-        candidates["decode"][name] = lambda n=network, given=given: n.decode(given).permute(
-            0, 2, 3, 1
+        image, geometry, boxes = inputs(model, batch)
+        image = torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).to(memory_format=layout)
+        start = image, torch.from_numpy(geometry), torch.from_numpy(boxes)
+        networks[name] = network.to(memory_format=layout), start
+    return networks
+
+
+def inputs(model: FullSize, batch: int) -> tuple[np.ndarray, ...]:
+    """The photo, its geometry and boxes, a number of times."""
+    return tuple(np.repeat(a, batch, axis=0) for a in (model.image, model.geometry, model.boxes))
+
+
+def measure_gradients(name: str, model: FullSize, batch: int, rounds: int) -> dict[str, Any]:
+    """Times of the squared error and its gradient, and the ratio of PyTorch's to ours."""
+    network, arguments = GPSToken(model.config.model), inputs(model, batch)
+
+    def loss(params, image, geometry, boxes):
+        tokens = network.apply(params, image, geometry, boxes, method="encode")
+        return jnp.mean(jnp.square(network.apply(params, tokens, method="decode") - image))
+
+    step = jax.jit(jax.value_and_grad(loss))
+
+    def ours():
+        value, gradients = step(model.params, *arguments)
+        return float(value), float(optax.global_norm(gradients))
+
+    functions = {"jax": ours}
+    try:
+        for key, (torch_network, start) in torch_networks(model, batch).items():
+            functions[key] = lambda n=torch_network, s=start: torch_gradients(n, *s)
+    except ImportError as error:
+        print(f"without PyTorch: {error}")
+    values = {}
+    times = take_turns(
+        {key: lambda k=key, f=f: values.__setitem__(k, f()) for key, f in functions.items()}, rounds
+    )
+    for key, (wall, cpu) in times.items():
+        value, norm = values[key]
+        print(
+            f"{name} batch {batch} {key:20s} {wall:7.2f} s  {cpu:7.2f} s of processor time  "
+            f"loss {value:.6f}  norm of the gradient {norm:.6f}"
         )
+    results = {"batch": batch, "seconds": times, "loss and norm": values}
+    for i, what in enumerate(("wall", "cpu")):
+        if others := [seconds[i] for key, seconds in times.items() if key != "jax"]:
+            results[f"ratio ({what})"] = min(others) / times["jax"][i]
+            print(
+                f"PyTorch's best takes {min(others) / times['jax'][i]:.2f} times as long ({what})"
+            )
+    return results
+
+
+def torch_gradients(network, image, geometry, boxes) -> tuple[float, float]:
+    """PyTorch's squared error, and the norm of its gradient by all parameters."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    network.zero_grad()
+    loss = (network.decode(network.encode(image, geometry, boxes)) - image).square().mean()
+    loss.backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    return loss.item(), torch.stack([g.norm() for g in gradients]).norm().item()
 
 
 def take_turns(functions: Candidates, rounds: int) -> dict[str, tuple[float, float]]:

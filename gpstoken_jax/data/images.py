@@ -21,9 +21,11 @@ import io
 import os
 
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from gpstoken_jax.data.resize import Picture
 from gpstoken_jax.runtime import buckets, storage
 
 for _plugin, _function in (("pillow_heif", "register_heif_opener"), ("pillow_jxl", None)):
@@ -88,20 +90,20 @@ class DecodedImage:
     """Upright RGB pixels and what had to be done to get them.
 
     Attributes:
-        picture: Upright, of mode RGB; decoded.
+        picture: Upright RGB, decoded: an array of a plain JPEG file, else a PIL image.
         conversions: What was converted, in words; empty when the file was plain 8-bit RGB.
         format: Pillow's name of the file format, such as "JPEG".
         size: (height, width), upright, of the file's image.
     """
 
-    picture: Image.Image
+    picture: Picture
     conversions: tuple[str, ...]
     format: str
     size: tuple[int, int]
 
     @functools.cached_property
     def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
-        """RGB in 0..255."""
+        """RGB in 0..255, to be written to."""
         return np.array(self.picture)
 
 
@@ -189,7 +191,23 @@ def _decode(data: bytes, max_pixels: int, at_least: int | None) -> DecodedImage:
         _check_size(size := image.size, max_pixels)
         if at_least and image.format == "JPEG":
             image.draft(None, (at_least, at_least))
+        if image.size == size and (pixels := _plain_jpeg(data, image)) is not None:
+            return DecodedImage(pixels, (), "JPEG", size[::-1])
         return _decode_opened(image, size)
+
+
+def _plain_jpeg(data: bytes, opened: Image.Image) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The pixels of an upright RGB JPEG file, Pillow's to the bit in about half its time.
+
+    None of any other file, and where the decoder has so much as a warning: Pillow is who decides
+    whether a file is damaged.
+    """
+    if opened.format != "JPEG" or opened.mode != "RGB" or _orientation(opened) > 1:
+        return None
+    with contextlib.suppress(ValueError):
+        if simplejpeg.decode_jpeg_header(data)[:2] == opened.size[::-1]:
+            return simplejpeg.decode_jpeg(data)
+    return None
 
 
 def _without_texts(png: bytes) -> bytes:
@@ -260,13 +278,19 @@ def _has_wide_samples(image: Image.Image) -> bool:
 
 def _upright(image: Image.Image) -> tuple[Image.Image, int]:
     """Turns an image as its EXIF orientation says; with the orientation, 1 for none."""
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-        if orientation in range(2, 9):
+    if (orientation := _orientation(image)) > 1:
+        with contextlib.suppress(Exception):  # as below
             return ImageOps.exif_transpose(image), orientation
-    except Exception:  # A broken EXIF block is no reason to lose a photo whose pixels are fine.
-        pass
     return image, 1
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 2 to 8, or 1 for none that is known."""
+    with contextlib.suppress(Exception):
+        # A broken EXIF block is no reason to lose a photo whose pixels are fine.
+        orientation = image.getexif().get(0x0112, 1)
+        return orientation if orientation in range(2, 9) else 1
+    return 1
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:

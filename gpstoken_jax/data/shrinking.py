@@ -6,7 +6,7 @@ import io
 from PIL import Image
 
 from gpstoken_jax.data.images import encode_png
-from gpstoken_jax.data.resize import check_resize, resize_to_cover
+from gpstoken_jax.data.resize import Picture, check_resize, resize_to_cover
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Shrinking:
         """The argument of `images.decode`."""
         return self.short_side if self.resize == "fast" else None
 
-    def encode(self, picture: Image.Image) -> tuple[bytes, tuple[int, int]]:
+    def encode(self, picture: Picture) -> tuple[bytes, tuple[int, int]]:
         """Makes the file of a shrunken image; returns it with its (height, width)."""
         pixels = resize_to_cover(picture, self.short_side, self.resize)
         if not self.quality:

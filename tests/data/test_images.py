@@ -39,11 +39,47 @@ def test_plain_rgb_is_untouched(file_format):
     assert decoded.format == file_format
 
 
-def test_plain_jpeg_decodes_as_pillow_does():
-    data = encoded(Image.fromarray(RGB), "JPEG", quality=95)
+def as_pillow_does(data: bytes, monkeypatch) -> np.ndarray | str:
+    """Pixels by Pillow's decoder alone, or the reason why there are none."""
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "_plain_jpeg", lambda *_: None)
+        return as_decoded(data)
+
+
+def as_decoded(data: bytes) -> np.ndarray | str:
+    try:
+        return images.decode(data).pixels
+    except images.UnreadableImageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "rgb"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (64, 40), (131, 77)])
+def test_plain_jpegs_decode_as_in_pillow_to_the_bit(size, subsampling, options, monkeypatch):
+    sampled = {"keep_rgb": True} if subsampling == "rgb" else {"subsampling": subsampling}
+    photo = Image.fromarray(RGB).resize(size, Image.Resampling.BICUBIC)
+    data = encoded(photo, "JPEG", quality=90, **sampled, **options)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert images._plain_jpeg(data, opened) is not None
     decoded = images.decode(data)
-    np.testing.assert_array_equal(decoded.pixels, np.asarray(Image.open(io.BytesIO(data))))
-    assert decoded.conversions == () and decoded.format == "JPEG"
+    np.testing.assert_array_equal(decoded.pixels, as_pillow_does(data, monkeypatch))
+    assert decoded.conversions == () and decoded.format == "JPEG" and decoded.size == size[::-1]
+
+
+def test_damaged_jpegs_are_what_pillow_makes_of_them(monkeypatch):
+    rng = np.random.default_rng(2)
+    whole = encoded(Image.fromarray(RGB).resize((60, 44)), "JPEG", quality=90)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), rng.integers(1, 4)):
+            data[place] = rng.integers(256)
+        data = bytes(data[: len(data) - rng.integers(0, 30)])
+        expected = as_pillow_does(data, monkeypatch)
+        np.testing.assert_array_equal(as_decoded(data), expected)
+        refused += isinstance(expected, str)
+    assert 20 < refused < 280
 
 
 def test_grey_is_repeated():

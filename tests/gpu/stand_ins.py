@@ -26,6 +26,7 @@ PACKAGES = (
     "ml_collections",
     "pillow_heif",
     "safetensors",
+    "simplejpeg",
     "tensorboardX",
     "tensorflow_datasets",
 )
