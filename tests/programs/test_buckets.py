@@ -124,8 +124,8 @@ def test_programs_read_and_write(remote, encoded, program):
     assert "Nothing has changed" in program("prepare_layouts", *layouts)
     images = f"--data.folder={remote}/photos", "--config=configs/tiny.py:smoke", "--split=all"
     images += "--num_tokens=8", f"--output={made}/of_images.safetensors"
-    assert "share 1 of 2 is written" in program("prepare_layouts", *images, "--share=1/2")
-    assert "3 layouts of 8 tokens" in program("prepare_layouts", *images, "--share=0/2")
+    assert "share 0 of 2 is written" in program("prepare_layouts", *images, "--share=0/2")
+    assert "3 layouts of 8 tokens" in program("prepare_layouts", *images, "--share=1/2")
     assert [name for name in emulators.contents(made) if "of_images" in name] == [
         "of_images.safetensors"
     ]
