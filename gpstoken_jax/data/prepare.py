@@ -127,6 +127,7 @@ def prepare(
         started = time.monotonic()
         writer = _Writer(listing, shrinking, result)
         writer.write_shards(workers, share, progress)
+        result.share()
         with result.only_one() as alone:
             if not (alone and all(map(writer.is_there, writer.shards))):
                 return None
@@ -343,5 +344,5 @@ def format_summary(report: dict[str, Any], output: str | pathlib.Path, named: in
     lines += [f"    {entry['file']}: {entry['reason']}" for entry in skipped[:named]]
     if len(skipped) > named:
         lines.append(f"    and {len(skipped) - named} more")
-    lines.append(f"  every file's fate: {pathlib.Path(output) / REPORT_NAME}")
+    lines.append(f"  every file's fate: {output}/{REPORT_NAME}")
     return "\n".join(map(terminal_text, lines))

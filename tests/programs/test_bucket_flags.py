@@ -18,13 +18,15 @@ ROOT = Path(__file__).parents[2]
 DATA = {"data.folder", "data.tfds_dir"}
 TAKE = {
     "train": {*DATA, "init_from", "workdir"},
-    "eval": {*DATA, "checkpoint"},
+    "eval": {*DATA, "checkpoint", "output"},
     "encode": {*DATA, "checkpoint", "output"},
     "decode": {"checkpoint", "tokens", "output"},
     "reconstruct": {*DATA, "checkpoint", "images", "output"},
     "generate": {"generator", "tokenizer", "layouts", "output"},
     "view": {"checkpoint", "generator", "layouts"},
     "export": {"checkpoint", "output"},
+    "prepare_data": {"folder", "output"},
+    "report": {"against", "output"},  # and the run, which is no flag
     "prepare_layouts": {*DATA, "tokens", "output"},
 }
 FIELDS = {"data.folder", "data.tfds_dir", "data.tokens", "data.val_tokens", "data.layouts"}
