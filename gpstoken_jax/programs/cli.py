@@ -32,8 +32,8 @@ FLAGS = flags.FLAGS
 _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
 _NAMED = re.compile(r"^[\w.-]+=(?=\w+:/)")  # of NAME=PLACE
 _BUCKET_FIELDS = frozenset(  # of configs: places that may be in a bucket
-    {"data.folder", "data.tfds_dir", "data.tokens", "data.val_tokens", "data.layouts"}
-    | {"data.val_layouts", "init.source", "tokenizer"}
+    {"data.folder", "data.list", "data.tars", "data.parquet", "data.tfds_dir", "data.tokens"}
+    | {"data.val_tokens", "data.layouts", "data.val_layouts", "init.source", "tokenizer"}
 )
 _DATA_FIELDS = ("folder", "list", "tars", "parquet", "tfds_name", "tfds_dir")
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")

@@ -189,3 +189,21 @@ def test_the_page_of_a_run_in_a_bucket(bucket, program, tmp_path):
         program("report", run, f"--output={run}/config.json")
     with pytest.raises(ValueError, match=f"{run} is there and is no report"):
         program("report", run, f"--output={run}")
+
+
+def test_weights_are_converted_there_and_back_in_a_bucket(remote, program, random_run, tmp_path):
+    if remote.startswith("gs"):
+        pytest.skip("the same code as of s3")
+    weights, run = f"{remote}/made/weights.safetensors", f"{remote}/made/converted"
+    assert weights in program(
+        "convert", f"--input={remote}/run", "--to=torch", f"--output={weights}"
+    )
+    local = tmp_path / "weights.safetensors"
+    program("convert", f"--input={random_run}", "--to=torch", f"--output={local}")
+    assert emulators.contents(weights)[""] == local.read_bytes()
+    assert f"written:    {run}\n" in program("convert", f"--input={weights}", f"--output={run}")
+    there = emulators.contents(run)
+    assert {"config.json", "checkpoints/0/manifest.json"} <= there.keys()
+    assert not [name for name in there if "lease" in name]
+    with pytest.raises(RuntimeError, match="has checkpoints already"):
+        program("convert", f"--input={weights}", f"--output={run}")
