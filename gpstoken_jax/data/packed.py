@@ -6,13 +6,14 @@ again when a shard's size or date has changed.
 
 import contextlib
 import dataclasses
+import fnmatch
 import glob
 import hashlib
 import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def list_packed(place: str, packing: Packing, val_fraction: float = 0.0) -> Fold
     """Lists the images of shards, in the order of the shards' names.
 
     Args:
-        place: A directory, a file, or a pattern with ``*`` or ``{000..146}``.
+        place: A directory, a file, or a pattern with ``*`` or ``{000..146}``; or in a bucket.
         packing: Their kind.
         val_fraction: Share held out as split "val", as of `folder.list_folder`, where the names of
             the shards tell no splits.
@@ -85,8 +86,8 @@ def list_packed(place: str, packing: Packing, val_fraction: float = 0.0) -> Fold
         raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
     shards = find_shards(place, packing.suffix)
     contents = _contents(shards, packing)
-    splits = _splits(place, shards)
-    parts = list(zip(_stems(shards), shards, contents, strict=True))
+    splits = _splits(place, [*shards])
+    parts = list(zip(_stems([*shards]), shards, contents, strict=True))
     left_out = [
         LeftOut(f"{stem}/{printable_name(name)}", why)
         for stem, _, part in parts
@@ -97,7 +98,7 @@ def list_packed(place: str, packing: Packing, val_fraction: float = 0.0) -> Fold
     number, label_names = _classes(contents, place)
     files, known = [], set()
     for (stem, shard, part), split in zip(parts, splits, strict=True):
-        date = storage.retry(lambda shard=shard: os.stat(shard).st_mtime_ns, shard)
+        _, date = shards[shard]
         for row in part.rows:
             name = f"{stem}/{printable_name(row.name)}"
             if name in known:
@@ -112,13 +113,20 @@ def list_packed(place: str, packing: Packing, val_fraction: float = 0.0) -> Fold
     return FolderListing(place, tuple(files), label_names, tuple(left_out))
 
 
-def find_shards(place: str, suffix: str) -> list[str]:
-    """The files that a directory, a path or a pattern names, sorted.
+def find_shards(place: str, suffix: str) -> dict[str, tuple[int, int]]:
+    """The files that a directory, a path or a pattern names, sorted, with bytes and date.
 
     Raises:
         FileNotFoundError: When one that is named, or any, is not there.
+        StorageError: When the bucket cannot be reached.
     """
-    place = os.path.expanduser(place)
+    if buckets.is_url(place):
+        return _find_objects(buckets.check_url(place), suffix)
+    found = _find_files(os.path.expanduser(place), suffix)
+    return {path: storage.retry(lambda path=path: buckets.stat_file(path), path) for path in found}
+
+
+def _find_files(place: str, suffix: str) -> list[str]:
     if os.path.isfile(place):  # a literal name beats a pattern
         return [place]
     if os.path.isdir(place):
@@ -133,6 +141,37 @@ def find_shards(place: str, suffix: str) -> list[str]:
             raise FileNotFoundError(f"there is no file {path}")
         found += matches
     return sorted(set(found))
+
+
+def _find_objects(place: str, suffix: str) -> dict[str, tuple[int, int]]:
+    """As ``_find_files``, of all that is below the place, or below where its pattern begins."""
+    root = place
+    while re.search(r"[*?\[{]", root):
+        root = root.rpartition("/")[0]
+    there = {
+        f"{root}/{name}".rstrip("/"): buckets.stat_file(buckets.RemoteFile(place, found))
+        for name, found in buckets.list_objects(root).items()
+    }
+    if place in there:
+        return {place: there[place]}
+    if root == place:
+        found = [path for path in there if path.endswith(suffix)]
+        if not found:
+            raise FileNotFoundError(f"there is no object *{suffix} at {place}")
+    else:
+        found = []
+        for pattern in _expand_braces(place):
+            matches = [path for path in there if _matches(path, pattern)]
+            if not matches:
+                raise FileNotFoundError(f"there is no object {pattern}")
+            found += matches
+    return {path: there[path] for path in sorted(set(found))}
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Tells whether a path is of a pattern whose ``*`` ends at a slash, as ``glob`` has it."""
+    pairs = [*itertools.zip_longest(path.split("/"), pattern.split("/"), fillvalue="")]
+    return all(fnmatch.fnmatchcase(*pair) for pair in pairs)
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -198,12 +237,11 @@ def _classes(
 # ---- The index -----------------------------------------------------------------------------------
 
 
-def _contents(shards: Sequence[str], packing: Packing) -> list[Contents]:
+def _contents(shards: Mapping[str, tuple[int, int]], packing: Packing) -> list[Contents]:
     """Contents of the shards, from an index that was kept, or from the shards."""
-    stats = [storage.retry(lambda path=path: os.stat(path), path) for path in shards]
     state = [
-        [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
-        for path, stat in zip(shards, stats, strict=True)
+        [path if buckets.is_url(path) else os.path.abspath(path), *stat]
+        for path, stat in shards.items()
     ]
     place = _index_place([path for path, *_ in state])
     if place and (kept := _read_index(place, state)) is not None:
@@ -211,7 +249,8 @@ def _contents(shards: Sequence[str], packing: Packing) -> list[Contents]:
     progress = Progress(len(shards), label="looking for images: ", unit="shards")
     contents = []
     for path in shards:
-        contents.append(storage.retry(lambda path=path: packing.index(path), path))
+        with buckets.local_copy(path) as copy:
+            contents.append(storage.retry(lambda copy=copy: packing.index(copy), copy))
         progress.advance(1)
     if place:
         with contextlib.suppress(OSError):  # a full disk: it is made anew the next time

@@ -4,8 +4,10 @@ Only whole row groups can be read. So reading in a random order reads a row grou
 `gpstoken prepare_data --parquet` makes a data set of which that is not so.
 """
 
+import contextlib
 import functools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from gpstoken_jax.data.packed import Contents, Packing, Row
@@ -49,10 +51,21 @@ def _parquet() -> Any:
     return parquet
 
 
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[Any]:
+    """Opens a shard; of one in a bucket only what is asked for is read."""
+    with contextlib.ExitStack() as stack:
+        file = path
+        if buckets.is_url(path):
+            stack.enter_context(buckets.speaking_of(path))
+            file = stack.enter_context(buckets.file_system(path).open(path, "rb"))
+        yield stack.enter_context(_parquet().ParquetFile(file))
+
+
 @functools.lru_cache(maxsize=_GROUPS_KEPT)
 def _read_group(path: str, date: int, group: int) -> Any:
     """The images of a row group; ``date`` is that of the file, so that another one is read."""
-    with _parquet().ParquetFile(path) as file:
+    with _open(path) as file:
         column, inside = _image_column(file)
         table = file.read_row_group(group, columns=[".".join([column, *inside])])
     array = table.column(column).combine_chunks()

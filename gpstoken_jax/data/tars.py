@@ -38,9 +38,8 @@ class TarMember(buckets.Packed):
 
     def read(self, most: int | None = None) -> bytes:
         """The content, or as much of it as is asked for."""
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(self.start)
-            return file.read(self.length if most is None else min(most, self.length))
+        length = self.length if most is None else min(most, self.length)
+        return buckets.read_range(self.path, self.start, length)
 
     def stat(self) -> tuple[int, int]:
         """Bytes, and the shard's date with the place in it."""

@@ -32,8 +32,8 @@ FLAGS = flags.FLAGS
 _HOME = re.compile(r"(?<![^,=])~[\w.-]*/")
 _NAMED = re.compile(r"^[\w.-]+=(?=\w+:/)")  # of NAME=PLACE
 _BUCKET_FIELDS = frozenset(  # of configs: places that may be in a bucket
-    {"data.folder", "data.tfds_dir", "data.tokens", "data.val_tokens", "data.layouts"}
-    | {"data.val_layouts", "init.source", "tokenizer"}
+    {"data.folder", "data.list", "data.tars", "data.parquet", "data.tfds_dir", "data.tokens"}
+    | {"data.val_tokens", "data.layouts", "data.val_layouts", "init.source", "tokenizer"}
 )
 _DATA_FIELDS = ("folder", "list", "tars", "parquet", "tfds_name", "tfds_dir")
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
@@ -139,12 +139,15 @@ def user_errors() -> tuple[type[Exception], ...]:
     )  # fmt: skip
 
 
-def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> None:
+def run(
+    main: Callable[..., int | None], *, takes_arguments: bool = False, in_buckets: bool = False
+) -> None:
     """Parses flags, joins the other processes if there are any, runs ``main`` and exits.
 
-    Arguments that are no flags are given to ``main`` as a list, if it takes them. Its result is the
-    exit code; a user's mistake becomes one line and exit code 1, one in the flags one line and exit
-    code 2. ``--help`` prints all flags and the fields of the config.
+    Arguments that are no flags are given to ``main`` as a list, if it takes them; they may be in
+    buckets if that is said. Its result is the exit code; a user's mistake becomes one line and exit
+    code 1, one in the flags one line and exit code 2. ``--help`` prints all flags and the fields of
+    the config.
     """
     find_temporary_directory(sys.argv)
     if asks_for_help():
@@ -154,7 +157,9 @@ def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> No
     with printable_output(logging.get_absl_handler()):
         app.run(
             lambda arguments: _guarded(partial(main, arguments[1:]) if takes_arguments else main),
-            flags_parser=partial(_parse_flags, takes_arguments=takes_arguments),
+            flags_parser=partial(
+                _parse_flags, takes_arguments=takes_arguments, in_buckets=in_buckets
+            ),
         )
 
 
@@ -184,13 +189,13 @@ def expand_home(argument: str) -> str:
     return name + equals + _HOME.sub(expand, value)
 
 
-def _parse_flags(arguments: list[str], *, takes_arguments: bool) -> list[str]:
+def _parse_flags(arguments: list[str], *, takes_arguments: bool, in_buckets: bool) -> list[str]:
     try:
         rest = FLAGS([arguments[0], *map(expand_home, arguments[1:])])
         for name in ("config", "data"):
             if name in FLAGS and FLAGS[name].value is not None:
                 FLAGS[name].value.keys()  # a config file that could not be read says so only now
-        _check_places(rest[1:])
+        _check_places(rest[1:], in_buckets)
     except Exception as error:  # absl, ml_collections and a config file each raise their own kinds
         if not isinstance(error, flags.Error | ValueError | OSError | AttributeError | TypeError):
             raise
@@ -202,14 +207,14 @@ def _parse_flags(arguments: list[str], *, takes_arguments: bool) -> list[str]:
     return rest
 
 
-def _check_places(arguments: list[str]) -> None:
+def _check_places(arguments: list[str], in_buckets: bool = False) -> None:
     """Checks every value with a scheme, such as s3://, before it becomes a local folder's name.
 
     Raises:
       ValueError: if the flag's place must be on a local disk, or the other is not to be had.
     """
     given = [(f"--{flag.name}", flag.value, hasattr(flag, "in_bucket")) for flag in _own_flags()]
-    given += [("an argument", arguments, False)]
+    given += [("an argument", arguments, in_buckets)]
     for name in {"config", "data"} & {*FLAGS}:
         fields = flatten(FLAGS[name].value or ConfigDict(), f"{name}.")
         given += [(f"--{n}", value, n.partition("config.")[2] or n) for n, value in fields]

@@ -32,10 +32,13 @@ WEIGHTS = flags.DEFINE_enum(
     "Averaged weights, last ones, or (only --to=jax) both; by default both, and ema for torch.",
 )
 STEP = flags.DEFINE_integer("step", None, "For --to=torch: which checkpoint, by default the last.")
+cli.allow_buckets("input", "output")
 
 
 def main() -> None:
     """Converts the weights that the flags name, in the direction they name."""
+    from gpstoken_jax.runtime.buckets import as_given, is_url, writing_file
+    from gpstoken_jax.runtime.run_directory import fetch_run, open_place_of_run
     from gpstoken_jax.training.conversion import export_weights, import_weights
 
     if TO.value == "layouts":
@@ -44,7 +47,9 @@ def main() -> None:
         if WEIGHTS.value == "both":
             raise ValueError("--to=torch writes one copy: --weights=ema or --weights=model")
         weights = "params" if WEIGHTS.value == "model" else "ema_params"
-        print(export_weights(INPUT.value, OUTPUT.value, step=STEP.value, weights=weights))
+        run = fetch_run(INPUT.value, STEP.value) if is_url(INPUT.value) else INPUT.value
+        with writing_file(OUTPUT.value) as file:
+            print(as_given(str(export_weights(run, file, step=STEP.value, weights=weights))))
         print(f"load it: safetensors.torch.load_file({str(OUTPUT.value)!r})")
     else:
         if STEP.value is not None:
@@ -52,8 +57,9 @@ def main() -> None:
         options = {"task": TASK.value, "weights": WEIGHTS.value or "both"}
         if CONFIG.value is not None:
             check_config(CONFIG.value)
-        done = import_weights(INPUT.value, CONFIG.value, OUTPUT.value, **options)
-        print(done)
+        with open_place_of_run(OUTPUT.value) as place:
+            done = import_weights(INPUT.value, CONFIG.value, place.directory, **options)
+        print(as_given(str(done)))
         if done.config.task == "sit":
             print(f"generate: gpstoken generate --generator={OUTPUT.value} --tokenizer=RUN ...")
         else:
@@ -64,8 +70,9 @@ def convert_layouts() -> None:
     """Makes a file of layouts of the release's pickle."""
     from gpstoken_jax.generation.layouts import write_layouts
     from gpstoken_jax.generation.layouts.release_pickle import layouts_of_pickle
+    from gpstoken_jax.runtime.buckets import fetch
 
-    layouts = layouts_of_pickle(INPUT.value)
+    layouts = layouts_of_pickle(fetch(INPUT.value))
     write_layouts(OUTPUT.value, layouts)
     print(
         f"{len(layouts)} layouts of {layouts.num_tokens} tokens in "

@@ -63,6 +63,7 @@ _WORKERS = flags.DEFINE_integer(
     "workers", 0, "Processes that read and write; 0 is one a core.", lower_bound=0
 )
 _SHARE = cli.define_share_flag()
+cli.allow_buckets("folder", "tars", "parquet", "output")
 
 
 def main() -> None:

@@ -3,11 +3,12 @@
     gpstoken report runs/mine
     gpstoken report runs/mine --against=runs/other --output=mine.html
 
-Also of a run that is still going on. The file stands alone and loads nothing.
+Also of a run that is still going on, or in a bucket. The file stands alone and loads nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from gpstoken_jax.runtime.text import say
 
 with epy.lazy_imports():  # --help answers before JAX is there
     from gpstoken_jax.programs import run_page
-    from gpstoken_jax.runtime import files, run_directory
+    from gpstoken_jax.runtime import buckets, files, run_directory
     from gpstoken_jax.training import metric_log
 
 AGAINST = flags.DEFINE_string("against", None, "Another run, whose curves and config stand beside.")
 OUTPUT = flags.DEFINE_string("output", None, "The file; RUN/report.html by default.")
+cli.allow_buckets("against", "output")
 SAMPLES = flags.DEFINE_integer("samples", 12, "Pictures over time, at most.", lower_bound=1)
 
 _START = b"<!doctype html>"
@@ -35,29 +37,59 @@ def main(arguments: list[str]) -> None:
     """Writes the report of the run that is named."""
     if len(arguments) != 1:
         raise ValueError(f"one run must be named, not {len(arguments)}: gpstoken report RUN")
-    run = run_directory.RunDirectory(Path(arguments[0]).expanduser())
-    output = Path(OUTPUT.value).expanduser() if OUTPUT.value else run.root / "report.html"
+    output = OUTPUT.value or f"{arguments[0].rstrip('/')}/report.html"
     check_output(output)
+    run = open_run(arguments[0])
     names = {run.root.name: run}
     if AGAINST.value:
-        other = run_directory.RunDirectory(Path(AGAINST.value).expanduser())
-        names[other.root.name if other.root.name not in names else str(other.root)] = other
+        other = open_run(AGAINST.value)
+        names[other.root.name if other.root.name not in names else AGAINST.value] = other
     page = run_page.training_page(
         f"Training of {run.root.name}",
         {name: read_curves(run) for name, run in names.items()},
         {name: read_fields(run) for name, run in names.items()},
         read_samples(run.samples, SAMPLES.value),
     )
-    files.write_file(output, b"".join(page))
+    write_page(output, b"".join(page))
     say(f"{output}: open it in a browser")
 
 
-def check_output(path: Path) -> None:
+def open_run(place: str) -> run_directory.RunDirectory:
+    """A run, or of one in a bucket a copy of what a report shows.
+
+    Raises:
+      OSError: if there is nothing, or the bucket cannot be reached.
+    """
+    return run_directory.RunDirectory(buckets.fetch(place, _to_show))
+
+
+def _to_show(_: Iterable[str]) -> buckets.Choose:
+    shown = "config.json", "metrics.jsonl", "samples/"
+    return lambda name: name.startswith(shown)
+
+
+def write_page(output: str, page: bytes) -> None:
+    """Writes the file, on a disk or in a bucket."""
+    if buckets.is_url(output):
+        buckets.write_object(buckets.check_url(output), page)
+    else:
+        files.write_file(Path(output).expanduser(), page)
+
+
+def check_output(output: str) -> None:
     """Checks that no file is replaced that is no page.
 
     Raises:
       ValueError: if one would be, or the directory is not there.
     """
+    if buckets.is_url(output):
+        url = buckets.check_url(output)
+        for name, found in buckets.list_objects(url).items():
+            of_one = not name and buckets.open_file(buckets.RemoteFile(url, found), len(_START))
+            if not of_one or of_one.read() != _START:
+                raise ValueError(f"{url} is there and is no report: give another --output")
+        return
+    path = Path(output).expanduser()
     if not path.parent.is_dir():
         raise ValueError(f"there is no directory {path.parent}")
     if path.exists() and (path.is_dir() or not path.read_bytes().startswith(_START)):
@@ -101,4 +133,4 @@ def read_samples(directory: Path, most: int) -> list[tuple[int, np.ndarray]]:
 
 
 if __name__ == "__main__":
-    cli.run(main, takes_arguments=True)
+    cli.run(main, takes_arguments=True, in_buckets=True)

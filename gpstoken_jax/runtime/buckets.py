@@ -98,6 +98,17 @@ def fetch(path: str | Path, choose: Callable[[Iterable[str]], Choose] | None = N
     return copy
 
 
+def exists(path: str | Path) -> bool:
+    """Tells whether there is anything, be it a link to nothing, at a place.
+
+    Raises:
+      ValueError, StorageError: as of ``fetch``.
+    """
+    if is_url(path):
+        return bool(list_objects(check_url(path)))
+    return os.path.lexists(Path(path).expanduser())
+
+
 def list_objects(url: str) -> dict[str, Object]:
     """The objects below a place by relative name; ``""`` is one of the very name.
 
@@ -159,6 +170,32 @@ def open_file(path: str | Path | RemoteFile | Packed, most: int | None = None) -
         return io.BytesIO(file_system(path.url).cat_file(path.url, end=most))
 
 
+def read_range(path: str, start: int, length: int) -> bytes:
+    """Reads some bytes of a local file, or of an object."""
+    if not is_url(path):
+        with open(path, "rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(length)
+    if not length:
+        return b""
+    with speaking_of(path):
+        return file_system(path).cat_file(path, start=start, end=start + length)
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """A local path as it is; of an object, a copy that is there for a while."""
+    if not is_url(path):
+        yield path
+        return
+    copy = scratch_of(path)
+    download(path, copy, list_objects(path))
+    try:
+        yield str(copy)
+    finally:
+        copy.unlink()
+
+
 def stat_file(path: str | Path | RemoteFile | Packed) -> tuple[int, int]:
     """Size in bytes and date in nanoseconds; in a bucket those that the listing had."""
     if isinstance(path, Packed):
@@ -173,6 +210,18 @@ def write_object(url: str, data: bytes) -> None:
     """Writes an object, which is there whole or not at all."""
     with speaking_of(url):
         file_system(url).pipe_file(url, data)
+
+
+@contextlib.contextmanager
+def writing_file(path: str | Path) -> Iterator[Path]:
+    """A path on a local disk to write a file at; that of an object is copied there at the end."""
+    url = check_url(path) if is_url(path) else None
+    file = scratch_of(url) if url else Path(path).expanduser()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    yield file
+    if url:
+        with speaking_of(url):
+            file_system(url).put_file(str(file), url)
 
 
 def local(path: str | Path) -> Path:

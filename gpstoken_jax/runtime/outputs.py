@@ -178,17 +178,21 @@ class Output:
     def only_one(self) -> Iterator[bool]:
         """Tells one of several processes that are done with their parts that it is to finish.
 
-        False while another one is at it. Files that others wrote in the meantime are known from
-        here on.
+        Waits while another one is at it, and is False if that has finished. Files that others wrote
+        in the meantime are known from here on.
         """
-        with (self.directory / MANIFEST).open("rb") as manifest:
-            try:
-                fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        try:
+            manifest = (self.directory / MANIFEST).open("rb")
+        except FileNotFoundError:  # see ``discard``
+            yield False
+            return
+        with manifest:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(manifest, fcntl.LOCK_EX)
+            now = _read(self.directory)
+            if now is None or (now.complete and not self.complete):
                 yield False
                 return
-            except OSError:  # a file system without locks
-                pass
             self._update()
             yield True
 
@@ -234,6 +238,16 @@ class Output:
         self.complete = True
         self._place.close()
         return manifest
+
+    def discard(self) -> None:
+        """Deletes what was written, and the directory, but for files of anyone else."""
+        self._update()
+        with _locked(self.directory):
+            _delete(Manifest(self.directory, *self._header, self._files, False, {}))
+            self._journal.close()
+        self._place.close()
+        with contextlib.suppress(OSError):  # someone else's file is in it
+            self.directory.rmdir()
 
     def close(self) -> None:
         """Lets go of the directory; what was written stays."""

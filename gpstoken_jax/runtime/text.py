@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from gpstoken_jax.runtime.buckets import as_given
+
 # Control characters, line and paragraph separators, marks that turn the direction of what follows,
 # characters without width, and halves of characters (bytes of a name that are not valid UTF-8).
 _UNPRINTABLE = re.compile(
@@ -27,8 +29,8 @@ def terminal_text(text: object) -> str:
 
 
 def say(line: object) -> None:
-    """Prints one line in which text from files may stand."""
-    print(terminal_text(line), flush=True)
+    """Prints one line in which text from files may stand; places in buckets as they were given."""
+    print(terminal_text(as_given(str(line))), flush=True)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,9 @@ from gpstoken_jax import data
 from gpstoken_jax.configs import check, common
 from gpstoken_jax.data import packed, parquet, prepare, sources, tars
 from gpstoken_jax.data.packed import find_shards, list_packed
+from gpstoken_jax.runtime import buckets
+from gpstoken_jax.runtime.buckets import file_system
+from tests import emulators
 
 WORDS = ("cat", "dog", "cat", "bird")
 
@@ -306,7 +309,7 @@ def test_configs_take_shards_and_ask_for_one_place(tmp_path, monkeypatch):
 def test_a_literal_name_beats_a_pattern(name, tmp_path):
     shard = _write_tar(tmp_path / name, _samples(0, WORDS))
     _write_tar(tmp_path / "a1.tar", _samples(4, WORDS))
-    assert find_shards(str(shard), ".tar") == [str(shard)]
+    assert [*find_shards(str(shard), ".tar")] == [str(shard)]
 
 
 @pytest.mark.parametrize(
@@ -320,3 +323,87 @@ def test_a_label_that_cannot_be_read_is_none(kind, text, tmp_path):
     members = [("a.png", _png(0)[1]), (f"a.{kind}", text.encode())]
     source = _open("tars", str(_write_tar(tmp_path / "a.tar", members)), "all")
     assert [source[0].label, len(source)] == [-1, 1]
+
+
+# ---- In a bucket ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request):
+    with emulators.bucket(request.param) as url:
+        yield url
+
+
+def _upload(folder, bucket):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            file_system(bucket).put_file(str(path), f"{bucket}/{path.relative_to(folder)}")
+    return bucket
+
+
+@pytest.mark.parametrize("kind", ["tars", "parquet"])
+def test_shards_in_a_bucket_are_those_of_a_local_copy(kind, bucket, tmp_path, monkeypatch):
+    _shards(kind, tmp_path / kind)
+    url = _upload(tmp_path / kind, f"{bucket}/{kind}")
+    place = f"{url}/train-{{0000..0001}}.{kind.removesuffix('s')}"
+    ours, theirs = _open(kind, place), _open(kind, tmp_path / kind)
+    assert ours.label_names == theirs.label_names and len(ours) == len(theirs) == 8
+    for i in (5, 0, 7):
+        assert (ours[i].name, ours[i].label) == (theirs[i].name, theirs[i].label)
+        np.testing.assert_array_equal(ours[i].pixels, theirs[i].pixels)
+    assert ours.fingerprint(content=True) == theirs.fingerprint(content=True)
+    packing = (tars if kind == "tars" else parquet).PACKING
+    monkeypatch.setattr(buckets, "local_copy", None)  # the index was kept
+    assert len(list_packed(place, packing).files) == 8
+    report = prepare.prepare(list_packed(place, packing), tmp_path / "set")
+    assert report["images_written"] == 8
+
+
+def test_patterns_find_the_same_in_a_bucket(bucket, tmp_path):
+    for name in ("train-000", "train-001", "sub/train-002", "x[1]", "x1"):
+        _write_tar(tmp_path / "a" / f"{name}.tar", _samples(0, WORDS[:1]))
+    (tmp_path / "a/notes.txt").write_text("no shard")
+    url = _upload(tmp_path / "a", f"{bucket}/patterns")
+
+    def found(place, pattern):
+        try:
+            shards = find_shards(f"{place}/{pattern}".rstrip("/"), ".tar")
+        except FileNotFoundError:
+            return None
+        return [path.removeprefix(f"{place}/") for path in shards]
+
+    for pattern in (
+        "", "sub", "train-000.tar", "*.tar", "*/*.tar", "train-{000..001}.tar", "train-00?.tar",
+        "{x1,sub/train-002}.tar", "x[1].tar", "x[0-9].tar", "train-{000..002}.tar", "gone", "no*",
+        "s*", "notes.txt",
+    ):  # fmt: skip
+        assert found(url, pattern) == found(f"{tmp_path}/a", pattern), pattern
+
+
+def test_a_damaged_shard_in_a_bucket_is_named(bucket):
+    url = f"{bucket}/damaged/a.tar"
+    buckets.write_object(url, b"x" * 700)
+    with pytest.raises(ValueError, match="tar file") as caught:
+        list_packed(url, tars.PACKING)
+    assert url in buckets.as_given(str(caught.value))
+
+
+def test_a_list_in_a_bucket_names_objects_below_its_directory(bucket, tmp_path):
+    for number, name in enumerate(("a.png", "sub/b.png")):
+        (tmp_path / "l" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "l" / name).write_bytes(_png(number)[1])
+    text = "# mine\na.png\tcat\n./sub/b.png\tdog\n"
+    (tmp_path / "l/list.txt").write_text(text)
+    url = _upload(tmp_path / "l", f"{bucket}/lists")
+    ours, theirs = _open("list", f"{url}/list.txt"), _open("list", tmp_path / "l/list.txt")
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.name, one.label) == (other.name, other.label)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+    buckets.write_object(f"{url}/whole.txt", f"{url}/a.png".encode())
+    assert len(_open("list", f"{url}/whole.txt")) == 1
+    for line in ("gone.png", "../up.png", "/etc/passwd", f"{bucket}/tars/x.png", "sub"):
+        buckets.write_object(f"{url}/bad.txt", f"a.png\n{line}".encode())
+        with pytest.raises(ValueError, match=r"bad\.txt, line 2: there is no file"):
+            _open("list", f"{url}/bad.txt")
+    with pytest.raises(FileNotFoundError, match=f"there is nothing at {url}/none.txt"):
+        _open("list", f"{url}/none.txt")

@@ -17,20 +17,23 @@ from gpstoken_jax.generation.layouts import (
     EmpiricalSampler,
     Layouts,
     LayoutsError,
+    collect,
     read_layouts,
     write_layouts,
 )
 from gpstoken_jax.generation.layouts.collect import (
-    layouts_of_images,
+    PartitionedImages,
     layouts_of_tokens,
     select_labels,
 )
 from gpstoken_jax.generation.layouts.file import is_layout_file
 from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.runtime.outputs import Output, OutputError, open_output
 from gpstoken_jax.tokens import TokenWriter
 from tests import forked
 
 ROOT = Path(__file__).parents[2]
+imports = pytest.mark.filterwarnings("ignore:the load_module")  # of what a program imports first
 
 
 def _layouts(count=9, num_tokens=4):
@@ -131,12 +134,13 @@ def test_layouts_of_images_are_their_partitions(folder):
     config = tiny.get_config().data
     config.folder = str(folder)
     source = data.open_source(config, "all")
-    made = layouts_of_images(source, config, 32, 6, weight=2.5, min_size=8)
+    how = {"partition": {"weight": 2.5, "min_size": 8}}
+    made = PartitionedImages(source, config, 32, 6, **how).layouts()
     assert made.geometry.shape == (6, 6, 5)  # the broken file is left out
     assert [made.label_names[i] for i in made.label] == ["chelsea"] * 3 + ["coffee"] * 3
     image = next(iter(data.eval_batches(source, config, 32, 1)))["image"]
     np.testing.assert_array_equal(made.geometry[:1], partition_images(image, 6)[0])
-    crops = layouts_of_images(source, config, 32, 6, passes=3, seed=5, weight=2.5, min_size=8)
+    crops = PartitionedImages(source, config, 32, 6, passes=3, seed=5, **how).layouts()
     assert len(crops) == 3 * len(source)
     assert len(np.unique(crops.geometry, axis=0)) > 6
 
@@ -196,7 +200,7 @@ def test_the_program_writes_what_the_library_makes(folder, env, tmp_path):
     assert read_layouts(output).num_tokens == 6
 
 
-@pytest.mark.filterwarnings("ignore:the load_module")  # of what it imports first
+@imports
 def test_of_many_classes_some_are_named(program, tmp_path):
     for number in range(12):
         (tmp_path / "photos" / f"class{number:02}").mkdir(parents=True)
@@ -206,6 +210,64 @@ def test_of_many_classes_some_are_named(program, tmp_path):
     options = "--config=configs/tiny.py:smoke", "--split=all", "--num_tokens=4"
     *_, names = program("prepare_layouts", *where, *options).splitlines()
     assert names.endswith("class07 1, and 4 more classes") and "class08" not in names
+
+
+class Killed(BaseException):
+    pass
+
+
+@imports
+@pytest.mark.parametrize(("passes", "order"), [(0, (1, 0)), (3, (0, 1))])
+def test_shares_that_were_killed_end_with_the_bytes_of_one_run(
+    passes, order, folder, program, monkeypatch, tmp_path
+):
+    """In parts of two images, of which the fourth has one that cannot be read."""
+    monkeypatch.setattr(collect, "PART", 2)
+    monkeypatch.setattr(collect, "_BATCH", 2)
+    where = f"--data.folder={folder}", "--split=all", "--config=configs/tiny.py:smoke"
+    flags = (*where, "--num_tokens=4", f"--passes={passes}")
+    one, shares = tmp_path / "one.safetensors", tmp_path / "shares.safetensors"
+    program("prepare_layouts", *flags, f"--output={one}")
+    call = ("prepare_layouts", *flags, f"--output={shares}")
+    write, written = Output.write, []
+
+    def write_or_die(self, name, *args, **kwargs):
+        written.append(name)
+        if len(written) == 2:
+            raise Killed
+        return write(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(Output, "write", write_or_die)
+    with pytest.raises(Killed):
+        program(*call, f"--share={order[0]}/2")
+    said = program(*call, f"--share={order[0]}/2")
+    assert "1 of " in said and f"share {order[0]} of 2 is written" in said
+    assert not shares.exists()
+    assert f"{len(read_layouts(one))} layouts" in program(*call, f"--share={order[1]}/2")
+    assert len(written) == len({*written}) + 1  # only that of the kill was made again
+    assert shares.read_bytes() == one.read_bytes()
+    assert "Nothing has changed" in program(*call, f"--share={order[0]}/2")
+    assert {path.name for path in tmp_path.iterdir()} == {one.name, shares.name}
+
+
+@imports
+def test_parts_of_others_are_refused_and_those_of_a_finished_file_go(folder, program, tmp_path):
+    where = f"--data.folder={folder}", "--config=configs/tiny.py:smoke"
+    call = ("prepare_layouts", *where, f"--output={tmp_path / 'a.safetensors'}")
+    parts = tmp_path / "a.safetensors.parts"
+    with open_output(parts, "parts of layouts", {"images": "others"}) as output:
+        output.write("000000.safetensors", "theirs")
+    with pytest.raises(OutputError, match=r"parts was made from something else: image_size was"):
+        program(*call, "--num_tokens=4")
+    program(*call, "--num_tokens=4", "--overwrite")
+    assert not parts.exists()
+    with open_output(parts, "parts of layouts", {}) as output:
+        output.write("000000.safetensors", "left by a kill before the end")
+    assert "Nothing has changed" in program(*call, "--num_tokens=4")
+    assert not parts.exists()
+    with pytest.raises(ValueError, match="from 1 to 16"):
+        program(*call, "--num_tokens=999", "--overwrite")
+    assert not parts.exists()
 
 
 def test_layouts_in_turn_are_the_last_first_and_none_twice():

@@ -15,20 +15,23 @@ from gpstoken_jax.runtime import buckets
 
 ROOT = Path(__file__).parents[2]
 # The flags of each program whose place may be in a bucket; all others must refuse it.
-DATA = {"data.folder", "data.tfds_dir"}
+DATA = {"data.folder", "data.list", "data.tars", "data.parquet", "data.tfds_dir"}
 TAKE = {
     "train": {*DATA, "init_from", "workdir"},
-    "eval": {*DATA, "checkpoint"},
+    "eval": {*DATA, "checkpoint", "output"},
     "encode": {*DATA, "checkpoint", "output"},
     "decode": {"checkpoint", "tokens", "output"},
     "reconstruct": {*DATA, "checkpoint", "images", "output"},
     "generate": {"generator", "tokenizer", "layouts", "output"},
     "view": {"checkpoint", "generator", "layouts"},
+    "convert": {"input", "output"},
     "export": {"checkpoint", "output"},
+    "prepare_data": {"folder", "tars", "parquet", "output"},
+    "report": {"against", "output"},  # and the run, which is no flag
     "prepare_layouts": {*DATA, "tokens", "output"},
 }
-FIELDS = {"data.folder", "data.tfds_dir", "data.tokens", "data.val_tokens", "data.layouts"}
-FIELDS |= {"data.val_layouts", "init.source", "tokenizer"}
+FIELDS = {*DATA, "data.tokens", "data.val_tokens", "data.layouts", "data.val_layouts"}
+FIELDS |= {"init.source", "tokenizer"}
 URLS = ["s3://bucket/place", "gs://bucket/place", "s3:/bucket/place", "name=s3://bucket/place"]
 STRANGE = ["file:///tmp/place", "https://host/place", "hdfs://host/place", "S3://bucket/place"]
 STRANGE += ["s3://", "s3://bucket", "gs:///place", "s3://bucket//place", "az://bucket/place"]

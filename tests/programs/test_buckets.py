@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpstoken_jax.data.sources import open_folder
+from gpstoken_jax.configs import tiny
+from gpstoken_jax.data import prepare
+from gpstoken_jax.data.sources import open_folder, open_tfds
 from gpstoken_jax.generation.layouts import open_layouts
 from gpstoken_jax.runtime.buckets import file_system
+from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.tokens import open_tokens
+from gpstoken_jax.training.metric_log import MetricLog
 from tests import emulators
 
 ONE_A_SHARD = "--batch_size=1", "--shard_size=1"
@@ -91,6 +95,7 @@ def same_tokens(one, other):
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")  # of what a program imports first
 def test_programs_read_and_write(remote, encoded, program):
     if remote.startswith("gs"):
         pytest.skip("the same code as of s3, and slow")
@@ -121,3 +126,84 @@ def test_programs_read_and_write(remote, encoded, program):
     program("prepare_layouts", *layouts)
     assert open_layouts(f"{made}/layouts.safetensors").num_tokens == 8
     assert "Nothing has changed" in program("prepare_layouts", *layouts)
+    images = f"--data.folder={remote}/photos", "--config=configs/tiny.py:smoke", "--split=all"
+    images += "--num_tokens=8", f"--output={made}/of_images.safetensors"
+    assert "share 0 of 2 is written" in program("prepare_layouts", *images, "--share=0/2")
+    assert "3 layouts of 8 tokens" in program("prepare_layouts", *images, "--share=1/2")
+    assert [name for name in emulators.contents(made) if "of_images" in name] == [
+        "of_images.safetensors"
+    ]
+
+
+def test_results_of_an_evaluation_go_to_a_bucket(remote, program, monkeypatch):
+    if remote.startswith("gs"):
+        pytest.skip("the same code as of s3")
+    output = f"{remote}/made/eval"
+    flags = "--nolpips", "--nofrechet", "--baselines=", "--report_images=2", "--noreport_maps"
+    call = "eval", f"--checkpoint={remote}/run", f"--data.folder={remote}/photos", *flags
+    said = program(*call, f"--output={output}")
+    assert f"report:  {output}/report.html" in said
+    there = emulators.contents(output)
+    assert {"metrics.json", "results.md", "report.html", "manifest.json"} <= there.keys()
+    assert not [name for name in there if "progress" in name or "lease" in name]
+    program(*call, f"--output={output}")  # measures nothing again
+    assert emulators.contents(output)["metrics.json"] == there["metrics.json"]
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ValueError, match="several processes meet on a disk"):
+        program(*call, f"--output={output}")
+
+
+def test_a_data_set_is_prepared_of_a_bucket_in_a_bucket(remote, photos, program, monkeypatch):
+    if remote.startswith("gs"):
+        pytest.skip("the same code as of s3")
+    monkeypatch.setattr(prepare, "SHARD_SIZE", 1)
+    output = f"{remote}/made/set"
+    call = "prepare_data", f"--folder={remote}/photos", f"--output={output}", "--val_fraction=0"
+    call += ("--workers=1",)
+    assert "share 1 of 2 is written" in program(*call, "--share=1/2")
+    assert f"every file's fate: {output}/report.json" in program(*call, "--share=0/2")
+    assert "Nothing has changed" in program(*call)
+    ours, theirs = open_tfds(None, output, "train"), open_folder(photos)
+    assert ours.label_names == theirs.label_names
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.name, one.label) == (other.name, other.label)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+def test_the_page_of_a_run_in_a_bucket(bucket, program, tmp_path):
+    log = MetricLog(RunDirectory(tmp_path), step=0)
+    log.scalars(3, {"loss": 0.25})
+    log.image(3, "held out", np.zeros((8, 8, 3), np.uint8))
+    log.close()
+    write_config(RunDirectory(tmp_path), tiny.get_config("smoke"))
+    files, run = file_system(bucket), f"{bucket}/logged"
+    for name in ("config.json", "metrics.jsonl", "samples/3.png"):
+        files.put_file(str(tmp_path / name), f"{run}/{name}")
+    files.pipe_file(f"{run}/checkpoints/3/params", b"is not read")
+    for _ in range(2):  # a report may be replaced
+        assert f"{run}/report.html: open it" in program("report", run)
+        assert b"0.25" in emulators.contents(run)["report.html"]
+    program("report", run, f"--against={run}", f"--output={tmp_path / 'here.html'}")
+    assert run in (tmp_path / "here.html").read_text()
+    with pytest.raises(ValueError, match=f"{run}/config.json is there and is no report"):
+        program("report", run, f"--output={run}/config.json")
+    with pytest.raises(ValueError, match=f"{run} is there and is no report"):
+        program("report", run, f"--output={run}")
+
+
+def test_weights_are_converted_there_and_back_in_a_bucket(remote, program, random_run, tmp_path):
+    if remote.startswith("gs"):
+        pytest.skip("the same code as of s3")
+    weights, run = f"{remote}/made/weights.safetensors", f"{remote}/made/converted"
+    assert weights in program(
+        "convert", f"--input={remote}/run", "--to=torch", f"--output={weights}"
+    )
+    local = tmp_path / "weights.safetensors"
+    program("convert", f"--input={random_run}", "--to=torch", f"--output={local}")
+    assert emulators.contents(weights)[""] == local.read_bytes()
+    assert f"written:    {run}\n" in program("convert", f"--input={weights}", f"--output={run}")
+    there = emulators.contents(run)
+    assert {"config.json", "checkpoints/0/manifest.json"} <= there.keys()
+    assert not [name for name in there if "lease" in name]
+    with pytest.raises(RuntimeError, match="has checkpoints already"):
+        program("convert", f"--input={weights}", f"--output={run}")

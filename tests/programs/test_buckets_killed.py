@@ -24,12 +24,13 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    with emulators.bucket("s3") as url:
+@pytest.fixture(scope="module", params=["s3"])
+def bucket(request):
+    with emulators.bucket(request.param) as url:
         yield url
 
 
+@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
 def test_encode_goes_on_where_it_was_killed(bucket, random_run, program, env, tmp_path):
     (tmp_path / "photos").mkdir()
     for i in range(3):

@@ -1,10 +1,13 @@
 """prepare_data.py on a folder with every kind of odd file, as a user would run it."""
 
+import contextlib
 import itertools
 import json
 import os
 import pathlib
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -166,6 +169,68 @@ def test_an_interrupted_preparation_goes_on(after, odd_folder, tmp_path, monkeyp
     assert {p.name for p in (tmp_path / "set").iterdir()} == {
         "image_files", "manifest.json", "report.json"
     }  # fmt: skip
+
+
+def _children(pid):
+    """Numbers of the processes that a process has started and that still run."""
+    found = set()
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ends in this moment
+            state, parent, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(parent) == pid and state != "Z":
+                found.add(int(stat.parent.name))
+    return found
+
+
+def _runs(pid):
+    with contextlib.suppress(OSError):
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_workers_end_with_a_killed_preparation_which_goes_on(env, started, tmp_path):
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"photos/{number}.png")
+    output = tmp_path / "set"
+    shards = (  # of one image; the third is never written
+        "from gpstoken_jax.data import prepare; prepare.SHARD_SIZE = 1\n"
+        "import itertools, time; write, count = prepare._Writer._write, itertools.count(1)\n"
+        "hold = lambda *a: time.sleep(999) if next(count) > 2 else write(*a)\n"
+    )
+    run = (
+        "import runpy; runpy.run_module('gpstoken_jax.programs.prepare_data', run_name='__main__')"
+    )
+    flags = ["--folder", tmp_path / "photos", "--output", output, "--workers=2"]
+    flags = ["--val_fraction=0", *map(str, flags)]
+    code = f"{shards}prepare._Writer._write = hold\n{run}"
+    killed = forked.Program([sys.executable, "-c", code, *flags], cwd=ROOT, env=env)
+    started.append(killed)
+    while len([*output.glob("accounts/*.json")]) < 2:
+        assert killed.poll() is None
+        time.sleep(0.05)
+    workers = _children(killed.pid)
+    assert len(workers) >= 2
+    killed.kill()
+    killed.wait()
+    deadline = time.monotonic() + 30
+    while (left := [*filter(_runs, workers)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+    there = {path: path.stat().st_mtime_ns for path in output.glob("image_files/*/*_record*")}
+    assert len(there) == 2
+    again = forked.run([sys.executable, "-c", f"{shards}{run}", *flags], cwd=ROOT, env=env)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    ours = sources.open_tfds(None, str(output), "train")
+    theirs = sources.open_folder(tmp_path / "photos")
+    assert [example.name for example in ours] == [example.name for example in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
 
 
 def test_nothing_of_anyone_else_is_touched(run, odd_folder, tmp_path):

@@ -255,18 +255,18 @@ def test_scratch_of_killed_processes_is_swept_away(monkeypatch, tmp_path):
     buckets._scratch.cache_clear()
 
 
-# ---- Leases, as S3 has them ---------------------------------------------------------------------
+# ---- Leases, as S3 and Google have them ---------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    with emulators.bucket("s3") as url:
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request):
+    with emulators.bucket(request.param) as url:
         yield url
 
 
 @pytest.fixture
 def place(bucket, request):
-    return f"{bucket}/{request.node.name}"
+    return f"{bucket}/{request.node.originalname}"
 
 
 def test_one_process_has_a_place_and_the_next_is_told_who(place):

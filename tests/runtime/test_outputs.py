@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -293,6 +294,48 @@ def test_two_processes_share_a_directory_and_two_of_a_number_do_not(tmp_path):
             first.write("a", "1")
             second.write("b", "2")
         assert list(first.finish().files) == ["a", "b"]
+
+
+def test_of_two_that_are_done_at_once_one_finishes_with_what_both_wrote(tmp_path):
+    """The second waits for the first, which did not know its file yet."""
+    with (
+        open_output(tmp_path, "tokens", FROM) as first,
+        open_output(tmp_path, "tokens", FROM, process=1) as second,
+    ):
+        first.write("a", "1")
+        with first.only_one() as alone:
+            assert alone
+            second.write("b", "2")
+            seen = []
+
+            def wait():
+                with second.only_one() as alone:
+                    seen.append(alone and second.names())
+
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            waiting.join(0.1)
+            assert not seen and first.names() == ["a"]
+        waiting.join()
+        assert seen == [["a", "b"]]
+        with second.only_one():
+            second.finish()
+        with first.only_one() as alone:
+            assert not alone
+
+
+def test_what_is_discarded_leaves_files_of_others_alone(tmp_path):
+    for mine in (False, True):
+        with open_output(tmp_path / "out", "tokens", FROM) as output:
+            output.write("deep/a", "1")
+            if mine:
+                (tmp_path / "out/mine.txt").write_text("mine")
+            with open_output(tmp_path / "out", "tokens", FROM, process=1) as other:
+                other.write("b", "2")
+            output.discard()
+            with output.only_one() as alone:
+                assert not alone
+        assert [path.name for path in tmp_path.glob("out/*")] == ["mine.txt"] * mine
 
 
 def test_what_is_made_again_in_a_finished_output_is_known_as_ours(tmp_path):

@@ -1,23 +1,33 @@
 """Layouts of real images: out of a directory of tokens, or by cutting up the images themselves."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float32, Int32
 from ml_collections import ConfigDict
+from safetensors.numpy import load, save
 
 from gpstoken_jax import data
+from gpstoken_jax.data.loader import available_cores
 from gpstoken_jax.data.transforms import to_unit_range
 from gpstoken_jax.generation.layouts.file import Layouts
 from gpstoken_jax.partition.images import partition_images
+from gpstoken_jax.runtime.compiling import compiling
+from gpstoken_jax.runtime.outputs import Output
 from gpstoken_jax.runtime.progress import Progress
+from gpstoken_jax.runtime.threads import map_in_order
 from gpstoken_jax.tokens import open_tokens
 
+PART = 1024  # images of a part, of whole batches
 _BATCH = 64  # images at a time
+_MAX_THREADS = 8  # which hold twice as many batches
+_Crops = Iterator[tuple[np.ndarray, np.ndarray]]  # batches of images and labels
 
 
 def layouts_of_tokens(directory: str | Path) -> Layouts:
@@ -41,19 +51,11 @@ def layouts_of_tokens(directory: str | Path) -> Layouts:
     )
 
 
-def layouts_of_images(
-    source: data.ImageSource,
-    config: ConfigDict,
-    image_size: int,
-    num_tokens: int,
-    *,
-    passes: int = 0,
-    seed: int = 0,
-    **partition: Any,
-) -> Layouts:
-    """Partitions the images of a source.
+@dataclasses.dataclass(frozen=True)
+class PartitionedImages:
+    """The layouts of a source's images, made in parts that depend on nothing but their number.
 
-    Args:
+    Attributes:
       source: the images.
       config: a ``data`` section; how to crop, where ``passes`` asks for training crops.
       image_size: side that images are brought to.
@@ -61,55 +63,126 @@ def layouts_of_images(
       passes: 0 takes the central square of every image, once; more take that many of the training's
         crops of every image instead (random ones, mirrored, as the config says).
       seed: decides those crops.
-      **partition: ``weight`` and ``min_size`` of ``partition_images``.
-
-    Raises:
-      ValueError: if no image can be read, or the image has no room for so many tokens.
+      partition: ``weight`` and ``min_size`` of ``partition_images``.
     """
-    cut = jax.jit(partial(partition_images, num_tokens=num_tokens, **partition))
-    if passes:
-        total = passes * len(source)
-        batches = _training_crops(source, config, image_size, total, seed)
-    else:
-        total = len(source)
-        batches = _centre_crops(source, config, image_size)
-    progress, geometry, label = Progress(total), [], []
-    for images, labels in batches:
-        fill = [(0, _BATCH - len(images))] + [(0, 0)] * 3  # one shape, one compilation
-        geometry.append(np.asarray(cut(np.pad(images, fill, mode="edge"))[0])[: len(images)])
-        label.append(labels)
-        progress.advance(len(images))
-    if not geometry:
-        raise ValueError(f"no image can be read: {source.description}")
-    crops = f"{passes} {config.crop} crops an image" if passes else "centre crops"
-    return Layouts(
-        geometry=np.concatenate(geometry),
-        label=np.concatenate(label),
-        label_names=tuple(source.label_names),
-        image_size=image_size,
-        partition=dict(partition),
-        source=f"{source.description}, {crops}",
-    )
+
+    source: data.ImageSource
+    config: ConfigDict
+    image_size: int
+    num_tokens: int
+    passes: int = 0
+    seed: int = 0
+    partition: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def parts(self) -> Sequence[range]:
+        """Images or crops of each part, by their place in the data or in the order of training."""
+        total = max(1, self.passes) * len(self.source)
+        return [range(start, min(start + PART, total)) for start in range(0, total, PART)]
+
+    def layouts(self) -> Layouts:
+        """All of them.
+
+        Raises:
+          ValueError: if no image can be read, or the image has no room for so many tokens.
+        """
+        return self._join(self._make(self.parts))
+
+    def write(self, output: Output, share: tuple[int, int]) -> None:
+        """Writes a share, I of N, of the parts; those that are there stay."""
+        parts = self.parts
+        first, end = (len(parts) * i // share[1] for i in (share[0], share[0] + 1))
+        todo = [number for number in range(first, end) if not output.has(_name(number))]
+        if len(todo) < end - first:
+            print(f"{end - first - len(todo)} of {end - first} parts are there already")
+        made = self._make([parts[number] for number in todo])
+        for number, (geometry, label) in zip(todo, made, strict=True):
+            output.write(_name(number), save({"geometry": geometry, "label": label}))
+
+    def all_there(self, output: Output) -> bool:
+        """Tells whether the parts of all shares were written."""
+        return all(output.has(_name(number)) for number in range(len(self.parts)))
+
+    def read(self, output: Output) -> Layouts:
+        """All of them, out of the parts that were written.
+
+        Raises:
+          DamagedFileError: if a part is not what was written.
+          ValueError: if no image could be read.
+        """
+        names = map(_name, range(len(self.parts)))
+        parts = (load(output.check(name).read_bytes()) for name in names)
+        return self._join((part["geometry"], part["label"]) for part in parts)
+
+    def _make(
+        self, parts: Iterable[range]
+    ) -> Iterator[tuple[Float32[np.ndarray, "n l 5"], Int32[np.ndarray, "n"]]]:
+        if not parts:
+            return
+        shape = _BATCH, self.image_size, self.image_size, 3
+        function = partial(partition_images, num_tokens=self.num_tokens, **self.partition)
+        with compiling("the partition", f"the partition {shape} {self.num_tokens}"):
+            images = jax.ShapeDtypeStruct(shape, np.float32)
+            partition = jax.jit(function).lower(images).compile()  # once for all threads
+
+        def cut(batch: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+            images, label = batch
+            if not (count := len(images)):
+                return np.zeros((0, self.num_tokens, 5), np.float32), label
+            fill = [(0, _BATCH - count)] + [(0, 0)] * 3  # one shape, one compilation
+            return np.asarray(partition(np.pad(images, fill, mode="edge"))[0])[:count], label
+
+        progress = Progress(sum(map(len, parts)))
+        threads = min(_MAX_THREADS, available_cores())  # a partition on a CPU takes one core
+        with contextlib.closing(self._crops(parts)) as crops:
+            batches = map_in_order(cut, crops, threads)
+            for part in parts:
+                made = []
+                for start in part[::_BATCH]:
+                    made.append(next(batches))
+                    progress.advance(min(_BATCH, part.stop - start))
+                geometry, label = zip(*made, strict=True)
+                yield np.concatenate(geometry), np.concatenate(label)
+
+    def _crops(self, parts: Iterable[range]) -> _Crops:
+        """Batches of all parts, one after the other; of unreadable images there is no row."""
+        if self.passes:
+            yield from self._training_crops(parts)
+            return
+        positions = [position for part in parts for position in part]
+        source = data.Subset(self.source, positions)
+        for batch in data.eval_batches(source, self.config, self.image_size, _BATCH):
+            yield batch["image"][batch["mask"]], batch["label"][batch["mask"]]
+
+    def _training_crops(self, parts: Iterable[range]) -> _Crops:
+        batches = data.train_batches(self.source, self.config, self.image_size, _BATCH, self.seed)
+        with contextlib.closing(batches):
+            for part in parts:
+                if (state := batches.get_state())["position"] != part.start:
+                    batches.set_state(state | {"position": part.start})
+                for start in part[::_BATCH]:
+                    batch, count = next(batches), min(_BATCH, part.stop - start)
+                    yield to_unit_range(batch["image"][:count]), batch["label"][:count]
+
+    def _join(self, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Layouts:
+        geometry, label = zip(*parts, strict=True)
+        if not any(map(len, label)):
+            raise ValueError(f"no image can be read: {self.source.description}")
+        crops = (
+            f"{self.passes} {self.config.crop} crops an image" if self.passes else "centre crops"
+        )
+        return Layouts(
+            geometry=np.concatenate(geometry),
+            label=np.concatenate(label),
+            label_names=tuple(self.source.label_names),
+            image_size=self.image_size,
+            partition=dict(self.partition),
+            source=f"{self.source.description}, {crops}",
+        )
 
 
-def _centre_crops(
-    source: data.ImageSource, config: ConfigDict, image_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for batch in data.eval_batches(source, config, image_size, _BATCH):
-        if (mask := batch["mask"]).any():
-            yield batch["image"][mask], batch["label"][mask]
-
-
-def _training_crops(
-    source: data.ImageSource, config: ConfigDict, image_size: int, total: int, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    batches: Iterable = data.train_batches(source, config, image_size, _BATCH, seed)
-    try:
-        for start in range(0, total, _BATCH):
-            batch, count = next(batches), min(_BATCH, total - start)
-            yield to_unit_range(batch["image"][:count]), batch["label"][:count]
-    finally:
-        batches.close()
+def _name(number: int) -> str:
+    return f"{number:06d}.safetensors"
 
 
 def select_labels(layouts: Layouts, label_names: tuple[str, ...]) -> Layouts:

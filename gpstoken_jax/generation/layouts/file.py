@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 
 from gpstoken_jax.runtime import storage
-from gpstoken_jax.runtime.buckets import check_url, fetch, is_url, local, scratch_of, write_object
+from gpstoken_jax.runtime.buckets import fetch, writing_file
 from gpstoken_jax.runtime.files import check_sealed_file, reading, sealed_safetensors, write_file
 
 VERSION = 2
@@ -76,8 +76,7 @@ def write_layouts(path: str | Path, layouts: Layouts) -> None:
       LayoutsError: if the layouts are not what they must be; says what is wrong.
       OSError: if the file cannot be written.
     """
-    target = scratch_of(check_url(path)) if is_url(path) else local(path)
-    _check(target, layouts)
+    _check(path, layouts)
     tensors = {
         "geometry": np.ascontiguousarray(layouts.geometry, np.float32),
         "label": np.ascontiguousarray(layouts.label, np.int32),
@@ -90,11 +89,9 @@ def write_layouts(path: str | Path, layouts: Layouts) -> None:
         "source": layouts.source,
         "made_from": dict(layouts.made_from),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_file(target, sealed_safetensors(tensors, METADATA, header))
-    read_layouts(target)  # what is called done can be read
-    if is_url(path):
-        write_object(check_url(path), target.read_bytes())
+    with writing_file(path) as target:
+        write_file(target, sealed_safetensors(tensors, METADATA, header))
+        read_layouts(target)  # what is called done can be read
 
 
 def read_layouts(path: str | Path) -> Layouts:
@@ -152,7 +149,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return json.loads(metadata[METADATA]), tensors
 
 
-def _check(path: Path, layouts: Layouts) -> None:
+def _check(path: str | Path, layouts: Layouts) -> None:
     """Raises LayoutsError, with the file's name, for what no partition makes."""
     problem = _problem(layouts)
     if problem:
