@@ -1,6 +1,5 @@
 """Cutting the map into tiles, ordering tokens along a Morton curve, finding boxes that meet."""
 
-import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -129,7 +128,7 @@ def pad_tokens(
 ) -> tuple[Array, Array]:
     """Add tokens that draw nothing until the count is a positive multiple of `multiple`."""
     batch, length, _ = geometry.shape
-    extra = math.ceil(max(length, 1) / multiple) * multiple - length
+    extra = -(-max(length, 1) // multiple) * multiple - length
     inert = jnp.broadcast_to(INERT, (batch, extra, 5))
     features = jnp.pad(features, ((0, 0), (0, extra), (0, 0)))
     return jnp.concatenate([geometry, inert], axis=1), features

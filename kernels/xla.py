@@ -79,8 +79,11 @@ def tiles_save_work(tokens: int, size: tuple[int, int]) -> bool:
     Such a token's box is 2 / sqrt(tokens) of the map's side (sigma is two thirds of the half side
     of its square), and a tile takes those that meet it in whole blocks: more than all of them where
     tokens are few. At equal pairs tiles are faster, because their weights stay in the cache. The
-    gradient is tiled always: the dense one keeps a dozen arrays of all pairs.
+    gradient is tiled always: the dense one keeps a dozen arrays of all pairs. So is an export that
+    leaves the number of tokens open.
     """
+    if not isinstance(tokens, int):
+        return True
     tiling, pairs = _tiling(size), tokens * math.prod(size)
     box = 2 / math.sqrt(max(tokens, 1))
     down, across = tiling.tile_height / size[0] + box, tiling.tile_width / size[1] + box

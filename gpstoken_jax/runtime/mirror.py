@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,8 @@ LEASE_SECONDS = 120.0
 PAUSE = 10.0  # seconds between two looks at what has changed, at least
 PATIENCE = 100.0  # seconds in which nothing can be copied
 _LEASES = ".lease"
+_FINISHING = 99_999  # in the place of a process's number
+_WAIT = 1.0  # seconds between two looks at another's lease
 _SMALL = 2**23  # bytes that are read before they are sent, as they may grow meanwhile
 _UNFINISHED = (TEMPORARY_SUFFIX, ".orbax-checkpoint-tmp")
 _Choose = Callable[[Iterable[str]], buckets.Choose] | None
@@ -38,6 +40,10 @@ _State = tuple[int, int]  # size and date of a file
 
 class LeaseError(StorageError):
     """A place in a bucket belongs to another process; the message names it."""
+
+
+class InUseError(LeaseError):
+    """It belongs to one that may let go of it."""
 
 
 @dataclass
@@ -57,6 +63,11 @@ class Place:
 
     def check(self) -> None:
         """Raises StorageError if that has failed."""
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Waits until no other process finishes the place; False if one has done it."""
+        yield True
 
     def close(self) -> None:
         """Copies the rest and lets go of the place."""
@@ -165,6 +176,27 @@ class Mirror(Place):
         self._lease.check()
         if self._failure and time.monotonic() - self._failure[0] > PATIENCE:
             raise self._failure[1]
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Waits until no other process finishes the place; False if one has done it."""
+        lease, said = None, False
+        while lease is None:
+            self.check()
+            try:
+                lease = Lease(self._url, _FINISHING)
+            except InUseError as error:
+                if not said:
+                    logging.warning("waiting for who finishes it: %s", error)
+                said = True
+                time.sleep(_WAIT)
+        try:
+            manifest, now = f"{self._url}/manifest.json", None
+            with contextlib.suppress(FileNotFoundError), buckets.speaking_of(manifest):
+                now = buckets.file_system(manifest).cat_file(manifest)
+            yield _is_claim(now)
+        finally:
+            lease.release()
 
     def close(self) -> None:
         """Copies the rest and lets go of the place.
@@ -327,7 +359,7 @@ class Lease:
                 path = self._path(newest + 1)
                 buckets.file_system(path).pipe_file(path, self._content, mode="create")
         except FileExistsError as error:
-            raise LeaseError(
+            raise InUseError(
                 f"another process has begun to write to {self._url} in this moment: wait for it, "
                 "or give another place"
             ) from error
@@ -351,7 +383,7 @@ class Lease:
             raise LeaseError(f"{path} is no lease that can be read: take it away") from error
         if ends > time.time() and not _is_dead(about):
             until = datetime.fromtimestamp(ends, UTC)
-            raise LeaseError(
+            raise InUseError(
                 f"{self._url} is in use by {about['owner']}, whose lease ends at {until:%H:%M:%S} "
                 "UTC unless it goes on: wait for it, or give another place"
             )

@@ -181,12 +181,15 @@ class Output:
         Waits while another one is at it, and is False if that has finished. Files that others wrote
         in the meantime are known from here on.
         """
-        try:
-            manifest = (self.directory / MANIFEST).open("rb")
-        except FileNotFoundError:  # see ``discard``
-            yield False
-            return
-        with manifest:
+        with contextlib.ExitStack() as stack:
+            if not stack.enter_context(self._place.alone()):
+                yield False
+                return
+            try:
+                manifest = stack.enter_context((self.directory / MANIFEST).open("rb"))
+            except FileNotFoundError:  # see ``discard``
+                yield False
+                return
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(manifest, fcntl.LOCK_EX)
             now = _read(self.directory)

@@ -1,7 +1,8 @@
 """The tokenizer's two directions as StableHLO, for programs without this package.
 
 Weights are an argument, by name, so that both functions share one copy; the number of images is
-left open. Splats are those of plain XLA operations, which any platform compiles.
+left open, and for decoding that of tokens. Splats are those of plain XLA operations, which any
+platform compiles.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ def export_functions(
       model: the tokenizer.
       params: its weights; of them only the shapes are used.
       partition: that section of the config.
-      num_tokens: L of both.
+      num_tokens: that ``encode`` makes; ``decode`` takes any number.
       platforms: that the functions shall run on, of cpu, cuda, rocm and tpu.
 
     Raises:
@@ -66,7 +67,7 @@ def export_functions(
         return jnp.rint(((images + 1) / 2).clip(0, 1) * 255).astype(jnp.uint8)
 
     side, width = model.config.image_size, 5 + model.config.feature_channels
-    (b,) = export.symbolic_shape("b")
+    b, any_number = export.symbolic_shape("b, l")
     weights = {n: jax.ShapeDtypeStruct(w.shape, w.dtype) for n, w in named_weights(params).items()}
     # A CPU's kernels are plain operations.
     with jax.default_device("cpu"), tracing_for(None):
@@ -76,7 +77,7 @@ def export_functions(
             )
             for function, shape, dtype in (
                 (encode, (b, side, side, 3), jnp.uint8),
-                (decode, (b, num_tokens, width), jnp.float32),
+                (decode, (b, any_number, width), jnp.float32),
             )
         }
 

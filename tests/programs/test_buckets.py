@@ -9,6 +9,7 @@ from PIL import Image
 from gpstoken_jax.configs import tiny
 from gpstoken_jax.data import prepare
 from gpstoken_jax.data.sources import open_folder, open_tfds
+from gpstoken_jax.evaluation.measurement import Share
 from gpstoken_jax.generation.layouts import open_layouts
 from gpstoken_jax.runtime.buckets import file_system
 from gpstoken_jax.runtime.run_directory import RunDirectory, write_config
@@ -141,16 +142,28 @@ def test_results_of_an_evaluation_go_to_a_bucket(remote, program, monkeypatch):
     output = f"{remote}/made/eval"
     flags = "--nolpips", "--nofrechet", "--baselines=", "--report_images=2", "--noreport_maps"
     call = "eval", f"--checkpoint={remote}/run", f"--data.folder={remote}/photos", *flags
-    said = program(*call, f"--output={output}")
+    call += (f"--output={output}",)
+    add = Share.add
+
+    def add_one(share, *batch):
+        add(share, *batch)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Share, "add", add_one)
+        program(*call)
+    assert [name for name in emulators.contents(output) if "progress" in name]
+    said = program(*call)
+    assert "goes on after" in said
     assert f"report:  {output}/report.html" in said
     there = emulators.contents(output)
     assert {"metrics.json", "results.md", "report.html", "manifest.json"} <= there.keys()
     assert not [name for name in there if "progress" in name or "lease" in name]
-    program(*call, f"--output={output}")  # measures nothing again
+    program(*call)  # measures nothing again
     assert emulators.contents(output)["metrics.json"] == there["metrics.json"]
     monkeypatch.setattr("jax.process_count", lambda: 2)
     with pytest.raises(ValueError, match="several processes meet on a disk"):
-        program(*call, f"--output={output}")
+        program(*call)
 
 
 def test_a_data_set_is_prepared_of_a_bucket_in_a_bucket(remote, photos, program, monkeypatch):

@@ -180,6 +180,36 @@ def test_several_processes_share_an_output(objects):
     assert set(read_manifest(local, "things").files) == {"a", "b"}
 
 
+def test_of_two_that_are_done_at_once_one_finishes_with_what_both_wrote(objects, monkeypatch):
+    """On two machines: the second waits for the first, which did not know its file yet."""
+    monkeypatch.setattr(mirror, "_WAIT", 0.01)
+    first, second = (open_output(URL, "things", {}, process=p) for p in (0, 1))
+    first.write("a", "1")
+    first.share()
+    seen = []
+
+    def wait():
+        with second.only_one() as alone:
+            seen.append(alone and second.names())
+            second.finish()
+
+    with first.only_one() as alone:
+        assert alone
+        second.write("b", "2")
+        second.share()
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        waiting.join(0.1)
+        assert not seen and first.names() == ["a"]
+    waiting.join()
+    assert seen == [["a", "b"]]
+    with first.only_one() as alone:
+        assert not alone
+    first.close()
+    assert set(objects.contents()) == {"a", "b", "manifest.json"}
+    assert not [name for name in objects.there if "/.lease/" in name]
+
+
 def test_what_others_wrote_is_left_alone(objects):
     objects.pipe_file(f"{URL}/photo.jpg", b"mine")
     with pytest.raises(OutputError, match=rf"{URL} holds 'photo.jpg', which this program did not"):
