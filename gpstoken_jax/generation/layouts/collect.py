@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,8 @@ from gpstoken_jax.tokens import open_tokens
 
 PART = 1024  # images of a part, of whole batches
 _BATCH = 64  # images at a time
-_MAX_THREADS = 8  # which hold twice as many batches
+_MAX_THREADS = 8
+_MAX_BYTES = 2**30  # of batches that wait for a thread, or have one
 _Crops = Iterator[tuple[np.ndarray, np.ndarray]]  # batches of images and labels
 
 
@@ -133,7 +135,8 @@ class PartitionedImages:
             return np.asarray(partition(np.pad(images, fill, mode="edge"))[0])[:count], label
 
         progress = Progress(sum(map(len, parts)))
-        threads = min(_MAX_THREADS, available_cores())  # a partition on a CPU takes one core
+        room = _MAX_BYTES // (2 * 4 * math.prod(shape))
+        threads = max(1, min(_MAX_THREADS, available_cores(), room))
         with contextlib.closing(self._crops(parts)) as crops:
             batches = map_in_order(cut, crops, threads)
             for part in parts:
