@@ -72,9 +72,8 @@ def _products(precision, x, kernel):
     """
     side, (batch, height, width, channels) = len(kernel), x.shape
     padded = jnp.pad(x, ((0, 0), *[(side // 2, side // 2)] * 2, (0, 0)))
-    count = min(n for n in range(1, height + 1) if height % n == 0 and height * width <= n * _PIXELS
-                or n == height)  # fmt: skip
-    rows = height // count
+    divisors = [n for n in range(1, height + 1) if height % n == 0]
+    rows = max((n for n in divisors if n * width <= _PIXELS), default=1)
 
     def of_rows(_, top):
         part = jax.lax.dynamic_slice_in_dim(padded, top, rows + side - 1, axis=1)
@@ -89,7 +88,9 @@ def _products(precision, x, kernel):
         )
 
     _, y = jax.lax.scan(of_rows, None, jnp.arange(0, height, rows))
-    return y.reshape(count, batch, rows, width, -1).swapaxes(0, 1).reshape(*x.shape[:3], -1)
+    return (
+        y.reshape(height // rows, batch, rows, width, -1).swapaxes(0, 1).reshape(*x.shape[:3], -1)
+    )
 
 
 def _plain(precision, x, kernel):
