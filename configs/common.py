@@ -197,9 +197,9 @@ def published(config: ConfigDict) -> ConfigDict:
 
 def smoke(config: ConfigDict) -> ConfigDict:
     """Shrinks every dimension, for a run of seconds that takes the same path through the code."""
-    config.model.image_size, config.model.render_size = 32, 16
+    config.model.image_size, config.model.render_size = 32, 8
     config.model.encoder.update(channels=8, stem_blocks=1, norm_groups=4, width=32, depth=2)
-    config.model.decoder.update(channels=8, multipliers=(1, 2), blocks_per_level=1, norm_groups=4)
+    config.model.decoder.update(channels=8, blocks_per_level=1, norm_groups=4)
     config.partition.update(num_tokens=8)
     config.loss.lpips_weight = 0.0
     config.gan.start_step = 6

@@ -75,7 +75,7 @@ def test_the_shipped_configs_have_no_mistakes(name, argument):
         ("model.dtype", "bf16", "did you mean 'bfloat16'?"),
         ("model.dtype", "float64", "one of float32"),
         ("model.decoder.channels", 42, "must be multiples of config.model.decoder.norm_groups=4"),
-        ("model.decoder.multipliers", (1, 2, 4), "makes images of 64"),
+        ("model.decoder.multipliers", (1, 2), "makes images of 16"),
         ("model.decoder.multipliers", (), "whole numbers from 1 up"),
         ("model.decoder.multipliers", (1, 2, 0), "whole numbers from 1 up"),
         ("model.encoder.num_heads", 5, "must be a multiple of config.model.encoder.num_heads=5"),
