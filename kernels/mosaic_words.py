@@ -9,6 +9,7 @@ Everything that is private in JAX, and all PTX, is in this file.
 
 from collections.abc import Callable, Sequence
 from functools import partialmethod
+from typing import Union
 
 import jax
 import numpy as np
@@ -16,9 +17,15 @@ from jax._src.lib.mlir import ir
 from jax._src.lib.mlir.dialects import arith, llvm, nvvm, scf
 from jax.experimental.mosaic.gpu import utils
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.typing import DTypeLike
 
 WARPS = 4
 THREADS = 32 * WARPS
+
+Operand = Union["Number", int, float]  # Python numbers become constants
+Parts = Sequence[
+    Sequence["Number"]
+]  # a fragment's packed pairs, by the part of the numbers; see `split`
 
 _EVERY_LANE = -1  # mask of a warp's lanes
 _HIGH_HALF = -65536  # 0xffff0000
@@ -293,7 +300,7 @@ def across(a: Number, distance: int) -> Number:
 
 
 def matmul(
-    totals: Sequence[Sequence[Number]], left: Sequence[Number], right: Sequence[Sequence[Number]]
+    totals: Sequence[Sequence[Number]], left: Sequence[Parts], right: Sequence[Parts]
 ) -> list[list[Number]]:
     """Add left @ right to totals of several fragments, [16, 16] @ [16, 8], on tensor cores.
 
