@@ -23,9 +23,7 @@ WARPS = 4
 THREADS = 32 * WARPS
 
 Operand = Union["Number", int, float]  # Python numbers become constants
-Parts = Sequence[
-    Sequence["Number"]
-]  # a fragment's packed pairs, by the part of the numbers; see `split`
+Parts = Sequence[Sequence["Number"]]  # packed pairs of a fragment, one row a part; see `split`
 
 _EVERY_LANE = -1  # mask of a warp's lanes
 _HIGH_HALF = -65536  # 0xffff0000
