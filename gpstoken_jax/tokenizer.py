@@ -18,7 +18,7 @@ from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.model.tiles import tile_grid
 from gpstoken_jax.partition.focus import box_strength, strength_to_bias
 from gpstoken_jax.partition.host import check_shape
-from gpstoken_jax.runtime.devices import spread
+from gpstoken_jax.runtime.devices import pad_shard_unpad
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.published import tokenizer_table
 
@@ -234,7 +234,7 @@ def _encoder(settings: _Settings) -> Callable[..., Any]:
         images, bias = inputs["images"], inputs.get("bias")
         return encode_images(settings.model, params, images, bias=bias, **settings.partition)
 
-    return spread(run, "the encoder")
+    return pad_shard_unpad(run, "the encoder")
 
 
 @functools.lru_cache(maxsize=32)
@@ -242,7 +242,7 @@ def _decoder(settings: _Settings, tiles: tuple[int, int], way: str) -> Callable[
     def run(params, tokens):
         return decode_images(settings.model, params, tokens, tiles, way=way).images
 
-    return spread(run, "the decoder")
+    return pad_shard_unpad(run, "the decoder")
 
 
 def _floats(name: str, value: Any) -> Float[np.ndarray, "..."]:

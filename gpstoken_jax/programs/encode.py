@@ -122,10 +122,10 @@ def main() -> None:
             writer.write(shard, rows, names, reasons)
 
         # ---- The index, once every process is done ----------------------------------------------
-        if not processes.is_first():
+        if not processes.is_primary_process():
             writer.close()
         processes.wait_for_all("shards written")
-        if processes.is_first():
+        if processes.is_primary_process():
             alone = shares > jax.process_count()  # of an array: others may not be done
             index = writer.finish_if_all_there(notes) if alone else writer.finish(notes)
             if index is None:
