@@ -34,13 +34,14 @@ def focus_bias(
 
     Args:
       size: (H, W) of the image.
-      boxes: (x1, y1, x2, y2), the image being -1 to 1; what sticks out is cut off. They may overlap,
-        and then their strengths add up.
+      boxes: (x1, y1, x2, y2), the image being -1 to 1; what sticks out is cut off. Where they
+        overlap, their strengths add up.
       strengths: 1 is the density that the busiest texture would get, see above; negative is fewer.
       weight: of the partition that the bias is for.
 
     Raises:
-      ValueError: a box that holds no pixel or reaches far out of the image, or values that are not finite.
+      ValueError: a box that holds no pixel or reaches far out of the image, or values that are not
+        finite.
     """
     return strength_to_bias(box_strength(size, boxes, strengths), weight)
 
