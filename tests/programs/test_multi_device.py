@@ -56,6 +56,7 @@ def tokenizer(tmp_path_factory):
     config = SMALLEST | {
         "train.steps": STEPS,
         "optimizer.clip_norm": 0,
+        "optimizer.warmup_steps": 40,
         "gan.weight": 0.3,
         "gan.start_step": 0,
         "checkpoint.every_steps": 1,

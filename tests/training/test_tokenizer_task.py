@@ -26,7 +26,6 @@ QUICK = {"xla_backend_optimization_level": "0"}  # these networks compile longer
 def _config(**train):
     config = tiny_gan.get_config("smoke")
     config.update_from_flattened_dict(SMALLEST)
-    config.model.decoder.blocks_per_level = 0  # there are two in the middle
     config.gan.update(start_step=2, weight=1e-6)
     config.ema.update(decay=0.9999, update_every=1, update_after=0)
     config.gan.discriminator.update(channels=4, norm_groups=2)
