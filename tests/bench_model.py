@@ -16,6 +16,8 @@ import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +27,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from gpstoken_jax import kernels
-from gpstoken_jax.model.encoder import BlockConditions, Encoder, Stem
+from gpstoken_jax.model.encoder import BlockConditions, Stem, exact_gelu
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.model.layers import ResnetBlock, SpatialAttention
 from gpstoken_jax.model.roi_align import roi_align
 from gpstoken_jax.model.tile_norm import TileNorm
+from gpstoken_jax.model.transformer import stack_blocks
 from gpstoken_jax.partition.geometry import boxes_to_pixels
 from tests.full_size import CONFIGS, FullSize, full_size
 
@@ -47,13 +49,18 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--train", type=int, metavar="BATCH")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--stages", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = {"machine": describe_machine()}
-    print(results["machine"])
+    if not options.only:
+        print(results["machine"])
     for name in options.models:
         model = full_size(name)
+        if options.only:
+            print(json.dumps(one_gradient(options.only, model, options.train, options.rounds)))
+            return
         if options.train:
             results[name] = measure_gradients(name, model, options.train, options.rounds or 1)
             continue
@@ -152,43 +159,53 @@ def inputs(model: FullSize, batch: int) -> tuple[np.ndarray, ...]:
 
 
 def measure_gradients(name: str, model: FullSize, batch: int, rounds: int) -> dict[str, Any]:
-    """Times of the squared error and its gradient, and the ratio of PyTorch's to ours."""
-    network, arguments = GPSToken(model.config.model), inputs(model, batch)
+    """Times of the squared error and its gradient, and the ratio of PyTorch's to ours.
 
-    def loss(params, image, geometry, boxes):
-        tokens = network.apply(params, image, geometry, boxes, method="encode")
-        return jnp.mean(jnp.square(network.apply(params, tokens, method="decode") - image))
-
-    step = jax.jit(jax.value_and_grad(loss))
-
-    def ours():
-        value, gradients = step(model.params, *arguments)
-        return float(value), float(optax.global_norm(gradients))
-
-    functions = {"jax": ours}
-    try:
-        for key, (torch_network, start) in torch_networks(model, batch).items():
-            functions[key] = lambda n=torch_network, s=start: torch_gradients(n, *s)
-    except ImportError as error:
-        print(f"without PyTorch: {error}")
-    values = {}
-    times = take_turns(
-        {key: lambda k=key, f=f: values.__setitem__(k, f()) for key, f in functions.items()}, rounds
-    )
-    for key, (wall, cpu) in times.items():
-        value, norm = values[key]
+    Each candidate has a process of its own: what the other keeps of memory would slow it.
+    """
+    results = {"batch": batch}
+    for which in ("jax", "torch", "torch channels-last"):
+        command = [sys.executable, "-m", "tests.bench_model", "--models", name]
+        command += ["--train", str(batch), "--rounds", str(rounds), "--only", which]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            print(f"{name} {which}: failed, see above")
+            continue
+        results[which] = found = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"{name} batch {batch} {key:20s} {wall:7.2f} s  {cpu:7.2f} s of processor time  "
-            f"loss {value:.6f}  norm of the gradient {norm:.6f}"
+            f"{name} batch {batch} {which:20s} {found['wall']:7.2f} s  {found['cpu']:7.2f} s of "
+            f"processor time  loss {found['loss']:.6f}  norm of the gradient {found['norm']:.6f}",
+            flush=True,
         )
-    results = {"batch": batch, "seconds": times, "loss and norm": values}
-    for i, what in enumerate(("wall", "cpu")):
-        if others := [seconds[i] for key, seconds in times.items() if key != "jax"]:
-            results[f"ratio ({what})"] = min(others) / times["jax"][i]
-            print(
-                f"PyTorch's best takes {min(others) / times['jax'][i]:.2f} times as long ({what})"
-            )
+    for clock in ("wall", "cpu"):
+        if others := [found[clock] for key, found in results.items() if key.startswith("torch")]:
+            results[f"ratio ({clock})"] = ratio = min(others) / results["jax"][clock]
+            print(f"PyTorch's best takes {ratio:.2f} times as long ({clock})")
     return results
+
+
+def one_gradient(which: str, model: FullSize, batch: int, rounds: int) -> dict[str, float]:
+    """Least wall and processor seconds of one candidate, with the loss and the gradient's norm."""
+    if which == "jax":
+        network, arguments = GPSToken(model.config.model), inputs(model, batch)
+
+        @jax.value_and_grad
+        def loss(params, image, geometry, boxes):
+            tokens = network.apply(params, image, geometry, boxes, method="encode")
+            return jnp.mean(jnp.square(network.apply(params, tokens, method="decode") - image))
+
+        @jax.jit
+        def step(params, *arguments):
+            value, gradients = loss(params, *arguments)
+            return value, optax.global_norm(gradients), gradients  # all of them are made
+
+        function = lambda: tuple(map(float, step(model.params, *arguments)[:2]))  # noqa: E731
+    else:
+        torch_network, start = torch_networks(model, batch)[which]
+        function = lambda: torch_gradients(torch_network, *start)  # noqa: E731
+    values = []
+    wall, cpu = take_turns({which: lambda: values.append(function())}, rounds)[which]
+    return {"wall": wall, "cpu": cpu, "loss": values[-1][0], "norm": values[-1][1]}
 
 
 def torch_gradients(network, image, geometry, boxes) -> tuple[float, float]:
@@ -234,14 +251,6 @@ def stages(model: FullSize, rounds: int) -> dict[str, tuple[float, float]]:
     return times
 
 
-class Transformer(Encoder):
-    """The encoder's transformer alone."""
-
-    @nn.compact
-    def __call__(self, x, conditions):
-        return self._transformer(x, conditions)
-
-
 def encoder_stages(model: FullSize) -> dict[str, tuple[Callable, tuple]]:
     """Stem, RoIAlign, conditions and transformer."""
     config, params = model.config.model.encoder, model.params["params"]["encoder"]
@@ -251,7 +260,9 @@ def encoder_stages(model: FullSize) -> dict[str, tuple[Callable, tuple]]:
     features = jnp.ones((*model.image.shape[:3], config.channels))
     rois = jnp.ones((*pixels.shape[:2], *size, config.channels))
     conditions = jnp.ones((config.depth, *pixels.shape[:2], config.width))
-    transformer = Transformer(model.config.model.feature_channels, **config)
+    transformer = stack_blocks(
+        config.depth, num_heads=config.num_heads, mlp_ratio=config.mlp_ratio, activation=exact_gelu
+    )
     return {
         "stem": (stem.apply, ({"params": params["stem"]}, model.image)),
         "RoIAlign": (lambda f: roi_align(f, pixels, size), (features,)),
@@ -260,8 +271,8 @@ def encoder_stages(model: FullSize) -> dict[str, tuple[Callable, tuple]]:
             ({"params": params["conditions"]}, rois),
         ),
         "transformer": (
-            transformer.apply,
-            ({"params": {"blocks": params["blocks"]}}, conditions[0], conditions),
+            lambda *args: transformer.apply(*args)[0],
+            ({"params": params["blocks"]}, conditions[0], conditions),
         ),
     }
 

@@ -265,6 +265,8 @@ def test_parts_of_others_are_refused_and_those_of_a_finished_file_go(folder, pro
         output.write("000000.safetensors", "left by a kill before the end")
     assert "Nothing has changed" in program(*call, "--num_tokens=4")
     assert not parts.exists()
+    of_tokens = "prepare_layouts", "--tokens=none", f"--output={tmp_path / 'b.safetensors'}"
+    assert "nothing to do for share 1" in program(*of_tokens, "--share=1/2")
     with pytest.raises(ValueError, match="from 1 to 16"):
         program(*call, "--num_tokens=999", "--overwrite")
     assert not parts.exists()

@@ -1,17 +1,22 @@
 """Time `splat` in every implementation that serves here, and set it beside the best and the floor.
 
     python -m tests.kernels.bench [--shape NAME ...] [--implementation NAME ...] [--runs 20]
-        [--json FILE] [--markdown FILE]
+        [--before DIR] [--json FILE] [--markdown FILE]
 
 Times are medians of many runs, each ended by waiting for the result; memory is what the compiled
 program needs besides its arguments and results. Shapes whose dense form would need more than
-`--dense-gigabytes` leave out the reference.
+`--dense-gigabytes` leave out the reference. `--before` is a checkout of another version, whose
+`xla` takes turns with this one's.
 """
 
 import argparse
+import functools
+import importlib
 import json
+import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -43,11 +48,29 @@ class Row:
     times_the_floor: float | None = None
 
 
+@functools.cache
+def splat_before(checkout: str) -> Callable:
+    """The `splat` of an older version, from when `kernels` was imported by that name."""
+    sys.path.insert(0, checkout)
+    try:
+        return importlib.import_module("kernels").splat
+    finally:
+        sys.path.remove(checkout)
+
+
 def functions(size: tuple[int, int], implementation: str) -> dict[str, Callable]:
-    """Functions to time: the map, and the map with the gradients of both inputs."""
+    """Functions to time: the map, and the map with the gradients of both inputs.
+
+    Args:
+      size: of the map.
+      implementation: one of `kernels.available()`, or the directory of another version.
+    """
+    earlier = os.path.isdir(implementation)
+    splat = splat_before(implementation) if earlier else kernels.splat
 
     def forward(geometry, features, cotangent):
-        return kernels.splat(geometry, features, size, implementation=implementation)
+        way = "xla" if earlier else implementation
+        return splat(geometry, features, size, implementation=way)
 
     def both(geometry, features, cotangent):
         draw = lambda g, f: forward(g, f, cotangent)  # noqa: E731
@@ -89,7 +112,8 @@ def measure(name: str, spec: Spec, implementations, runs: int, budget: float) ->
         memory = program.memory_analysis()
         ends = memory.argument_size_in_bytes + memory.output_size_in_bytes
         sizes = memory.temp_size_in_bytes, ends
-        rows.append(Row(name, *key, seconds[key] * 1e3, rounds, *sizes))
+        direction, label = key[0], "before" if os.path.isdir(key[1]) else key[1]
+        rows.append(Row(name, direction, label, seconds[key] * 1e3, rounds, *sizes))
     return rows
 
 
@@ -178,6 +202,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10.0, help="per shape, about")
     parser.add_argument("--dense-gigabytes", type=float, default=8.0)
+    parser.add_argument("--before", metavar="DIR", help="a checkout that has a folder `kernels`")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
@@ -185,6 +210,7 @@ def main() -> None:
     for name in arguments.shape:
         spec, wanted = SPECS[name], arguments.implementation
         chosen = [i for i in wanted if fits(spec, i, arguments.dense_gigabytes)]
+        chosen += [os.path.abspath(arguments.before)] if arguments.before else []
         rows += measure(name, spec, chosen, arguments.runs, arguments.seconds)
         print(f"{name}: {', '.join(chosen)}", flush=True)
     rows, where = with_ratios(rows), context()

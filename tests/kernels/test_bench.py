@@ -40,3 +40,11 @@ def test_floor_counts_pairs_and_takes_the_largest_limit():
     slow = floor.Rates(powers=1.0, operations=1e12, bytes=1e12)
     assert floor.seconds(TINY, slow, "forward") == pytest.approx(inside)
     assert floor.seconds(TINY, slow, "forward+backward") == pytest.approx(2 * inside)
+
+
+def test_another_version_takes_turns(tmp_path):
+    package = tmp_path / "kernels"
+    package.mkdir()
+    (package / "__init__.py").write_text("from gpstoken_jax.kernels import splat\n")
+    rows = bench.measure("tiny", TINY, ["xla", str(tmp_path)], runs=3, budget=0.1)
+    assert [r.implementation for r in rows] == ["xla", "xla", "before", "before"]
