@@ -4,7 +4,7 @@ import runpy
 import sys
 
 import gpstoken_jax
-from gpstoken_jax.programs.cli import find_temporary_directory
+from gpstoken_jax.programs.cli import find_temporary_directory, print_help
 
 PROGRAMS = {
     "demo": "show what tokens make of photos, and fine-tune on them",
@@ -27,7 +27,7 @@ def main() -> int | None:
     """Runs the program named first on the command line with the rest as its flags."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "--helpfull", "help"):
-        print(_overview())
+        print_help(_overview())
         return 0
     if arguments[0] == "--version":
         print(gpstoken_jax.__version__)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,8 @@ from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.model.tiles import tile_grid
 from gpstoken_jax.partition.focus import box_strength, strength_to_bias
-from gpstoken_jax.runtime.devices import spread
+from gpstoken_jax.partition.host import check_shape
+from gpstoken_jax.runtime.devices import pad_shard_unpad
 from gpstoken_jax.weights import pretrained
 from gpstoken_jax.weights.published import tokenizer_table
 
@@ -139,6 +141,7 @@ class Tokenizer:
         size = batch.shape[1:3]
         tile_grid(*size, self.image_size)
         num_tokens = self.config.partition.num_tokens if num_tokens is None else num_tokens
+        check_shape((self.image_size,) * 2, num_tokens, self.config.partition.get("min_size", 8))
         inputs = {"images": batch}
         if focus is not None:
             bias = strength_to_bias(_strength(focus, size), self.config.partition.weight)
@@ -173,10 +176,10 @@ class Tokenizer:
         Raises:
           ValueError: for tokens that are not of this model, not finite, or do not fit the size.
         """
-        size = image_size or getattr(tokens, "image_size", None) or self.image_size
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        tiles = tile_grid(*size, self.image_size)
-        array = np.asarray(tokens, np.float32)
+        if image_size is None:
+            image_size = getattr(tokens, "image_size", None) or self.image_size
+        tiles = tile_grid(*_height_and_width(image_size), self.image_size)
+        array = _floats("tokens", tokens)
         width = 5 + self.config.model.feature_channels
         if array.ndim not in (2, 3) or array.shape[-1] != width or 0 in array.shape:
             raise ValueError(
@@ -231,7 +234,7 @@ def _encoder(settings: _Settings) -> Callable[..., Any]:
         images, bias = inputs["images"], inputs.get("bias")
         return encode_images(settings.model, params, images, bias=bias, **settings.partition)
 
-    return spread(run, "the encoder")
+    return pad_shard_unpad(run, "the encoder")
 
 
 @functools.lru_cache(maxsize=32)
@@ -239,13 +242,40 @@ def _decoder(settings: _Settings, tiles: tuple[int, int], way: str) -> Callable[
     def run(params, tokens):
         return decode_images(settings.model, params, tokens, tiles, way=way).images
 
-    return spread(run, "the decoder")
+    return pad_shard_unpad(run, "the decoder")
+
+
+def _floats(name: str, value: Any) -> Float[np.ndarray, "..."]:
+    """The array of an argument, whatever it is made of; ValueError if these are no real numbers."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "OSUc":
+            return np.asarray(array, np.float32)
+    except ValueError:  # lists of several lengths
+        pass
+    raise ValueError(
+        f"{name} must be an array of real numbers; got {type(value).__name__}, which is none"
+    )
+
+
+def _height_and_width(size: Any) -> tuple[int, int]:
+    """The sides of a square, by one, or of any image."""
+    try:
+        sides = size if isinstance(size, Sequence | np.ndarray) else (size, size)
+        height, width = map(operator.index, sides)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"image_size must be a side or (height, width) in whole pixels; got {size!r}"
+        ) from None
+    return height, width
 
 
 def _strength(focus: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
     """The strength at every pixel of boxes, or of a map that has it."""
-    array = np.asarray(focus, np.float32)
+    array = _floats("focus", focus)
     if array.shape == size:
+        if not np.isfinite(array).all():
+            raise ValueError("focus: there are strengths that are not finite")
         return array
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] not in (4, 5):

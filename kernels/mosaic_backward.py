@@ -8,8 +8,10 @@ w a^2, w v^2, w a v, w a and w v. They stay exact for |rho| near 1, where sums o
 
 import functools
 import math
+from collections.abc import Sequence
 
 from jax import Array
+from jax.typing import DTypeLike
 
 from gpstoken_jax.kernels.mosaic_lists import region_of
 from gpstoken_jax.kernels.mosaic_tiles import (
@@ -39,6 +41,7 @@ from gpstoken_jax.kernels.mosaic_words import (
     WARPS,
     Global,
     Number,
+    Shared,
     across,
     ballot,
     barrier,
@@ -69,7 +72,12 @@ GROUP = 64  # tokens whose slots, or lack of them, one block looks after
 
 
 def gradients(
-    problem: Problem, geometry: Array, features: Array, cotangent: Array, plan: Array, lists=()
+    problem: Problem,
+    geometry: Array,
+    features: Array,
+    cotangent: Array,
+    plan: Array,
+    lists: Sequence[Array] = (),
 ) -> tuple[Array, Array]:
     """Gradients of geometry [B, L, 5] and features [B, L, C] from the map's."""
     vectors, moments = sum_tiles(problem, geometry, features, cotangent, plan, lists)
@@ -81,7 +89,14 @@ def all_slots(problem: Problem) -> int:
     return problem.slots + WARPS * problem.tokens
 
 
-def sum_tiles(problem: Problem, geometry, features, cotangent, plan, lists) -> tuple[Array, Array]:
+def sum_tiles(
+    problem: Problem,
+    geometry: Array,
+    features: Array,
+    cotangent: Array,
+    plan: Array,
+    lists: Sequence[Array],
+) -> tuple[Array, Array]:
     """Partial sums, a slot each: of vectors [chunks, B slots, chunk], of moments [.., .., 8].
 
     Slots that the plan gives to nobody are not written.
@@ -101,7 +116,18 @@ def sum_tiles(problem: Problem, geometry, features, cotangent, plan, lists) -> t
     return run(geometry, features, cotangent, *problem.coordinates(), plan, *lists)
 
 
-def sum_tile(problem, shared, number, geometry, features, cotangent, xs, ys, plan, *rest) -> None:
+def sum_tile(
+    problem: Problem,
+    shared: Shared,
+    number: Number,
+    geometry: Global,
+    features: Global,
+    cotangent: Global,
+    xs: Global,
+    ys: Global,
+    plan: Global,
+    *rest: Global,
+) -> None:
     """Sum over the pixels of each warp's tile, for sixteen tokens at a time."""
     *lists, vectors, moments = rest
     tile, room = Tile.of(problem, number), Room(problem, shared, cotangent=True)
@@ -125,7 +151,17 @@ def slot_of(problem: Problem, plan: Global, tile: Tile, token: Token) -> Number:
 
 
 def sum_tokens(
-    problem, shared, image, start, geometry, features, cotangent, xs, ys, plan, *rest
+    problem: Problem,
+    shared: Shared,
+    image: Number,
+    start: Number,
+    geometry: Global,
+    features: Global,
+    cotangent: Global,
+    xs: Global,
+    ys: Global,
+    plan: Global,
+    *rest: Global,
 ) -> None:
     """Sum over the pixels of all tiles for the tokens `start` .. `start + 63` without slots.
 
@@ -191,7 +227,7 @@ def sum_tokens(
     when(count_ones(ballot(anyone)) > 0, lambda: loop(0, GROUP, STEP, [], sixteen))
 
 
-def stage_cotangent(problem, room: Room, cotangent: Global, tile: Tile) -> None:
+def stage_cotangent(problem: Problem, room: Room, cotangent: Global, tile: Tile) -> None:
     """Stage the map's gradient at the tile's pixels; 0 beyond the map's edges."""
     height, width = problem.height, problem.width
 
@@ -263,7 +299,9 @@ def add_pixels(problem: Problem, room: Room, rho: Number, sums: list[Number]) ->
     return [*(s for total in totals for s in total), *moments[0], *moments[1]]
 
 
-def add_moments(sums, a, v, w) -> list[Number]:
+def add_moments(
+    sums: Sequence[Number], a: Sequence[Number], v: Number, w: Sequence[Number]
+) -> list[Number]:
     """Add two pixels of one row to the sums of w a^2, w v^2, w a v, w a and w v."""
     aa, vv, av, sum_a, sum_v = sums
     w_a = [w_ * a_ for w_, a_ in zip(w, a, strict=True)]
@@ -272,7 +310,14 @@ def add_moments(sums, a, v, w) -> list[Number]:
     return [aa, fma(w_v, v, vv), fma(row_a, v, av), sum_a + row_a, sum_v + w_v]
 
 
-def store_sums(problem, vectors: Global, moments: Global, chunk, slot: Number, sums) -> None:
+def store_sums(
+    problem: Problem,
+    vectors: Global,
+    moments: Global,
+    chunk: Number,
+    slot: Number,
+    sums: Sequence[Number],
+) -> None:
     """Leave a step's sums in the slots of its tokens, which lanes 0 to 15 name; -1: nowhere."""
     lane = thread() & 31
     token, quad = lane >> 2, (lane & 3) * 4
@@ -304,7 +349,9 @@ def store_sums(problem, vectors: Global, moments: Global, chunk, slot: Number, s
     when((mine >= 0) & ((lane & 2).equals(0)), put_moments)
 
 
-def sum_slots(problem: Problem, geometry, plan, vectors, moments, dtype) -> tuple[Array, Array]:
+def sum_slots(
+    problem: Problem, geometry: Array, plan: Array, vectors: Array, moments: Array, dtype: DTypeLike
+) -> tuple[Array, Array]:
     """Add each token's slots, in order, and close the gradients; eight lanes a token."""
     per_block = WARPS * 4
 

@@ -1,6 +1,7 @@
 """The forward GPU kernel: the whole map in one launch, and the backward's plan beside it."""
 
 import functools
+from collections.abc import Sequence
 
 from jax import Array
 
@@ -21,6 +22,7 @@ from gpstoken_jax.kernels.mosaic_tiles import (
 from gpstoken_jax.kernels.mosaic_words import (
     Global,
     Number,
+    Shared,
     block,
     fma,
     from_lane,
@@ -36,7 +38,11 @@ from gpstoken_jax.kernels.mosaic_words import (
 
 
 def draw(
-    problem: Problem, geometry: Array, features: Array, lists=(), planned: bool = False
+    problem: Problem,
+    geometry: Array,
+    features: Array,
+    lists: Sequence[Array] = (),
+    planned: bool = False,
 ) -> Array | list[Array]:
     """The map [B, H, W, C]; planned, (map, plan [B, L, 4]), see `mosaic_plan`."""
     image = shape((problem.batch, problem.height, problem.width, problem.channels), features.dtype)
@@ -58,7 +64,16 @@ def draw(
     return run(geometry, features, *problem.coordinates(), *lists)
 
 
-def draw_tile(problem, shared, number, geometry, features, xs: Global, ys: Global, *rest) -> None:
+def draw_tile(
+    problem: Problem,
+    shared: Shared,
+    number: Number,
+    geometry: Global,
+    features: Global,
+    xs: Global,
+    ys: Global,
+    *rest: Global,
+) -> None:
     """Sum the tokens of each warp's tile and write its rows of the map."""
     *lists, image = rest
     tile = Tile.of(problem, number)

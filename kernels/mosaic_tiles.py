@@ -20,6 +20,7 @@ from gpstoken_jax.kernels.mosaic_words import (
     WARPS,
     Global,
     Number,
+    Operand,
     Shared,
     absolute,
     ballot,
@@ -52,6 +53,8 @@ OUTSIDE = 1e19  # local coordinate of a column outside a box: its square makes a
 # Words of shared memory; odd multiples of four keep the rows of fragments in different banks.
 TOKEN_WORDS, BOX_WORDS = 6, 4
 COLUMN_STRIDE, ROW_STRIDE = 12, 20
+
+Listed = tuple[Global, Global, Callable] | tuple[()]  # see `for_each_share`
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,9 @@ def well_posed(values: list[Number]) -> tuple[Number, list[Number]]:
     return finite, [*sigma, rho, *values[3:]]
 
 
-def tabulate(problem: Problem, room: Room, geometry: Global, row_of: Callable, count) -> None:
+def tabulate(
+    problem: Problem, room: Room, geometry: Global, row_of: Callable, count: Operand
+) -> None:
     """Put `count` tokens in shared memory, the whole block together, up to a multiple of 128.
 
     Of a token: sigma_x, sigma_y, rho, mu_x, mu_y, row; and its box, x and y from and to, which
@@ -252,7 +257,7 @@ def _whole(count):
     return (count + 127) & -128
 
 
-def choose(room: Room, count, bounds: list[Number]) -> Number:
+def choose(room: Room, count: Operand, bounds: list[Number]) -> Number:
     """List the tabulated tokens whose boxes meet the tile's bounds, in order; how many."""
     lane = thread() & 31
     lower_lanes = (integer(1) << lane) - 1
@@ -337,7 +342,9 @@ def load_vectors(problem: Problem, numbers: range, load: Callable) -> list[list[
     return [load(lane // quads + n, lane % quads * 4) for n in each]
 
 
-def store_vectors(problem: Problem, staged: Shared, count: int, numbers: range, values) -> None:
+def store_vectors(
+    problem: Problem, staged: Shared, count: int, numbers: range, values: Sequence[Sequence[Number]]
+) -> None:
     """Stage what `load_vectors` gave, of `count` vectors in all, as bfloat16 parts.
 
     Channels stand in an order that leaves four neighbours to a lane of a fragment.
@@ -412,7 +419,7 @@ def for_each_step(
     room: Room,
     tile: Tile,
     arrays: Sequence[Global],
-    listed,
+    listed: Listed,
     start: Callable[[], list[Number]],
     body: Callable,
     look: Callable[[Token], Number] = lambda _: None,
@@ -454,7 +461,9 @@ def for_each_step(
     return for_each_share(problem, listed, tile, start(), share)
 
 
-def for_each_share(problem: Problem, listed, tile: Tile, carry, body: Callable) -> list[Number]:
+def for_each_share(
+    problem: Problem, listed: Listed, tile: Tile, carry: list[Number], body: Callable
+) -> list[Number]:
     """Fold `body(row_of, count, carry)` over shares of up to `capacity` tokens of a tile's image.
 
     listed: lists, counts and region_of of `mosaic_lists`, or nothing for all tokens of the image.

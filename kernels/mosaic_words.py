@@ -9,6 +9,7 @@ Everything that is private in JAX, and all PTX, is in this file.
 
 from collections.abc import Callable, Sequence
 from functools import partialmethod
+from typing import Union
 
 import jax
 import numpy as np
@@ -16,9 +17,13 @@ from jax._src.lib.mlir import ir
 from jax._src.lib.mlir.dialects import arith, llvm, nvvm, scf
 from jax.experimental.mosaic.gpu import utils
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.typing import DTypeLike
 
 WARPS = 4
 THREADS = 32 * WARPS
+
+Operand = Union["Number", int, float]  # Python numbers become constants
+Parts = Sequence[Sequence["Number"]]  # packed pairs of a fragment, one row a part; see `split`
 
 _EVERY_LANE = -1  # mask of a warp's lanes
 _HIGH_HALF = -65536  # 0xffff0000
@@ -110,7 +115,7 @@ class Number:
     __gt__, __ge__ = partialmethod(_compare, name="GT"), partialmethod(_compare, name="GE")
     equals = partialmethod(_compare, name="EQ")
 
-    def where(self, yes, no) -> "Number":
+    def where(self, yes: Operand, no: Operand) -> "Number":
         """Of a truth value: `yes` or `no`, one of them a Number."""
         kind = (yes if isinstance(yes, Number) else no).base.type
         pick = [n.value if isinstance(n, Number) else _constant(n, kind) for n in (yes, no)]
@@ -131,12 +136,12 @@ def zeros(count: int) -> list[Number]:
     return [Number(_constant(0.0, _float_type())) for _ in range(count)]
 
 
-def minimum(a: Number, b) -> Number:
+def minimum(a: Number, b: Operand) -> Number:
     """The smaller one; of a number and a NaN, the number."""
     return a._with(b, arith.minnumf, arith.minsi)
 
 
-def maximum(a: Number, b) -> Number:
+def maximum(a: Number, b: Operand) -> Number:
     """The larger one; of a number and a NaN, the number."""
     return a._with(b, arith.maxnumf, arith.maxsi)
 
@@ -282,7 +287,7 @@ def _shuffle(a: Number, by, kind) -> Number:
     return moved.as_float() if a.is_float else moved
 
 
-def from_lane(a: Number, lane) -> Number:
+def from_lane(a: Number, lane: Operand) -> Number:
     """The value of lane `lane`."""
     return _shuffle(a, lane, nvvm.ShflKind.idx)
 
@@ -292,7 +297,9 @@ def across(a: Number, distance: int) -> Number:
     return _shuffle(a, distance, nvvm.ShflKind.bfly)
 
 
-def matmul(totals, left, right) -> list[list[Number]]:
+def matmul(
+    totals: Sequence[Sequence[Number]], left: Sequence[Parts], right: Sequence[Parts]
+) -> list[list[Number]]:
     """Add left @ right to totals of several fragments, [16, 16] @ [16, 8], on tensor cores.
 
     left: the parts of four packed pairs, right: of two; see `split`. The product of two low parts
@@ -316,7 +323,9 @@ def matmul(totals, left, right) -> list[list[Number]]:
 # Control
 
 
-def loop(start, stop, step, carry: Sequence[Number], body: Callable) -> list[Number]:
+def loop(
+    start: Operand, stop: Operand, step: Operand, carry: Sequence[Number], body: Callable
+) -> list[Number]:
     """Fold `carry = body(i, carry)` over i in range(start, stop, step)."""
     ends = (n if isinstance(n, Number) else integer(n) for n in (start, stop, step))
     op = scf.ForOp(*(n.value for n in ends), [c.value for c in carry])
@@ -387,19 +396,19 @@ class Shared:
     def _address(self, index) -> ir.Value:
         return _element(self.pointer, (self + index).start, _int_type())
 
-    def load(self, index, count: int = 1) -> list[Number]:
+    def load(self, index: Operand, count: int = 1) -> list[Number]:
         """`count` floats (1, 2 or 4, aligned to their size)."""
         return _load(self._address(index), _float_type(), count)
 
-    def load_integer(self, index) -> Number:
+    def load_integer(self, index: Operand) -> Number:
         """One integer."""
         return _load(self._address(index), _int_type(), 1)[0]
 
-    def store(self, index, values: Sequence[Number]) -> None:
+    def store(self, index: Operand, values: Sequence[Number]) -> None:
         """Neighbours, aligned to their size."""
         _store(self._address(index), values)
 
-    def load_matrices(self, index, transposed: bool) -> list[Number]:
+    def load_matrices(self, index: Operand, transposed: bool) -> list[Number]:
         """Four matrices of 8 x 8 bfloat16 as fragments; lane n's index says where row n begins.
 
         Of matrix m = n // 8 a lane gets two neighbours of row (lane // 4), columns
@@ -440,7 +449,13 @@ def _store(address: ir.Value, values: Sequence[Number]) -> None:
 # A kernel
 
 
-def kernel(name: str, body: Callable, outputs, shared_words: int, blocks: int) -> Callable:
+def kernel(
+    name: str,
+    body: Callable,
+    outputs: jax.ShapeDtypeStruct | Sequence[jax.ShapeDtypeStruct],
+    shared_words: int,
+    blocks: int,
+) -> Callable:
     """A function of arrays that runs `body(shared, *inputs, *outputs)` in each of `blocks` blocks.
 
     outputs: a jax.ShapeDtypeStruct, or a list of them. Blocks lie along x, which takes 2^31 - 1.
@@ -464,6 +479,6 @@ def kernel(name: str, body: Callable, outputs, shared_words: int, blocks: int) -
     )
 
 
-def shape(dimensions: Sequence[int], dtype) -> jax.ShapeDtypeStruct:
+def shape(dimensions: Sequence[int], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     """Shape and type of an output."""
     return jax.ShapeDtypeStruct(tuple(dimensions), dtype)

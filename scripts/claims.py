@@ -320,6 +320,8 @@ def write_page(found: dict[str, Result]) -> None:
 
 HEAD = """# The paper's claims, in small
 
+For who asks which of the paper's claims hold, before there is a GPU to try them at full size.
+
 Made by `python scripts/claims.py`, which keeps what it measured and makes this page of it. What
 small models and few photos show is not what the paper shows on ImageNet: a claim that holds here is
 made likelier, one that does not may need size.

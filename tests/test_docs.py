@@ -40,6 +40,13 @@ def test_the_index_has_every_page():
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES[2:], ids=lambda page: page.name)
+def test_every_page_says_first_what_for(page):
+    title, begin = page.read_text().split("\n\n")[:2]
+    assert title.startswith("# ")
+    assert page.name == "index.md" or begin.startswith(("To ", "For "))
+
+
 def test_no_page_has_marks_of_a_merge():
     marks = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)
     assert not [page.name for page in PAGES if marks.search(page.read_text())]

@@ -12,6 +12,7 @@ from gpstoken_jax import Tokenizer, Tokens
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError
+from gpstoken_jax.weights.errors import WeightsError
 
 SIDE = 32
 
@@ -80,8 +81,14 @@ def test_every_form_of_an_image_gives_the_same_tokens(tokenizer, pixels, tokens,
         (lambda p: p[:, :20], r"20 x 32 is not made of whole 32 x 32 tiles.*resize"),
         (lambda p: [p[0], p[1][:, :16]], "one size.*32 x 16, 32 x 32"),
         (lambda p: [], "no image"),
-        (lambda p: None, "must be"),
-        (lambda p: "gone.png", "gone.png"),
+        (lambda p: None, "must be.*got NoneType"),
+        (lambda p: {"image": p}, "must be.*got dict"),
+        (lambda p: (x for x in p), "must be.*got generator"),
+        (lambda p: [p[0], None], "must be.*got NoneType"),
+        (lambda p: b"photo.png", "must be.*got bytes"),
+        (lambda p: np.array(["photo.png"]), "must be.*got ndarray"),
+        (lambda p: "gone.png", "gone.png: there is no such file"),
+        (lambda p: ["."], r"\.: there is no such file"),
     ],
 )
 def test_wrong_images_are_refused_by_name(tokenizer, pixels, images, said):
@@ -89,9 +96,9 @@ def test_wrong_images_are_refused_by_name(tokenizer, pixels, images, said):
         tokenizer.encode(images(pixels))
 
 
-@pytest.mark.parametrize("number", [0, -1, 10**6, 2.5])
+@pytest.mark.parametrize("number", [0, -1, 10**6, 2.5, 8.0, "8", True, [8]])
 def test_wrong_numbers_of_tokens(tokenizer, pixels, number):
-    with pytest.raises((ValueError, TypeError), match=r"token|integer"):
+    with pytest.raises(ValueError, match="num_tokens must be from 1 to 16"):
         tokenizer.encode(pixels, num_tokens=number)
 
 
@@ -103,11 +110,26 @@ def test_wrong_numbers_of_tokens(tokenizer, pixels, number):
         (lambda t: t[None], "tokens of this model are"),
         (lambda t: np.full_like(t, np.inf), "not finite"),
         (lambda t: t[:, :0], "tokens of this model are"),
+        (lambda t: t.astype(np.complex64), "tokens must be an array of real numbers"),
+        (lambda t: [t[0], t[1, 1:]], "tokens must be an array of real numbers; got list"),
+        (lambda t: "tokens.safetensors", "tokens must be an array of real numbers; got str"),
+        (lambda t: None, "tokens must be an array of real numbers; got None"),
     ],
 )
 def test_wrong_tokens(tokenizer, tokens, change, said):
     with pytest.raises(ValueError, match=said):
         tokenizer.decode(change(tokens))
+
+
+@pytest.mark.parametrize("size", ["32", 32.0, (32,), (32, 32, 3), (32, "32"), 0, -32, 20])
+def test_wrong_sizes(tokenizer, tokens, size):
+    with pytest.raises(ValueError, match=r"image_size must be|not made of whole"):
+        tokenizer.decode(tokens, image_size=size)
+
+
+def test_sizes_may_be_numpys(tokenizer, tokens):
+    for size in (np.int64(SIDE), np.array([SIDE, SIDE]), [SIDE, SIDE]):
+        assert tokenizer.decode(tokens, image_size=size).shape == (2, SIDE, SIDE, 3)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 96)])
@@ -150,10 +172,26 @@ def test_focus_moves_tokens(tokenizer):
     np.testing.assert_array_equal(focused, boxes)
     np.testing.assert_array_equal(focused, tokenizer.encode(image, num_tokens=10, focus=strengths))
     assert config.min_size == before
-    with pytest.raises(ValueError, match="focus must be boxes"):
-        tokenizer.encode(image, focus=np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="holds no pixel"):
-        tokenizer.encode(image, focus=[2, 2, 3, 3])
+
+
+@pytest.mark.parametrize(
+    "focus, said",
+    [
+        (np.zeros((2, 3)), "focus must be boxes"),
+        ([], "focus must be boxes"),
+        ("face", "focus must be an array of real numbers; got str"),
+        ([[0, 0, 1, 1], [0, 1]], "focus must be an array of real numbers"),
+        ([0.01, 0.01, 0.02, 0.02], "holds no pixel"),
+        ([1, 1, 0, 0], "holds no pixel"),
+        ([0, 0, 16, 16], "leaves the image.*pixels"),
+        ([[0, 0, 1, np.nan]], "finite"),
+        ([[0, 0, 1, 1, np.inf]], "finite"),
+        (np.full((SIDE, SIDE), np.nan), "finite"),
+    ],
+)
+def test_wrong_focuses(tokenizer, pixels, focus, said):
+    with pytest.raises(ValueError, match=said):
+        tokenizer.encode(pixels, focus=focus)
 
 
 def test_the_pieces_can_be_traced(tokenizer, pixels):
@@ -165,6 +203,15 @@ def test_the_pieces_can_be_traced(tokenizer, pixels):
 
     gradients = jax.jit(jax.grad(loss))(tokenizer.params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_the_pieces_can_be_mapped(tokenizer, pixels, tokens):
+    images = jnp.asarray(pixels, jnp.float32) / 127.5 - 1
+
+    def encode(image):
+        return encode_images(tokenizer.model, tokenizer.params, image[None], num_tokens=8)[1][0]
+
+    np.testing.assert_allclose(jax.jit(jax.vmap(encode))(images), tokens, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype, atol", [("float32", 0), ("float16", 2e-3), ("bfloat16", 2e-2)])
@@ -210,9 +257,27 @@ def test_sources_that_are_not_there(tmp_path):
         CheckpointError, match="there is no nothing-of-the-kind: no path, no repository"
     ):
         Tokenizer.from_pretrained("nothing-of-the-kind")
+    for source in ("", None, 5, b"photos-small"):
+        with pytest.raises(CheckpointError, match="a path or a name; got"):
+            Tokenizer.from_pretrained(source)
     (tmp_path / "empty").mkdir()
     with pytest.raises((CheckpointError, ValueError), match="empty"):
         Tokenizer.from_pretrained(tmp_path / "empty")
+
+
+def test_choices_that_there_are_not(random_run, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    for source in (random_run, tmp_path):
+        with pytest.raises(CheckpointError, match="weights must be one of ema_params, params, not"):
+            Tokenizer.from_pretrained(source, weights="ema")
+    assert Tokenizer.from_pretrained(tmp_path, step=7).step == 7
+    with pytest.raises(CheckpointError, match="step 3 is asked for, and these weights are of 7"):
+        Tokenizer.from_pretrained(tmp_path, step=3)
+    with pytest.raises(WeightsError, match="JSON, not weights"):
+        Tokenizer.from_pretrained(tmp_path / "config.json")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    with pytest.raises(WeightsError, match="a picture, not weights"):
+        Tokenizer.from_pretrained(tmp_path / "photo.png")
 
 
 def test_the_version_and_the_names_at_the_top():

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from gpstoken_jax.data import demo, images
+from gpstoken_jax.runtime.files import open_new
 
 PHOTOS = {
     "astronaut": ("skimage", "data/astronaut.png"),
@@ -44,9 +45,8 @@ def write_demo_classes(output: str | pathlib.Path) -> list[pathlib.Path]:
         photo = images.decode(images.read_bytes(demo.package_root(package) / inside)).pixels
         for path, pixels in zip(parts, split_photo(photo), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            Image.fromarray(pixels).save(temporary, format="PNG")
-            temporary.replace(path)
+            with open_new(path, durable=False) as file:
+                Image.fromarray(pixels).save(file, format="PNG")
     return paths
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from gpstoken_jax.data import images as image_files
 from gpstoken_jax.data.transforms import to_unit_range
+from gpstoken_jax.runtime.buckets import is_url
 
 _SLACK = 1e-3  # floats may leave [-1, 1] by rounding
 
@@ -30,18 +31,20 @@ def to_batch(images: Any) -> tuple[Float32[np.ndarray, "b h w 3"], bool]:
       UnreadableImageError: for a file that is no image.
       OSError: for a file that cannot be read.
     """
-    if isinstance(images, str | os.PathLike | Image.Image):
+    if isinstance(images, str | bytes | os.PathLike | Image.Image):
         return _one(images)[None], False
     if isinstance(images, Sequence) and not _is_numbers(images):
         return _stack([_one(image) for image in images]), True
     array = np.asarray(images)
     if array.ndim == 4:
         return _to_unit(array), True
-    return _one(array)[None], False
+    return _one(images)[None], False
 
 
 def _one(image: Any) -> Float32[np.ndarray, "h w 3"]:
     if isinstance(image, str | os.PathLike):
+        if not (is_url(image) or os.path.isfile(image)):
+            raise FileNotFoundError(f"{image}: there is no such file to take an image from")
         try:
             return to_unit_range(image_files.decode(image_files.read_bytes(image)).pixels)
         except image_files.UnreadableImageError as error:
@@ -49,6 +52,11 @@ def _one(image: Any) -> Float32[np.ndarray, "h w 3"]:
     if isinstance(image, Image.Image):
         return to_unit_range(image_files.to_pixels(image))
     array = np.asarray(image)
+    if array.dtype.kind in "OSU":
+        raise ValueError(
+            "an image must be an array of numbers, a PIL image or a path, a batch an array or a "
+            f"list of these; got {type(image).__name__}"
+        )
     if array.ndim != 3:
         raise ValueError(
             f"images must be [H, W, 3] or [B, H, W, 3], channel-last; got shape {array.shape}"

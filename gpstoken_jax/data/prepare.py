@@ -8,8 +8,8 @@ import itertools
 import multiprocessing
 import pathlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from gpstoken_jax.data import folder, images, sources, tfds
 from gpstoken_jax.data.loader import available_cores, end_with_parent
@@ -18,12 +18,13 @@ from gpstoken_jax.runtime.files import read_json, sealed_json
 from gpstoken_jax.runtime.outputs import Output, open_output
 from gpstoken_jax.runtime.progress import Progress
 from gpstoken_jax.runtime.text import terminal_text
-from gpstoken_jax.runtime.threads import map_in_order
 
 REPORT_NAME = "report.json"
 SHARD_SIZE = 1024  # images a file
 _SHARDS_PER_PROCESS = 8  # then a new one takes its place, and its memory comes back
 SMALL_SIDE = 256  # images with a shorter side are named: a 256 x 256 crop enlarges them
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass
@@ -267,7 +268,7 @@ def _write_shard(
             return file, error
 
     def written() -> Iterator[dict[str, Any]]:
-        for file, outcome in map_in_order(try_record, files, threads):
+        for file, outcome in _in_order(try_record, files, threads):
             account.add(file, outcome)
             if progress:
                 progress.advance(1)
@@ -276,6 +277,20 @@ def _write_shard(
 
     account.bytes = records.RecordFormat(label_names).write(path, written())
     return account
+
+
+def _in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], num_threads: int
+) -> Iterator[Result]:
+    """Maps in threads, in order, with few results waiting: images are large."""
+    remaining = iter(items)
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        first = itertools.islice(remaining, 2 * num_threads)
+        waiting = collections.deque(pool.submit(function, item) for item in first)
+        while waiting:
+            yield waiting.popleft().result()
+            for item in itertools.islice(remaining, 1):
+                waiting.append(pool.submit(function, item))
 
 
 def _report(

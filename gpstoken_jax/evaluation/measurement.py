@@ -28,7 +28,7 @@ from gpstoken_jax.metrics.frechet import FeatureMoments, FeatureStatistics
 from gpstoken_jax.metrics.image import Rounding, image_metrics, local_psnr, to_unit_range
 from gpstoken_jax.metrics.inception_score import ClassScores
 from gpstoken_jax.runtime.appended import AppendedFile, AppendedRows, read_rows
-from gpstoken_jax.runtime.devices import map_over_devices, share_out
+from gpstoken_jax.runtime.devices import map_over_devices, pad_and_shard
 from gpstoken_jax.runtime.files import DamagedFileError, check_seal, write_npz
 from gpstoken_jax.weights.feature_networks import CLASSES, ORIGINAL, ApplyNetwork, FeatureNetwork
 
@@ -158,7 +158,7 @@ class Evaluator:
 
     def _batch(self, batch: Mapping[str, Any]) -> BatchResult:
         rows = np.flatnonzero(batch["mask"])
-        images = share_out(batch["image"])
+        images = pad_and_shard(batch["image"])
         made = self._methods(dict(batch) | {"image": images})
         reconstructions = {method: one.images for method, one in made.items()}
         metrics, features = self._measure(images, reconstructions, *self._frozen)

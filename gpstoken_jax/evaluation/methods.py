@@ -19,7 +19,7 @@ from gpstoken_jax.metrics.baselines import COMPRESSED, SHORT_LABELS, Baseline, m
 from gpstoken_jax.model.gpstoken import GPSToken
 from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.partition.focus import strength_to_bias
-from gpstoken_jax.runtime.devices import map_over_devices, share_out
+from gpstoken_jax.runtime.devices import map_over_devices, pad_and_shard
 from gpstoken_jax.tokens.codec import MAX_BITS, TokenCodec
 
 MODEL, UNFOCUSED, GIVEN = "model", "unfocused", "images"
@@ -201,7 +201,7 @@ def given_images(baselines: Mapping[str, Baseline]) -> Methods:
     """Takes images that some program wrote, a batch's ``given``; makes baselines beside them."""
 
     def methods(batch: Batch) -> dict[str, Reconstruction]:
-        made = {GIVEN: Reconstruction(share_out(batch["given"]), {}, {})}
+        made = {GIVEN: Reconstruction(pad_and_shard(batch["given"]), {}, {})}
         return made | _run_baselines(baselines, batch["image"])
 
     return methods

@@ -28,7 +28,7 @@ from gpstoken_jax.evaluation.tables import markdown_page, table_rows, to_csv, to
 from gpstoken_jax.metrics.catalogue import format_number, heading
 from gpstoken_jax.runtime.files import DamagedFileError
 from gpstoken_jax.runtime.outputs import Output
-from gpstoken_jax.runtime.processes import check_same, from_first, gather, is_first
+from gpstoken_jax.runtime.processes import check_same, from_first, gather, is_primary_process
 from gpstoken_jax.runtime.progress import Progress
 from gpstoken_jax.runtime.text import say
 from gpstoken_jax.weights.feature_networks import ORIGINAL
@@ -134,7 +134,9 @@ class Run:
         )
         if problem is None:
             summary, problem = self._try(
-                lambda: self._write(subject, result, photos, began) if is_first() else None,
+                lambda: (
+                    self._write(subject, result, photos, began) if is_primary_process() else None
+                ),
                 fatal=True,
             )
         if problem:
@@ -154,7 +156,7 @@ class Run:
             if share.done:
                 say(f"{cell.name}: goes on after {share.done * processes} images")
                 progress.start_at(share.done * processes)
-            wanted = self.pictured if is_first() and not share.done else 0
+            wanted = self.pictured if is_primary_process() and not share.done else 0
             batches = subject.batches(own[share.done :])
             for batch in subject.evaluator(batches):
                 share.add(batch, batches.unreadable)

@@ -39,7 +39,7 @@ from gpstoken_jax.model.high_resolution import encode_images
 from gpstoken_jax.model.tiles import tile_grid
 from gpstoken_jax.partition.focus import focus_mask, read_focus
 from gpstoken_jax.runtime.checkpoint import CheckpointError, params_checksum
-from gpstoken_jax.runtime.devices import spread
+from gpstoken_jax.runtime.devices import pad_shard_unpad
 from gpstoken_jax.runtime.fingerprints import fingerprint_files
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, task_name
 from gpstoken_jax.tokenizer import Tokenizer
@@ -260,7 +260,7 @@ def _open_tokenizer(
     rates = {}
     if settings.bits:
         partition = config.partition.copy_and_resolve_references()
-        encode = spread(lambda p, images: encode_images(model, p, images, **partition)[1])
+        encode = pad_shard_unpad(lambda p, images: encode_images(model, p, images, **partition)[1])
         some = batches(range(min(FITTED_IMAGES, len(source))))
         rates = fit_rates(partial(encode, params), some, settings.bits, len(source))
         described["bits"] = ", ".join(map(str, settings.bits))

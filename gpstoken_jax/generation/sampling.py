@@ -13,7 +13,7 @@ from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.samplers import Sampler, evaluations, image_noise, sample
 from gpstoken_jax.generation.sit import SiT
 from gpstoken_jax.generation.transport import Transport
-from gpstoken_jax.runtime.devices import spread
+from gpstoken_jax.runtime.devices import pad_shard_unpad
 
 Params = Any
 
@@ -93,7 +93,7 @@ class BatchSampler:
                 batch.get("cond"),
             )
 
-        self._run = partial(spread(run, "the sampler"), params)
+        self._run = partial(pad_shard_unpad(run, "the sampler"), params)
 
     def __call__(
         self,

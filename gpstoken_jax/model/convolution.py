@@ -5,6 +5,7 @@ to 6 times as long as the same sums as matrix products, one for each of the kern
 in a loop, which `train.accumulate` makes, a hundred times (docs/speed.md).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -56,24 +57,39 @@ def by_kernel(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], precision: Any = None
 ) -> Float[Array, "b h w d"]:
     """The same, linear in the kernel and with a fast transpose, which is the kernel's gradient."""
-    if len(kernel) == 1 or min(kernel.shape[2:]) < _LEAST_CHANNELS:
+    if len(kernel) == 1:
         return _plain(precision, x, kernel)
-    either = partial(
-        by_platform, cpu=partial(_products, precision), default=partial(_plain, precision)
+    return on_wide_cpu(
+        partial(products, precision=precision), partial(_plain, precision), x, kernel
     )
-    # So that x alone is kept for the backward pass, and not its shifted copies.
+
+
+def on_wide_cpu(
+    cpu: Callable, default: Callable, x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
+) -> Array:
+    """One of two forms: ``cpu`` for wide kernels on a CPU. Keeps x alone for the backward pass."""
+    if min(kernel.shape[2:]) < _LEAST_CHANNELS:
+        return default(x, kernel)
+    either = partial(by_platform, cpu=cpu, default=default)
+    # Not the shifted copies of x that are made on the way.
     return jax.checkpoint(either, prevent_cse=False)(x, kernel)
 
 
-def _products(precision, x, kernel):
-    """A product of matrices for each position, a few rows of the map at a time.
+def products(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], precision: Any = None
+) -> Float[Array, "b g v d"]:
+    """Convolves maps with k // 2 zeros around by a matrix product for each of the k x k positions.
 
-    Their transpose reads both maps once for each position: as many rows as the cache holds.
+    A few rows of the map at a time: the transpose reads them once for each position, and so many
+    are in the cache.
     """
     side, (batch, height, width, channels) = len(kernel), x.shape
-    padded = jnp.pad(x, ((0, 0), *[(side // 2, side // 2)] * 2, (0, 0)))
-    divisors = [n for n in range(1, height + 1) if height % n == 0]
-    rows = max((n for n in divisors if n * width <= _PIXELS), default=1)
+    margin = side // 2
+    height, width = height + 2 * margin - side + 1, width + 2 * margin - side + 1  # of the result
+    rows = -(-height // min(-(-height * width // _PIXELS), height))
+    parts = -(-height // rows)
+    below = margin + parts * rows - height
+    padded = jnp.pad(x, ((0, 0), (margin, below), (margin, margin), (0, 0)))
 
     def of_rows(_, top):
         part = jax.lax.dynamic_slice_in_dim(padded, top, rows + side - 1, axis=1)
@@ -87,10 +103,9 @@ def _products(precision, x, kernel):
             for j in range(side)
         )
 
-    _, y = jax.lax.scan(of_rows, None, jnp.arange(0, height, rows))
-    return (
-        y.reshape(height // rows, batch, rows, width, -1).swapaxes(0, 1).reshape(*x.shape[:3], -1)
-    )
+    _, y = jax.lax.scan(of_rows, None, jnp.arange(0, parts * rows, rows))
+    y = y.reshape(parts, batch, rows, width, -1).swapaxes(0, 1)
+    return y.reshape(batch, parts * rows, width, -1)[:, :height]
 
 
 def _plain(precision, x, kernel):

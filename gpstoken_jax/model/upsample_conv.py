@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gpstoken_jax.model.convolution import by_kernel, is_zero
+from gpstoken_jax.model.convolution import by_kernel, is_zero, on_wide_cpu, products
 
 
 class UpsampleConv(nn.Module):
@@ -41,19 +41,12 @@ def upsample_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b 2*h 2*w d"]:
     """The 3x3 convolution of the doubled map; the compute dtype is that of ``x``."""
-    b, h, w, _ = x.shape
-    # One window beyond the map on each side: output pixel 2 i + r takes window i + r.
-    summed = _kernels_of_repeated_pixels(kernel).astype(x.dtype)
-    windows = _conv(x, summed).reshape(b, h + 1, w + 1, 2, 2, -1)
-    rows = [
-        jnp.stack([windows[:, r : r + h, s : s + w, r, s] for s in (0, 1)], axis=3) for r in (0, 1)
-    ]
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
+    return _interleaved(_conv(x, _kernels_of_repeated_pixels(kernel).astype(x.dtype)))
 
 
 @partial(upsample_conv.defjvp, symbolic_zeros=True)
 def _upsample_conv_jvp(primals, tangents):
-    """The kernel's derivative takes the two steps.
+    """The kernel's derivative takes the two steps, or products on a CPU.
 
     XLA on a CPU has no fast gradient of kernels of even size: it takes twenty times as long.
     """
@@ -62,9 +55,29 @@ def _upsample_conv_jvp(primals, tangents):
     if not is_zero(dx):
         parts.append(upsample_conv(dx, kernel))
     if not is_zero(dkernel):
-        doubled = x.repeat(2, axis=1).repeat(2, axis=2)
-        parts.append(by_kernel(doubled, dkernel.astype(x.dtype)))
+        parts.append(on_wide_cpu(_by_products, _in_two_steps, x, dkernel))
     return upsample_conv(x, kernel), sum(parts)
+
+
+def _by_products(x, kernel):
+    return _interleaved(products(x, _kernels_of_repeated_pixels(kernel).astype(x.dtype)))
+
+
+def _in_two_steps(x, kernel):
+    return by_kernel(x.repeat(2, axis=1).repeat(2, axis=2), kernel.astype(x.dtype))
+
+
+def _interleaved(windows: Float[Array, "b h+1 w+1 4*d"]) -> Float[Array, "b 2*h 2*w d"]:
+    """Pixels of the doubled map; the windows go one beyond the small map on each side.
+
+    Output pixel 2 i + r takes window i + r.
+    """
+    b, h, w = windows.shape[0], windows.shape[1] - 1, windows.shape[2] - 1
+    windows = windows.reshape(b, h + 1, w + 1, 2, 2, -1)
+    rows = [
+        jnp.stack([windows[:, r : r + h, s : s + w, r, s] for s in (0, 1)], axis=3) for r in (0, 1)
+    ]
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
 def _conv(x: Float[Array, "b h w c"], kernel: Float[Array, "p q c d"]):

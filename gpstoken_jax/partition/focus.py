@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from gpstoken_jax.partition.complexity import BINS
 
 _INSIDE = 0.1  # of the largest strength
+_EDGE = 1 + 1e-5  # of what boxes are in, and what rounding adds
 
 
 def focus_bias(
@@ -38,7 +39,7 @@ def focus_bias(
       weight: of the partition that the bias is for.
 
     Raises:
-      ValueError: a box that holds no pixel, or values that are not finite.
+      ValueError: a box that holds no pixel or leaves the image, or values that are not finite.
     """
     return strength_to_bias(box_strength(size, boxes, strengths), weight)
 
@@ -63,6 +64,11 @@ def box_strength(
     total = np.zeros(size, np.float32)
     for (x1, y1, x2, y2), strength in zip(boxes, strengths, strict=True):
         inside = (x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)
+        if max(abs(x1), abs(y1), abs(x2), abs(y2)) > _EDGE:
+            raise ValueError(
+                f"focus: the box ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) leaves the image; x and y "
+                "run from -1 to 1, whatever its size in pixels"
+            )
         if not inside.any():
             raise ValueError(
                 f"focus: the box ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) holds no pixel of an image "

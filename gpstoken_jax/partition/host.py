@@ -8,6 +8,7 @@ arXiv 2509.01109). This is the NumPy form, which evaluates only the regions that
 
 import heapq
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
@@ -112,12 +113,16 @@ def check_shape(shape: tuple[int, ...], num_tokens: int, min_size: int) -> tuple
         raise ValueError(f"partition: min_size must be at least 1, got {min_size}")
     height, width = shape[-2:]
     most = max_regions(height, width, min_size)
-    if not 1 <= num_tokens <= most:
+    if not (_is_whole(num_tokens) and 1 <= num_tokens <= most):
         raise ValueError(
             f"partition: num_tokens must be from 1 to {most} for a {height} x {width} image with "
-            f"min_size {min_size}, got {num_tokens}"
+            f"min_size {min_size}, got {num_tokens!r}"
         )
     return height, width
+
+
+def _is_whole(number: Any) -> bool:
+    return hasattr(number, "__index__") and not isinstance(number, bool)
 
 
 def _check_values(images: np.ndarray) -> None:

@@ -151,7 +151,7 @@ def run(
     """
     find_temporary_directory(sys.argv)
     if asks_for_help():
-        print(describe_program(sys.argv))
+        print_help(describe_program(sys.argv))
         sys.exit(0)
     logging.use_absl_handler()  # while stderr is what other handlers, that it replaces, know
     with printable_output(logging.get_absl_handler()):
@@ -161,6 +161,14 @@ def run(
                 _parse_flags, takes_arguments=takes_arguments, in_buckets=in_buckets
             ),
         )
+
+
+def print_help(text: str) -> None:
+    """Prints to whoever is still reading: ``| head`` may have seen enough."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
 
 
 def expand_home(argument: str) -> str:

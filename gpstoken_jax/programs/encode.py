@@ -3,7 +3,8 @@
     gpstoken encode --checkpoint=runs/m128 --data.folder=DIR --output=tokens/m128
     gpstoken encode ... --resolution=512x768 --num_tokens=64 --focus=0.3,0.2,0.4,0.5,1
 
-The same command again goes on where it was interrupted. What it writes: see docs/tokens.md.
+The same command again goes on where it was interrupted. One process uses all cores and devices of a
+machine; in an array of SLURM each task encodes its share. What it writes: see docs/tokens.md.
 """
 
 from __future__ import annotations
@@ -121,10 +122,10 @@ def main() -> None:
             writer.write(shard, rows, names, reasons)
 
         # ---- The index, once every process is done ----------------------------------------------
-        if not processes.is_first():
+        if not processes.is_primary_process():
             writer.close()
         processes.wait_for_all("shards written")
-        if processes.is_first():
+        if processes.is_primary_process():
             alone = shares > jax.process_count()  # of an array: others may not be done
             index = writer.finish_if_all_there(notes) if alone else writer.finish(notes)
             if index is None:

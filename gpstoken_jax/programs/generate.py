@@ -148,10 +148,10 @@ def main() -> None:
     seconds = time.perf_counter() - started
 
     # ---- The index of the tokens, what was done, and a look at it -------------------------------
-    if not processes.is_first():
+    if not processes.is_primary_process():
         images.close()
     processes.wait_for_all("images written")
-    if processes.is_first():
+    if processes.is_primary_process():
         images.gather()
         writer.finish({})
         if progress.total or not images.has("generation.json"):

@@ -4,8 +4,9 @@
     gpstoken prepare_layouts --data.folder=DIR --config=configs/tiny.py --split=train --output=FILE
 
 From a directory of tokens, or from images, partitioned as the config says; the same command again
-goes on where that was interrupted. In an array of SLURM each task takes its share of the images,
-and the last one writes the file. What it holds: see docs/layouts.md.
+goes on where that was interrupted. One process uses all cores of a machine; in an array of SLURM
+each task takes its share of the images, and the last one writes the file. What it holds: see
+docs/layouts.md.
 """
 
 from __future__ import annotations

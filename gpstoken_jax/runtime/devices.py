@@ -68,10 +68,12 @@ def map_over_devices(
     return announced(call, name, lambda *arguments: [arguments[i] for i in shared])
 
 
-def spread(
+def pad_shard_unpad(
     function: Callable[[Any, Tree], Tree], name: str | None = None
 ) -> Callable[[Any, Tree], Tree]:
-    """``function(params, batch)`` with the batch shared out; a short batch is filled up.
+    """``function(params, batch)`` with the batch on all devices, padded where it has to be.
+
+    As ``flax.jax_utils.pad_shard_unpad``, for one function of parameters and a batch.
 
     Args:
       function: of parameters and a tree of arrays [b, ...], one device's share, to another such.
@@ -84,14 +86,14 @@ def spread(
 
     def run(params: Any, batch: Tree) -> Tree:
         count = len(jax.tree.leaves(batch)[0])
-        shards = mapped(params, jax.tree.map(share_out, batch))
+        shards = mapped(params, jax.tree.map(pad_and_shard, batch))
         return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:count], shards)
 
     return run
 
 
-def share_out(array: np.ndarray) -> np.ndarray:
-    """A batch [B, ...] as [devices, b, ...]; its last row is repeated to fill up all devices."""
+def pad_and_shard(array: np.ndarray) -> np.ndarray:
+    """Reshapes a batch [B, ...] to [devices, b, ...], and pads it with copies of its last row."""
     devices = jax.local_device_count()
     filler = [(0, -len(array) % devices), *[(0, 0)] * (array.ndim - 1)]
     padded = np.pad(array, filler, mode="edge") if filler[0][1] else array

@@ -155,7 +155,7 @@ def share_of_work(given: str | None) -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def is_first() -> bool:
+def is_primary_process() -> bool:
     """True in process 0: the one that prints, logs and writes checkpoints."""
     return jax.process_index() == 0
 
@@ -163,7 +163,7 @@ def is_first() -> bool:
 @contextlib.contextmanager
 def only_first_prints() -> Iterator[None]:
     """Drops the standard output of processes other than the first; errors are kept."""
-    if is_first():
+    if is_primary_process():
         yield
     else:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -246,13 +246,13 @@ def from_first(function: Callable[[], T]) -> T:
     if jax.process_count() == 1:
         return function()
     result, error = None, None
-    if is_first():
+    if is_primary_process():
         try:
             result = function()
         except Exception as raised:
             error = raised
     message = {"result": result, "error": None if error is None else str(error)}
-    text = _broadcast_bytes(json.dumps(message).encode() if is_first() else b"")
+    text = _broadcast_bytes(json.dumps(message).encode() if is_primary_process() else b"")
     if error is not None:
         raise error
     message = json.loads(text)
@@ -272,7 +272,7 @@ def broadcast(tree: Tree, template: Tree) -> Tree:
         return tree
     leaves, structure = jax.tree.flatten(template)
     data = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
-    data = memoryview(_broadcast_bytes(data if is_first() else b""))
+    data = memoryview(_broadcast_bytes(data if is_primary_process() else b""))
     result, start = [], 0
     for leaf in leaves:
         end = start + np.dtype(leaf.dtype).itemsize * int(np.prod(leaf.shape))

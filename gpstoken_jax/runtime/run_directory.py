@@ -205,14 +205,14 @@ def _lock(root: Path) -> Callable[[], None]:
 
 def write_config(run: RunDirectory, config: ConfigDict) -> None:
     """Writes config.json, whole or not at all; in the first of several processes."""
-    if not processes.is_first():
+    if not processes.is_primary_process():
         return
     write_json(run.config, config.to_dict())
 
 
 def write_parameters(run: RunDirectory, params: Any) -> None:
     """Writes parameters.txt: a table of every parameter, and how many values there are."""
-    if processes.is_first():
+    if processes.is_primary_process():
         write_file(run.parameters, parameter_overview.get_parameter_overview(params) + "\n")
 
 

@@ -1,12 +1,13 @@
 """The tasks of training stage 1: layouts of a class, as files of layouts have them."""
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation import sit
@@ -29,7 +30,7 @@ from gpstoken_jax.training.class_conditional import (
 )
 from gpstoken_jax.training.layout_batches import LayoutBatches
 from gpstoken_jax.training.state import TrainState
-from gpstoken_jax.training.step import one_copy
+from gpstoken_jax.training.step import Batch, one_copy
 
 _CLASSES_SHOWN = 8
 
@@ -106,19 +107,26 @@ class LayoutTreeTask(LayoutTask):
         super().__init__(config)
         self.network = create_network(config.model)
 
-    def rows(self, patterns):
+    def rows(self, patterns: Int[np.ndarray, "n q"]) -> dict[str, np.ndarray]:
         return {"patterns": patterns}
 
-    def init_params(self, key):
+    def init_params(self, key: PRNGKeyArray) -> Any:
         return init_params(self.network, key)
 
-    def loss(self, params, batch, labels, keys, train):
+    def loss(
+        self,
+        params: Any,
+        batch: Batch,
+        labels: Int[Array, "b"],
+        keys: Sequence[PRNGKeyArray],
+        train: bool,
+    ) -> Float[Array, "b"]:
         patterns = batch["patterns"].astype(jnp.int32)
         counts = jnp.full(len(patterns), self.config.model.num_tokens)
         options = {"train": train, "rngs": {"dropout": keys[0]}}
         return -log_likelihood(self.network, params, patterns, labels, counts, **options)
 
-    def sampler(self, params):
+    def sampler(self, params: Any) -> TreeSampler:
         model = self.config.model
         names, untrained = self.config.label_names, self.config.untrained_labels
         return TreeSampler(self.network, params, names, model.num_tokens, untrained=untrained)
@@ -135,14 +143,21 @@ class LayoutSitTask(LayoutTask):
         self._transport = Transport.of(config.transport)
         config.statistics.update(sit_sampler.measure(self._layouts.geometry))
 
-    def rows(self, patterns):
+    def rows(self, patterns: Int[np.ndarray, "n q"]) -> dict[str, np.ndarray]:
         geometry = self._tree.to_geometry(patterns)
         return {"values": sit_sampler.to_values(geometry, self.config.statistics)}
 
-    def init_params(self, key):
+    def init_params(self, key: PRNGKeyArray) -> Any:
         return sit.init_params(self.network, key)
 
-    def loss(self, params, batch, labels, keys, train):
+    def loss(
+        self,
+        params: Any,
+        batch: Batch,
+        labels: Int[Array, "b"],
+        keys: Sequence[PRNGKeyArray],
+        train: bool,
+    ) -> Float[Array, "b"]:
         values = batch["values"]
         time_key, noise_key = jax.random.split(keys[0])
         low, high = self._transport.training_times
@@ -151,7 +166,7 @@ class LayoutSitTask(LayoutTask):
         predict = partial(self.network.apply, params)
         return self._transport.example_loss(predict, values, noise, times, labels)
 
-    def sampler(self, params):
+    def sampler(self, params: Any) -> SitLayoutSampler:
         return SitLayoutSampler(self.network, params, self.config)
 
 

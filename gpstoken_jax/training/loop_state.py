@@ -33,7 +33,7 @@ def restore_loop_state(
     """Goes on from `get_loop_state`; returns the latest metrics. Converted weights have no data."""
     if state["data"]:
         data = dict(state["data"])
-        if not processes.is_first():  # process 0 counts for those before
+        if not processes.is_primary_process():  # process 0 counts for those before
             data |= {"unreadable_count": 0, "unreadable": {}}
         batches.set_state(data)
     timer.train_seconds = state["train_seconds"]

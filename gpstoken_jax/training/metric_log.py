@@ -79,7 +79,7 @@ class MetricLog:
         self._trackers: dict[str, Queued] = {}
         self._lines: _Lines | None = None
         self._events: _Events | None = None
-        self._writes = processes.is_first()
+        self._writes = processes.is_primary_process()
         if not self._writes:
             return
         with self._part("metrics.jsonl"):

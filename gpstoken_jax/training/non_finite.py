@@ -109,7 +109,7 @@ class SkippedSteps:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"{step}_process_{jax.process_index()}.npz"
         np.savez_compressed(path, **batch)
-        if processes.is_first():
+        if processes.is_primary_process():
             values = {name: str(value) for name, value in values.items()}
             (self._directory / f"{step}.json").write_text(json.dumps(values, indent=2) + "\n")
         return path

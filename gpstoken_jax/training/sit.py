@@ -1,10 +1,12 @@
 """The task of training stage 2 of generation: the texture of a layout, as tokens have it."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from gpstoken_jax.generation.guidance import Guidance
@@ -85,10 +87,17 @@ class SiTTask(ClassConditionalTask):
     def describe_data(self) -> str:
         return self._tokens.fingerprint()
 
-    def init_params(self, key):
+    def init_params(self, key: PRNGKeyArray) -> Any:
         return init_params(self.model, key)
 
-    def loss(self, params, batch, labels, keys, train):
+    def loss(
+        self,
+        params: Any,
+        batch: Batch,
+        labels: Int[Array, "b"],
+        keys: Sequence[PRNGKeyArray],
+        train: bool,
+    ) -> Float[Array, "b"]:
         data, cond = self._examples(batch)
         noise_key, time_key = keys
         noise = jax.random.normal(noise_key, data.shape)
@@ -97,7 +106,15 @@ class SiTTask(ClassConditionalTask):
         predict = partial(self.model.apply, params)
         return self.transport.example_loss(predict, data, noise, times, labels, cond)
 
-    def held_out_loss(self, params, batch, labels, key, rows, repeat):
+    def held_out_loss(
+        self,
+        params: Any,
+        batch: Batch,
+        labels: Int[Array, "b"],
+        key: PRNGKeyArray,
+        rows: Int[Array, "b"],
+        repeat: int,
+    ) -> Float[Array, "b"]:
         """At times spread evenly and with noise that are the same in every evaluation."""
         data, cond = self._examples(batch)
         noise = jax.random.normal(key, data.shape)

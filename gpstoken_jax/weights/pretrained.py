@@ -30,6 +30,7 @@ from gpstoken_jax.weights.hub import is_repository
 from gpstoken_jax.weights.sources import Task, find_source
 from gpstoken_jax.weights.table import WeightTable
 
+WEIGHT_KINDS = ("ema_params", "params")
 CONFIG, CARD = "config.json", "README.md"
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -47,6 +48,8 @@ def find(source: str | Path, step: int | None = None) -> Path:
     Raises:
       CheckpointError: if it can be none of them.
     """
+    if not isinstance(source, str | Path) or not str(source):
+        raise CheckpointError(f"a source of weights is a path or a name; got {source!r}")
     if is_url(source):
         return fetch_run(source, step)
     path = Path(source).expanduser()
@@ -112,6 +115,8 @@ def load(
       weights: ``"ema_params"`` or ``"params"``.
       where: for ``find_source``.
     """
+    if weights not in WEIGHT_KINDS:
+        raise CheckpointError(f"weights must be one of {', '.join(WEIGHT_KINDS)}, not {weights!r}")
     root = find(source, step)
     if is_work_directory(root):
         root, step = split_step(root, step)
@@ -120,6 +125,11 @@ def load(
         )
         return model, params, config, step
     found = find_source(root, task, **where)
+    if step not in (None, found.step):
+        have = "do not say of which step they are" if found.step is None else f"are of {found.step}"
+        raise CheckpointError(
+            f"{source}: step {step} is asked for, and these weights {have}: leave the step away"
+        )
     return create_model(found.config.model), found.load(weights), found.config, found.step or 0
 
 

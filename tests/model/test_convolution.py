@@ -35,6 +35,7 @@ SHAPES = [
     ((1, 6, 4, 40, 32), 5),
     ((2, 4, 4, 3, 64), 3),
     ((2, 4, 4, 64, 32), 1),
+    ((2, 41, 60, 32, 32), 3),  # in parts of so many rows that the last one has less
 ]
 
 
@@ -56,8 +57,8 @@ def test_values_and_derivatives_are_those_of_the_plain_one(shape, side):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("conv, doubles", [(convolve, False), (upsample_conv, True)])
-def test_kernels_gradient_is_products_on_a_cpu_and_a_convolution_elsewhere(conv, doubles):
+@pytest.mark.parametrize("conv, positions", [(convolve, 9), (upsample_conv, 4)])
+def test_kernels_gradient_is_products_on_a_cpu_and_a_convolution_elsewhere(conv, positions):
     def program(channels, platform):
         x, kernel, *_ = draw((1, 4, 4, channels, channels))
         grad = jax.jit(jax.grad(lambda kernel: jnp.sin(conv(x, kernel)).sum()))
@@ -65,7 +66,7 @@ def test_kernels_gradient_is_products_on_a_cpu_and_a_convolution_elsewhere(conv,
             return grad.trace(kernel).lower(lowering_platforms=(platform,)).as_text()
 
     wide = program(32, "cpu")
-    assert wide.count("stablehlo.dot_general") >= 9
+    assert wide.count("stablehlo.dot_general") >= positions
     forward = 1
     assert wide.count("stablehlo.convolution") == forward
     for text in (program(32, "cuda"), program(16, "cpu")):  # narrow ones gain nothing
@@ -80,8 +81,8 @@ def test_no_copies_of_the_map_wait_for_the_backward_pass(conv):
     assert kept <= x.size + 4 * kernel.size  # the kernel's sums among them
 
 
-@pytest.mark.parametrize("conv", [convolve, upsample_conv])
-def test_nothing_is_computed_for_what_is_not_differentiated(conv):
+@pytest.mark.parametrize("conv, positions", [(convolve, 9), (upsample_conv, 4)])
+def test_nothing_is_computed_for_what_is_not_differentiated(conv, positions):
     x, kernel, *_ = draw((1, 4, 4, 32, 32))
 
     def count(argument):
@@ -93,4 +94,4 @@ def test_nothing_is_computed_for_what_is_not_differentiated(conv):
 
     by_map, by_kernel = count(0), count(1)
     assert (by_map[0], by_kernel[0]) == (2, 1)  # the forward pass's, and the map's gradient
-    assert by_map[1] < 9 <= by_kernel[1]  # the kernel's gradient
+    assert by_kernel[1] >= by_map[1] + positions  # the kernel's gradient

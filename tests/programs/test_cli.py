@@ -80,6 +80,16 @@ def test_help_shows_the_values_of_the_config_that_is_named():
     assert "model.image_size  int  (default: 64)" in text
 
 
+@pytest.mark.parametrize("arguments", [[], ["train", "--help"]])
+def test_help_that_nobody_reads_to_its_end(arguments):
+    command = [sys.executable, "-m", "gpstoken_jax", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        process.stdout.close()  # as `| head -0`
+        assert not process.stderr.read()
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["-h"]])
 def test_the_overview(arguments):
     result = _run("-m", "gpstoken_jax", *arguments)

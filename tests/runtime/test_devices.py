@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpstoken_jax.runtime.devices import map_over_devices, spread
+from gpstoken_jax.runtime.devices import map_over_devices, pad_shard_unpad
 
 ROOT = Path(__file__).parents[2]
 AXES = {1: (0,), 2: (None, 0), 5: (0, 0, None, None, None)}
@@ -99,5 +99,5 @@ def test_a_wrong_number_of_arguments_is_named():
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_a_batch_is_shared_out_and_comes_back_whole(count):
     images = np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32)
-    run = spread(lambda params, batch: {"twice": params * batch["x"]})
+    run = pad_shard_unpad(lambda params, batch: {"twice": params * batch["x"]})
     np.testing.assert_allclose(run(np.float32(2), {"x": images})["twice"], 2 * images)

@@ -35,7 +35,7 @@ def test_a_long_compilation_is_told_with_its_last_time(cache, monkeypatch, capsy
 
 def test_what_is_compiled_at_once_or_already_is_not_told(cache, monkeypatch, capsys):
     monkeypatch.setattr(compiling, "SILENCE_SECONDS", 600.0)
-    sine = devices.spread(lambda params, x: jnp.sin(x) + params, "the sine")
+    sine = devices.pad_shard_unpad(lambda params, x: jnp.sin(x) + params, "the sine")
     run = functools.partial(sine, np.float32(1))
     run(np.zeros(4, np.float32))
     assert capsys.readouterr().out == "" and not (cache / compiling._TIMES).exists()

@@ -238,7 +238,11 @@ WRONG = {
     "a web page": (_bytes("w.safetensors", b"\n<!DOCTYPE html>"), {}, "a web page.*/resolve/"),
     "compressed": (_bytes("w.pth", gzip.compress(b"x" * 99)), {}, "compressed: unpack it"),
     "an array": (_bytes("w.npy", b"\x93NUMPY\x01\x00"), {}, "give a state dict"),
-    "a picture": (_bytes("w.jpg", b"\xff\xd8\xff\xe0" + bytes(99)), {}, "or give another file"),
+    "a picture": (
+        _bytes("w.jpg", b"\xff\xd8\xff\xe0" + bytes(99)),
+        {},
+        "a picture, not weights: give another file",
+    ),
     "a text": (_bytes("w.txt", b"hello world"), {}, "or give another file"),
     "a program": (_bytes("w.pth", b"\x80\x02cos\nsystem\n."), {}, r"os\.system.*state_dict\(\)"),
     "another shape": (

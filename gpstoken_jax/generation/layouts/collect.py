@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,20 +14,16 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load, save
 
 from gpstoken_jax import data
-from gpstoken_jax.data.loader import available_cores
 from gpstoken_jax.data.transforms import to_unit_range
 from gpstoken_jax.generation.layouts.file import Layouts
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.runtime.compiling import compiling
 from gpstoken_jax.runtime.outputs import Output
 from gpstoken_jax.runtime.progress import Progress
-from gpstoken_jax.runtime.threads import map_in_order
 from gpstoken_jax.tokens import open_tokens
 
 PART = 1024  # images of a part, of whole batches
 _BATCH = 64  # images at a time
-_MAX_THREADS = 8
-_MAX_BYTES = 2**30  # of batches that wait for a thread, or have one
 _Crops = Iterator[tuple[np.ndarray, np.ndarray]]  # batches of images and labels
 
 
@@ -124,27 +119,19 @@ class PartitionedImages:
         shape = _BATCH, self.image_size, self.image_size, 3
         function = partial(partition_images, num_tokens=self.num_tokens, **self.partition)
         with compiling("the partition", f"the partition {shape} {self.num_tokens}"):
-            images = jax.ShapeDtypeStruct(shape, np.float32)
-            partition = jax.jit(function).lower(images).compile()  # once for all threads
-
-        def cut(batch: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-            images, label = batch
-            if not (count := len(images)):
-                return np.zeros((0, self.num_tokens, 5), np.float32), label
-            fill = [(0, _BATCH - count)] + [(0, 0)] * 3  # one shape, one compilation
-            return np.asarray(partition(np.pad(images, fill, mode="edge"))[0])[:count], label
-
+            cut = jax.jit(function).lower(jax.ShapeDtypeStruct(shape, np.float32)).compile()
         progress = Progress(sum(map(len, parts)))
-        room = _MAX_BYTES // (2 * 4 * math.prod(shape))
-        threads = max(1, min(_MAX_THREADS, available_cores(), room))
         with contextlib.closing(self._crops(parts)) as crops:
-            batches = map_in_order(cut, crops, threads)
             for part in parts:
-                made = []
+                geometry, label = [np.zeros((0, self.num_tokens, 5), np.float32)], []
                 for start in part[::_BATCH]:
-                    made.append(next(batches))
+                    images, labels = next(crops)
+                    if count := len(images):
+                        fill = [(0, _BATCH - count)] + [(0, 0)] * 3  # one shape, one compilation
+                        made, _ = cut(np.pad(images, fill, mode="edge"))
+                        geometry.append(np.asarray(made)[:count])
+                    label.append(labels)
                     progress.advance(min(_BATCH, part.stop - start))
-                geometry, label = zip(*made, strict=True)
                 yield np.concatenate(geometry), np.concatenate(label)
 
     def _crops(self, parts: Iterable[range]) -> _Crops:
