@@ -16,7 +16,7 @@ from gpstoken_jax.weights.published import tokenizer_table
 
 pytestmark = pytest.mark.slow
 
-# Without optimisation they compile in half the time, and run no longer than they compiled.
+# Without optimisation: these networks run once or twice, and compile far longer than that.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 CASES = {"case_n1": ["astronaut_c"], "case_n2": ["chelsea", "lowtex_china_sky"]}
 
