@@ -132,7 +132,10 @@ class Generator:
         Raises:
           ValueError: for one that is none, or that the training had no image of.
         """
-        classes = [classes] if isinstance(classes, str | int) else list(classes)
+        classes = [classes] if isinstance(classes, str | int | np.integer) else classes
+        if not isinstance(classes, Sequence | np.ndarray) or not len(classes):
+            raise ValueError(f"classes are names or numbers, one at least, not {classes!r}")
+        classes = list(classes)
         if classes == ["all"]:
             return list(self.trained_labels) or [NO_CLASS]
         if not self.has_classes:
@@ -162,7 +165,8 @@ class Generator:
     ) -> Sampler:
         """Makes a sampler; what is None is as the config says."""
         defaults = self.config.sample
-        return Sampler(method or defaults.method, steps or defaults.steps, last_step)
+        method = defaults.method if method is None else method
+        return Sampler(method, defaults.steps if steps is None else steps, last_step)
 
     def guidance(
         self, scale: float | None = None, interval: tuple[float, float] | None = None
@@ -174,7 +178,10 @@ class Generator:
             else: it goes from images of no class to those of one.
         """
         defaults = self.config.sample
-        low, high = interval or defaults.guidance_interval
+        interval = defaults.guidance_interval if interval is None else interval
+        if np.shape(interval) != (2,):
+            raise ValueError(f"the guidance interval is two times, (low, high), not {interval!r}")
+        low, high = interval
         lacks = None
         if not self.has_classes:
             lacks = "without classes", "there is nothing to guide it to"
@@ -224,12 +231,14 @@ class Generator:
           FloatingPointError: if a sample is not finite.
         """
         labels = np.array(self.labels(classes))
+        if not hasattr(seed, "__index__") or not -(2**63) <= seed < 2**63:
+            raise ValueError(f"the seed must be a whole number of 64 bits, not {seed!r}")
         seen: Counter[int] = Counter()
         numbers = []
         for label in labels.tolist():
             numbers.append(seen[label])
             seen[label] += 1
-        source = self.layouts if layouts is None else np.asarray(layouts, np.float32)
+        source = self.layouts if layouts is None else _given_layouts(layouts, len(labels))
         if source is None:
             raise ValueError(
                 "there are no layouts: give from_pretrained(..., layouts=RUN_OR_FILE), or "
@@ -252,8 +261,6 @@ class Generator:
         if not isinstance(layouts, np.ndarray):
             layout_labels = self.layout_labels(layouts)[labels]
             layouts = np.asarray(layouts.sample(layout_keys, layout_labels, numbers), np.float32)
-        if layouts.shape[-1:] != (5,) or layouts.ndim not in (2, 3):
-            raise ValueError(f"layouts must be [B, L, 5] or [L, 5]; got {layouts.shape}")
         layouts = np.broadcast_to(layouts, (len(labels), *layouts.shape[-2:]))
         x, evaluations = self._batch_sampler(sampler, guidance)(token_keys, labels, layouts)
         return layouts, self.normalisation.denormalise(x, layouts), evaluations
@@ -310,6 +317,26 @@ class Generator:
         return functools.cache(
             functools.partial(BatchSampler, self.model, self.params, self.transport)
         )
+
+
+def _given_layouts(layouts: Any, count: int) -> Float[np.ndarray, "*b l 5"]:
+    """The layouts of a caller, for so many images; ValueError if they cannot be."""
+    try:
+        array = np.asarray(layouts, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"layouts must be an array [B, L, 5] or [L, 5], not {type(layouts).__name__}; a run or "
+            "a file is given to from_pretrained"
+        ) from None
+    if array.shape[-1:] != (5,) or array.ndim not in (2, 3):
+        raise ValueError(f"layouts must be [B, L, 5] or [L, 5]; got {array.shape}")
+    if array.ndim == 3 and len(array) not in (1, count):
+        raise ValueError(
+            f"there are {len(array)} layouts for {count} images: give one each, or one"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError("there are layouts with values that are not finite")
+    return array
 
 
 class Pipeline:

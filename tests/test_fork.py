@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from skimage import data as photos
 
+from tests.smallest import SMALLEST
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +40,8 @@ def fork(tmp_path_factory):
 
 
 def _run(fork, *command):
-    env = {**os.environ, "PYTHONPATH": str(fork)}
+    quick = "--xla_backend_optimization_level=0"  # to compile
+    env = {**os.environ, "PYTHONPATH": str(fork), "XLA_FLAGS": quick}
     result = subprocess.run(
         [sys.executable, *map(str, command)], cwd=fork, env=env, capture_output=True, text=True
     )
@@ -57,7 +60,8 @@ def test_a_loss_a_decoder_a_data_set_and_a_metric(fork, tmp_path):
     run = tmp_path / "run"
     flags = f"--config.data.array={tmp_path / 'images.npy'}", f"--workdir={run}"
     steps = "--config.train.steps=2", "--config.loss.sigma_weight=0.01", "--config.gan.weight=0"
-    said = _run(fork, "train.py", "--config=configs/tiny.py:smoke", *flags, *steps)
+    small = [f"--config.{name}={value}" for name, value in SMALLEST.items()]
+    said = _run(fork, "train.py", "--config=configs/tiny.py:smoke", *flags, *small, *steps)
     assert "images.npy, split train: 18 images" in said
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert 0 < lines[0]["sigma"] < 1

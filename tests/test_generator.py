@@ -47,6 +47,7 @@ def test_an_image_is_the_same_whatever_is_asked_for_beside_it(generator):
     some = generator.sample(["cat", "dog", "cat"], seed=1, steps=3)
     assert some.shape == (3, L, CHANNELS)
     np.testing.assert_allclose(generator.sample("dog", seed=1, steps=3)[0], some[1], atol=1e-5)
+    assert generator.labels(np.int64(1)) == [1]
     np.testing.assert_allclose(generator.sample([0, 0], seed=1, steps=3)[1], some[2], atol=1e-5)
     assert np.abs(generator.sample("dog", seed=2, steps=3)[0] - some[1]).max() > 1e-3
     assert np.abs(some[0] - some[2]).max() > 1e-3
@@ -79,6 +80,36 @@ def test_layouts_of_the_caller(generator):
 def test_classes_that_there_are_not(generator, classes):
     with pytest.raises(ValueError, match="is no class of this generator: it has cat, dog"):
         generator.sample(classes)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"seed": "x"}, "seed must be a whole number"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"seed": 2**70}, "seed must be a whole number of 64 bits"),
+        ({"steps": 0}, "at least 2 steps"),
+        ({"steps": 2.5}, "a whole number, not 2.5"),
+        ({"steps": "2"}, "a whole number, not '2'"),
+        ({"method": ""}, "method must be one of"),
+        ({"guidance_scale": np.nan}, "guidance takes .* not nan"),
+        ({"guidance_scale": "2"}, "guidance takes .* not '2'"),
+        ({"guidance_interval": 0.5}, r"two times, \(low, high\)"),
+        ({"guidance_interval": (0, np.inf)}, "guidance takes .* not inf"),
+        ({"classes": None}, "names or numbers, one at least, not None"),
+        ({"classes": []}, "names or numbers, one at least"),
+        ({"classes": 1.0}, "names or numbers, one at least, not 1.0"),
+        (
+            {"layouts": "layouts.safetensors"},
+            "not str; a run or a file is given to from_pretrained",
+        ),
+        ({"layouts": np.zeros((3, L, 5))}, "there are 3 layouts for 1 images"),
+        ({"layouts": np.full((L, 5), np.nan)}, "layouts with values that are not finite"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_by_name(generator, options, said):
+    with pytest.raises(ValueError, match=said):
+        generator.sample(**{"classes": "cat", **options})
 
 
 def test_without_classes_there_is_the_null_class_and_no_guidance(layouts, caplog):

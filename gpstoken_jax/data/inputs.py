@@ -43,6 +43,7 @@ def to_batch(images: Any) -> tuple[Float32[np.ndarray, "b h w 3"], bool]:
 
 def _one(image: Any) -> Float32[np.ndarray, "h w 3"]:
     if isinstance(image, str | os.PathLike):
+        image = os.path.expanduser(image)
         if not (is_url(image) or os.path.isfile(image)):
             raise FileNotFoundError(f"{image}: there is no such file to take an image from")
         try:

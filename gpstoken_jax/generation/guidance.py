@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Self
 
 import jax
@@ -27,11 +28,21 @@ class Guidance:
       scale: 1 is no guidance.
       low: where the interval begins; 0 is noise.
       high: where it ends; 1 is data.
+
+    Raises:
+      ValueError: for anything but finite numbers.
     """
 
     scale: float = 1.0
     low: float = 0.0
     high: float = 1.0
+
+    def __post_init__(self):
+        for value in (self.scale, self.low, self.high):
+            if not (isinstance(value, Real) and np.isfinite(value)):
+                raise ValueError(
+                    f"guidance takes a scale and times that are numbers, not {value!r}"
+                )
 
     @classmethod
     def of(cls, config: ConfigDict) -> Self:

@@ -80,8 +80,8 @@ class Sampler:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
-        if self.steps < 2:
-            raise ValueError(f"sampling takes at least 2 steps, not {self.steps}")
+        if not hasattr(self.steps, "__index__") or self.steps < 2:
+            raise ValueError(f"sampling takes at least 2 steps, a whole number, not {self.steps!r}")
 
     @property
     def is_sde(self) -> bool:

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from gpstoken_jax.partition.complexity import BINS
 
 _INSIDE = 0.1  # of the largest strength
-_EDGE = 1 + 1e-5  # of what boxes are in, and what rounding adds
+_FARTHEST = 2  # of a box that sticks out of the image; others are in pixels, or none of this image
 
 
 def focus_bias(
@@ -34,12 +34,14 @@ def focus_bias(
 
     Args:
       size: (H, W) of the image.
-      boxes: (x1, y1, x2, y2) in [-1, 1]; they may overlap, and then their strengths add up.
+      boxes: (x1, y1, x2, y2), the image being -1 to 1; what sticks out is cut off. Where they
+        overlap, their strengths add up.
       strengths: 1 is the density that the busiest texture would get, see above; negative is fewer.
       weight: of the partition that the bias is for.
 
     Raises:
-      ValueError: a box that holds no pixel or leaves the image, or values that are not finite.
+      ValueError: a box that holds no pixel or reaches far out of the image, or values that are not
+        finite.
     """
     return strength_to_bias(box_strength(size, boxes, strengths), weight)
 
@@ -64,7 +66,7 @@ def box_strength(
     total = np.zeros(size, np.float32)
     for (x1, y1, x2, y2), strength in zip(boxes, strengths, strict=True):
         inside = (x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)
-        if max(abs(x1), abs(y1), abs(x2), abs(y2)) > _EDGE:
+        if max(abs(x1), abs(y1), abs(x2), abs(y2)) > _FARTHEST:
             raise ValueError(
                 f"focus: the box ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) leaves the image; x and y "
                 "run from -1 to 1, whatever its size in pixels"

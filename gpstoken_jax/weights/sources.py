@@ -150,6 +150,8 @@ def find_source(
                 f"there is no file or folder {source}; repositories of the hub are OWNER/NAME"
             )
         path, subfolder = download(str(source), subfolder=subfolder, revision=revision)
+    elif revision is not None:
+        raise WeightsError(f"{source} is no repository of the hub: it has no revision={revision!r}")
     path = _descend(path, subfolder)
     copies, ignored, others = [], {}, []
     for file in _weight_files(path):

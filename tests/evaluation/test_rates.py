@@ -27,8 +27,9 @@ def made(random_run):
     tokenizer = Tokenizer.from_pretrained(random_run)
     side = tokenizer.image_size
     images = np.random.default_rng(0).uniform(-1, 1, (COUNT, side, side, 3)).astype(np.float32)
-    tokens = np.asarray(tokenizer.encode(images))
-    batches = [{"image": images[i : i + 2], "mask": np.ones(2, bool)} for i in (0, 2)]
+    halves = images[:2], images[2:]  # as the rates are fitted to them
+    tokens = np.concatenate([tokenizer.encode(half) for half in halves])
+    batches = [{"image": half, "mask": np.ones(2, bool)} for half in halves]
     rates = fit_rates(tokenizer.encode, batches, (3, 8), COUNT)
     partition = tokenizer.config.partition.copy_and_resolve_references()
     methods = tokenizer_methods(tokenizer.model, tokenizer.params, partition, {}, rates=rates)

@@ -112,3 +112,10 @@ def test_inside_and_outside():
         focus_mask(np.zeros((4, 4)))
     with pytest.raises(ValueError, match="whole image"):
         focus_mask(np.ones((4, 4)))
+
+
+def test_what_sticks_out_of_the_image_is_cut_off():
+    inside, out = (box_strength((8, 6), [box], [1.0]) for box in ((0, -1, 1, 1), (0, -1.5, 1.2, 1)))
+    np.testing.assert_array_equal(inside, out)
+    with pytest.raises(ValueError, match="leaves the image"):
+        box_strength((8, 6), [(0, 0, 4, 4)], [1.0])

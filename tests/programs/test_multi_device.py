@@ -23,6 +23,7 @@ from skimage import data as photos
 from gpstoken_jax.runtime import checkpoint
 from gpstoken_jax.runtime.run_directory import RunDirectory
 from tests import forked
+from tests.smallest import SMALLEST
 
 pytestmark = pytest.mark.slow
 
@@ -52,10 +53,10 @@ def tokenizer(tmp_path_factory):
     for i in range(8):
         crop = photo[40 * i : 40 * i + 100, 50 * i : 50 * i + 100]
         Image.fromarray(crop).save(folder / f"{i}.png")
-    config = {
+    config = SMALLEST | {
         "train.steps": STEPS,
-        "model.encoder.depth": 1,
         "optimizer.clip_norm": 0,
+        "optimizer.warmup_steps": 40,
         "gan.weight": 0.3,
         "gan.start_step": 0,
         "checkpoint.every_steps": 1,

@@ -16,6 +16,7 @@ from gpstoken_jax.training.schedule import autoencoder_updates, update_after
 from gpstoken_jax.training.step import AXIS, on_all_devices
 from gpstoken_jax.training.task import create_task
 from gpstoken_jax.training.tokenizer import partition_into
+from tests.smallest import SMALLEST
 
 pytestmark = pytest.mark.slow
 
@@ -24,13 +25,10 @@ QUICK = {"xla_backend_optimization_level": "0"}  # these networks compile longer
 
 def _config(**train):
     config = tiny_gan.get_config("smoke")
-    config.model.encoder.update(channels=4, norm_groups=2, width=8, depth=1, num_heads=1)
-    config.model.decoder.update(channels=4, multipliers=(1, 1), norm_groups=2)
-    config.model.update(image_size=16, render_size=8)
-    config.partition.num_tokens = 4
+    config.update_from_flattened_dict(SMALLEST)
     config.gan.update(start_step=2, weight=1e-6)
     config.ema.update(decay=0.9999, update_every=1, update_after=0)
-    config.gan.discriminator.update(channels=4, num_layers=1, norm_groups=2)
+    config.gan.discriminator.update(channels=4, norm_groups=2)
     config.train.update(train)
     return config
 

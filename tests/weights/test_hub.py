@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.hub import is_repository
+from gpstoken_jax.weights.sources import find_source
 from tests.weights.fake_hub import COMMIT, FakeHub
 
 pytest.importorskip("huggingface_hub", reason="the hub's library is not installed")
@@ -105,3 +107,9 @@ def test_names_of_repositories():
     good = (REPOSITORY, f"{REPOSITORY}/GPSToken-S64", "a/b.c/d_e/f")
     assert all(map(is_repository, good))
     assert not any(map(is_repository, ("a", "/a/b", "./a/b", "../a", "a//b", "a/b/", "a b/c", "")))
+
+
+def test_what_is_local_has_no_revision(tmp_path):
+    for source in (tmp_path, "photos-small"):
+        with pytest.raises(WeightsError, match="revision='v2'"):
+            find_source(source, revision="v2")
