@@ -28,6 +28,7 @@ from gpstoken_jax.runtime.storage import StorageError
 
 LEASE_SECONDS = 120.0
 PAUSE = 10.0  # seconds between two looks at what has changed, at least
+SPARING = 10.0  # times as long as a look took is waited before the next, if that is more
 PATIENCE = 100.0  # seconds in which nothing can be copied
 _LEASES = ".lease"
 _FINISHING = 99_999  # in the place of a process's number
@@ -233,7 +234,7 @@ class Mirror(Place):
                 if self._failure is None:
                     logging.warning("%s; trying again", error)
                 self._failure = self._failure[0] if self._failure else began, error
-            pause = max(PAUSE, 10 * (time.monotonic() - began))
+            pause = max(PAUSE, SPARING * (time.monotonic() - began))
 
     def _look(self) -> dict[str, _State]:
         """Every file of ours that is complete, by name."""
