@@ -5,6 +5,7 @@ to 6 times as long as the same sums as matrix products, one for each of the kern
 in a loop, which `train.accumulate` makes, a hundred times (docs/speed.md).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -86,8 +87,8 @@ def products(
     side, (batch, height, width, channels) = len(kernel), x.shape
     margin = side // 2
     height, width = height + 2 * margin - side + 1, width + 2 * margin - side + 1  # of the result
-    rows = -(-height // min(-(-height * width // _PIXELS), height))
-    parts = -(-height // rows)
+    rows = math.ceil(height / min(math.ceil(height * width / _PIXELS), height))
+    parts = math.ceil(height / rows)
     below = margin + parts * rows - height
     padded = jnp.pad(x, ((0, 0), (margin, below), (margin, margin), (0, 0)))
 
