@@ -19,6 +19,7 @@ MAX_SHORT_SIDE = 512  # many large photos would not fit into memory, and squares
 _LEARNT = 1 / 2  # of the width
 _FITTING_SIDE = 2  # in squares, of a photo that codes are fitted on
 _SMALLEST = 32  # side of a square that is shown, before it is brought to size
+_OFTEN = 16  # photos between lines of progress
 Photo = UInt8[np.ndarray, "h w 3"]
 
 
@@ -65,7 +66,8 @@ def read_photos(path: str | None) -> dict[str, Photo]:
             )
             continue
         photos[file.name] = _shrunk(pixels)
-        progress.advance(1)
+        if len(photos) % _OFTEN == 0:
+            progress.advance(_OFTEN)
     if not photos:
         raise ValueError(f"{path} has no photo that can be shown")
     return photos
@@ -82,6 +84,7 @@ def write_crops(photos: Mapping[str, Photo], output: Path) -> Path:
     for number, photo in enumerate(photos.values()):
         cut = _cut(photo)
         for split, part in (("train", photo[:, :cut]), ("val", photo[:, cut:])):
+            part = part[: images.MAX_ASPECT * part.shape[1]]  # half of a high photo is no image
             (root / "photos" / split).mkdir(parents=True, exist_ok=True)
             write_file(root / "photos" / split / f"{number:03d}.png", images.encode_png(part))
     return root
