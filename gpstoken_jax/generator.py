@@ -217,7 +217,9 @@ class Generator:
         Args:
           classes: names or numbers, repeated for several images of one; see ``labels``.
           seed: decides every image.
-          layouts: initial Gaussians [B, L, 5] in place of those of stage 1; or [L, 5] for all.
+          layouts: initial Gaussians [B, L, 5] in place of those of stage 1; or [L, 5] for all. Any
+            L is taken: they are what the network knows of positions. It was trained with
+            ``model.num_tokens``.
           method: of sampling, see ``samplers.METHODS``; as the config says if None.
           steps: of sampling.
           guidance_scale: of classifier-free guidance; 1 is none.
