@@ -93,6 +93,12 @@ class Generator:
         """The path from noise to data, and what the network predicts on it."""
         return Transport.of(self.config.transport)
 
+    def __repr__(self) -> str:
+        """One line, instead of all values of all weights."""
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        classes = f"{len(self.trained_labels) or 'no'} classes"
+        return f"<Generator: {classes}, {parameters:,} parameters, step {self.step}>"
+
     @functools.cached_property
     def normalisation(self) -> Normalisation:
         """Mean and standard deviation of the tokens that it makes."""
