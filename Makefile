@@ -10,6 +10,9 @@ TRAINED := runs/train_demo
 GENERATE := runs/demo_generate
 # A file's tests share what they compile and run: one worker has them all. Long files go first.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+# The pip that comes with Python 3.12 takes three times as long to choose versions, and to compile
+# every module takes longer than to compile those that are imported, when they are.
+PIP := python -m pip install --disable-pip-version-check --no-compile
 # Packages as pip collects them, counted on one line.
 COUNT := awk '/^(Collecting|Requirement already)/ {n++; printf "\r  %d packages", n; fflush()} END {print ""}'
 
@@ -117,21 +120,22 @@ $(VENV)/.python: .python-version
 	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@echo "creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/$(PIP) -q --upgrade pip
 	@touch $@
 
 $(VENV)/.run: requirements.txt pyproject.toml $(VENV)/.python
 	@echo "installing requirements.txt"
-	@$(BIN)/python -m pip install --disable-pip-version-check -e . | $(COUNT)
+	@$(BIN)/$(PIP) -e . | $(COUNT)
 	@touch $@
 
 $(VENV)/.dev: requirements.txt pyproject.toml $(VENV)/.python
 	@echo "installing requirements.txt and what tests need"
-	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' | $(COUNT)
+	@$(BIN)/$(PIP) -e '.[dev]' | $(COUNT)
 	@touch $@
 
 $(VENV)/.cuda: requirements.txt pyproject.toml $(VENV)/.python
 	@echo "installing requirements.txt, JAX for CUDA and what the kernels' suite needs"
-	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[cuda]' pytest hypothesis | $(COUNT)
+	@$(BIN)/$(PIP) -e '.[cuda]' pytest hypothesis | $(COUNT)
 	@touch $@
 
 $(VENV)-kernel-compile/.done: kernels/requirements-compile.txt .python-version
@@ -139,7 +143,7 @@ $(VENV)-kernel-compile/.done: kernels/requirements-compile.txt .python-version
 	  echo "compiling the kernels needs Python >= 3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)-kernel-compile
 	@echo "installing kernels/requirements-compile.txt"
-	@$(VENV)-kernel-compile/bin/python -m pip install --disable-pip-version-check --no-deps \
+	@$(VENV)-kernel-compile/bin/$(PIP) --no-deps \
 	  -r kernels/requirements-compile.txt -e . | $(COUNT)
 	@touch $@
 
@@ -148,7 +152,7 @@ $(VENV)-compile-step/.done: kernels/requirements-compile.txt requirements.txt .p
 	  echo "compiling for a GPU needs Python >= 3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)-compile-step
 	@echo "installing requirements.txt and kernels/requirements-compile.txt"
-	@$(VENV)-compile-step/bin/python -m pip install --disable-pip-version-check -e . | $(COUNT)
-	@$(VENV)-compile-step/bin/python -m pip install --disable-pip-version-check --no-deps \
+	@$(VENV)-compile-step/bin/$(PIP) -e . | $(COUNT)
+	@$(VENV)-compile-step/bin/$(PIP) --no-deps \
 	  -r kernels/requirements-compile.txt | $(COUNT)
 	@touch $@

@@ -93,6 +93,12 @@ class Generator:
         """The path from noise to data, and what the network predicts on it."""
         return Transport.of(self.config.transport)
 
+    def __repr__(self) -> str:
+        """One line, instead of all values of all weights."""
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        classes = f"{len(self.trained_labels) or 'no'} classes"
+        return f"<Generator: {classes}, {parameters:,} parameters, step {self.step}>"
+
     @functools.cached_property
     def normalisation(self) -> Normalisation:
         """Mean and standard deviation of the tokens that it makes."""
@@ -217,7 +223,9 @@ class Generator:
         Args:
           classes: names or numbers, repeated for several images of one; see ``labels``.
           seed: decides every image.
-          layouts: initial Gaussians [B, L, 5] in place of those of stage 1; or [L, 5] for all.
+          layouts: initial Gaussians [B, L, 5] in place of those of stage 1; or [L, 5] for all. Any
+            L is taken: they are what the network knows of positions. It was trained with
+            ``model.num_tokens``.
           method: of sampling, see ``samplers.METHODS``; as the config says if None.
           steps: of sampling.
           guidance_scale: of classifier-free guidance; 1 is none.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
@@ -192,6 +193,15 @@ class Tokenizer:
         images = _decoder(_Settings.of(self.model, {}), tiles, way)(self.params, batch)
         images = images if array.ndim == 3 else images[0]
         return to_uint8(images) if uint8 else images
+
+    def __repr__(self) -> str:
+        """One line, instead of all values of all weights."""
+        side, width = self.image_size, 5 + self.config.model.feature_channels
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"<Tokenizer: {side} x {side} pixels, {self.config.partition.num_tokens} tokens of "
+            f"{width} values, {parameters:,} parameters, step {self.step}>"
+        )
 
     def save_pretrained(self, directory: str | Path, *, dtype: str = "float32") -> None:
         """Writes the weights, the config and a model card, for ``from_pretrained``.

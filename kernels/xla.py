@@ -103,14 +103,28 @@ def _group_size(items: int, pixels: int) -> int:
     return max(1, min(items, WORKSPACE // (pixels * BLOCK)))
 
 
-def _in_groups(function, items: int, pixels: int):
+def _in_groups(function, items: int, *, of_image: int, pixels: int):
     """function(item, live) for `items` numbers, a group at a time; outputs [items, ...].
+
+    An export that leaves the batch open serves several platforms: it has a form for each, on an
+    accelerator with one image's items (tiles or token blocks) at a time.
+    """
+    if isinstance(items, int):
+        return _in_groups_of(_group_size(items, pixels), function, items)
+    accelerator = max(1, min(of_image, WORKSPACE // (pixels * BLOCK)))
+    forms = {"cpu": 1, "default": accelerator}
+    return lax.platform_dependent(
+        **{name: functools.partial(_in_groups_of, n, function, items) for name, n in forms.items()}
+    )
+
+
+def _in_groups_of(group: int, function, items: int):
+    """`_in_groups` with so many at once.
 
     The last group is filled up with the last item, not live. The numbers come from the loop's
     counter: of a constant array of them, XLA's CPU compiler (JAX 0.12) takes an integer slice for a
     float one and refuses some shapes.
     """
-    group = _group_size(items, pixels)
 
     def run(step):
         item = step * group + jnp.arange(group)
@@ -144,7 +158,7 @@ def _forward(geometry, features, *, size, support):
         start = jnp.zeros_like(geometry, shape=shape)  # not zeros(): under shard_map it must vary
         return lax.fori_loop(0, -(-count.max() // BLOCK), step, start)
 
-    drawn = _in_groups(draw, batch * tiling.tiles, tiling.pixels)
+    drawn = _in_groups(draw, batch * tiling.tiles, of_image=tiling.tiles, pixels=tiling.pixels)
     return tiling.join(drawn.reshape(batch, tiling.tiles, tiling.pixels, channels))
 
 
@@ -189,4 +203,5 @@ def _block_sums(geometry, features, cotangent, support):
         start = jnp.zeros_like(token), jnp.zeros_like(vector)
         return lax.fori_loop(0, count.max(), step, start)
 
-    return _in_groups(gather, len(tokens), tiling.pixels)
+    blocks = len(tokens)
+    return _in_groups(gather, blocks, of_image=blocks // batch, pixels=tiling.pixels)

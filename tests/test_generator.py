@@ -60,6 +60,11 @@ def test_saved_and_loaded_again(generator):
     jax.tree.map(np.testing.assert_array_equal, fresh.params, generator.params)
 
 
+def test_what_an_interpreter_shows_is_a_line(generator):
+    assert repr(generator).startswith("<Generator: ")
+    assert len(repr(generator)) < 120 and "\n" not in repr(generator)
+
+
 def test_samples_are_tokens_that_a_tokenizer_decodes(generator, random_run):
     tokenizer = Tokenizer.from_pretrained(random_run)
     generator.check_tokenizer(tokenizer)

@@ -280,6 +280,11 @@ def test_choices_that_there_are_not(random_run, tokenizer, tmp_path):
         Tokenizer.from_pretrained(tmp_path / "photo.png")
 
 
+def test_what_an_interpreter_shows_is_a_line(tokenizer):
+    assert repr(tokenizer).startswith("<Tokenizer: 32 x 32 pixels, ")
+    assert len(repr(tokenizer)) < 120 and "\n" not in repr(tokenizer)
+
+
 def test_the_version_and_the_names_at_the_top():
     assert gpstoken_jax.__version__.count(".") == 2
     assert Tokens is gpstoken_jax.Tokens

@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
                 "nan_steps": (0,),  # whose batch has a NaN in its last row
                 "data_ends_at": 0,  # step whose batch cannot be read
                 "seconds": 0.0,  # that every batch takes
+                "waits_at": 0,  # step whose batch never comes
                 "held_out": False,
                 "evaluation_fails": False,
             },
@@ -55,6 +56,8 @@ class ToyBatches:
     def __next__(self) -> dict[str, np.ndarray]:
         config, step = self._config, self._done + 1
         time.sleep(config.toy.seconds)
+        if step == config.toy.waits_at:
+            time.sleep(3600)
         if step == config.toy.data_ends_at:
             raise UnreadableDataError("the disk with the data is gone")
         x = np.random.default_rng(step).standard_normal(

@@ -24,7 +24,8 @@ def tile_grid(height: int, width: int, tile_size: int) -> tuple[int, int]:
         near = max(1, round(height / tile_size)), max(1, round(width / tile_size))
         raise ValueError(
             f"an image of {height} x {width} is not made of whole {tile_size} x {tile_size} tiles; "
-            f"resize it to {near[0] * tile_size} x {near[1] * tile_size}, for example"
+            f"resize it to {near[0] * tile_size} x {near[1] * tile_size}, for example (with "
+            "gpstoken_jax.data.resize_and_crop)"
         )
     return rows, cols
 

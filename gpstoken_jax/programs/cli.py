@@ -36,6 +36,12 @@ _BUCKET_FIELDS = frozenset(  # of configs: places that may be in a bucket
     | {"data.val_tokens", "data.layouts", "data.val_layouts", "init.source", "tokenizer"}
 )
 _DATA_FIELDS = ("folder", "list", "tars", "parquet", "tfds_name", "tfds_dir")
+_FLAG_WORDS = {  # for Python's and absl's own
+    r"flag (--\S+)=None: Flag --\S+ must have a value other than None\.": r"\1 is missing",
+    r": invalid literal for int\(\) .*": ": this is no whole number",
+    r": could not convert string to float: .*": ": this is no number",
+    r": \('Non-boolean argument to boolean flag', .*": ": this is neither true nor false",
+}
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 
 
@@ -253,7 +259,10 @@ def _own_flags() -> list[flags.Flag]:
 
 def _flag_mistake(error: Exception) -> str:
     """One line on what is wrong with the flags."""
-    message = " ".join(str(error).replace("\\n", " ").strip("'\"").split())
+    message = " ".join(str(error).replace("\\n", " ").split())
+    for pattern, words in _FLAG_WORDS.items():
+        message = re.sub(pattern, words, message)
+    message = message.strip("'\"")
     message = message.partition("earlier failure to load:")[2].strip() or message
     names = getattr(error, "flagname", None)
     if isinstance(error, flags.UnrecognizedFlagError) and names:

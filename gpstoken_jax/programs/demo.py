@@ -25,7 +25,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.configs import photos_small
     from gpstoken_jax.data import demo_crops
     from gpstoken_jax.programs import demo_page
-    from gpstoken_jax.runtime.files import write_file
+    from gpstoken_jax.runtime.outputs import open_output
     from gpstoken_jax.tokenizer import Tokenizer
     from gpstoken_jax.training.conversion import import_weights
 
@@ -39,31 +39,41 @@ FIRST_STEP = "first step after"  # says train.py once it is compiled
 
 def main() -> None:
     """Reconstructs, fine-tunes, reconstructs again, and writes the report."""
-    began, output = time.perf_counter(), Path(OUTPUT.value).expanduser()
+    began = time.perf_counter()
     photos = demo_crops.read_photos(PHOTOS.value)
+    inputs = [PHOTOS.value] if PHOTOS.value else []
+    with open_output(OUTPUT.value, "demo", {}, inputs=inputs) as output:
+        page, sentence = make(photos, output.directory)
+        output.write("report.html", page)
+        output.finish()
+    print(sentence)
+    print(f"{time.perf_counter() - began:.0f} s; open {output.directory / 'report.html'}")
+
+
+def make(photos: dict[str, demo_crops.Photo], output: Path) -> tuple[bytes, str]:
+    """Makes the report and its sentence; the run goes into a directory of the output."""
     folder = demo_crops.write_crops(photos, output)
-    print(f"[1/3] {len(photos)} photos in {WEIGHTS}'s tokens: {', '.join(list(photos)[:6])}")
+    print(f"[1/3] {len(photos)} photo(s) in {WEIGHTS}'s tokens: {', '.join(list(photos)[:6])}")
     tokenizer = Tokenizer.from_pretrained(WEIGHTS)
     side = tokenizer.image_size
     shown, others = demo_crops.held_out(photos, side), demo_crops.fitting_crops(photos, side)
     before = demo_page.reconstruct(tokenizer, shown.images, others)
     print(demo_page.describe(before))
 
-    after = None
+    after, steps = None, 0
     if SECONDS.value:
         print(f"[2/3] fine-tuning for {SECONDS.value} s on the left half of every photo")
         run = folder / "run"
         if not (run / "checkpoints").is_dir():
             import_weights(WEIGHTS, None, run)
         fine_tune(run, folder / "photos", SECONDS.value)
-        after = demo_page.reconstruct(Tokenizer.from_pretrained(run), shown.images, others)
+        tuned = Tokenizer.from_pretrained(run)
+        after, steps = demo_page.reconstruct(tuned, shown.images, others), tuned.step
         print(demo_page.describe(after))
 
     print("[3/3] the report")
-    page = demo_page.page(shown, before, after, SECONDS.value, own=PHOTOS.value is not None)
-    write_file(output / "report.html", b"".join(page))
-    print(demo_page.headline(before, after, SECONDS.value))
-    print(f"{time.perf_counter() - began:.0f} s; open {output / 'report.html'}")
+    page = demo_page.page(shown, before, after, steps, own=PHOTOS.value is not None)
+    return b"".join(page), demo_page.headline(before, after, steps)
 
 
 def fine_tune(run: Path, photos: Path, seconds: int) -> None:
@@ -92,7 +102,8 @@ def fine_tune(run: Path, photos: Path, seconds: int) -> None:
         for line in process.stdout:
             if line.startswith(FIRST_STEP):
                 clock.start()
-            print(f"      {line}", end="", flush=True)
+            if not line.startswith("config."):  # other settings than those of the last call
+                print(f"      {line}", end="", flush=True)
         clock.cancel()
     if process.returncode not in (0, STOPPED):
         raise ValueError(f"the fine-tuning stopped with exit code {process.returncode}, see above")

@@ -86,8 +86,8 @@ def describe(found: Showcase) -> str:
     return "      " + ", ".join(parts)
 
 
-def headline(before: Showcase, after: Showcase | None, seconds: int) -> str:
-    """The result in words."""
+def headline(before: Showcase, after: Showcase | None, steps: int) -> str:
+    """The result in words; ``steps`` of fine-tuning lie between the two."""
     last = after or before
     model, bicubic, jpeg, webp = (last.means(n) for n in (MODEL, "bicubic", "jpeg", "webp"))
 
@@ -102,12 +102,12 @@ def headline(before: Showcase, after: Showcase | None, seconds: int) -> str:
     )
     if after is not None:
         gain = model["psnr"] - before.means(MODEL)["psnr"]
-        text += f" {seconds} seconds of fine-tuning changed it by {gain:+.2f} dB."
+        text += f" {steps} steps of fine-tuning changed it by {gain:+.2f} dB."
     return text
 
 
 def page(
-    shown: Crops, before: Showcase, after: Showcase | None, seconds: int, own: bool
+    shown: Crops, before: Showcase, after: Showcase | None, steps: int, own: bool
 ) -> Iterator[bytes]:
     """Makes the report.
 
@@ -115,11 +115,11 @@ def page(
       shown: the images.
       before: what the weights as they ship make of them.
       after: what they make after fine-tuning; None without.
-      seconds: how long that was.
+      steps: of fine-tuning, over all calls.
       own: whether the photos are the user's.
     """
     labels = {"bicubic": "Bicubic, as many values", "jpeg": "JPEG", "webp": "WebP"}
-    tuned = f"Tokens, {seconds} s fine-tuned"
+    tuned = "Tokens, fine-tuned"
     rows = {MODEL: before.means(MODEL)}
     rows |= {tuned: after.means(MODEL)} if after else {}
     rows |= {label: (after or before).means(name) for name, label in labels.items()}
@@ -139,7 +139,7 @@ def page(
     return render(
         "demo.html",
         title="Photos as Gaussians",
-        lead=headline(before, after, seconds),
+        lead=headline(before, after, steps),
         photos=photos,
         columns=len(photos[0].figures),
         table=metrics_table(["Method"], [((name,), means) for name, means in rows.items()]),

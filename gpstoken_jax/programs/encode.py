@@ -77,6 +77,8 @@ SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images a file.", lower_bo
 
 def main() -> None:
     """Encodes every image of a data set."""
+    if BITS.value and STORAGE_FLAG.value != "float32":
+        raise ValueError("--bits has all values in bits, features too: leave out --storage")
     tokenizer = MODEL.load()
     images = open_images(tokenizer)
     source, batch_size = images.source, images.batch_size

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 
 MAX_BITS = 10
 _OTHER = "the stream was not made with these tables"
+_FLOAT32 = np.finfo(np.float32)
 _WORD = np.dtype("<u4")  # constriction's streams, in one order of bytes everywhere
 
 
@@ -42,7 +43,7 @@ class TokenCodec:
           bits: N, from 1 to ``MAX_BITS``, of a value before entropy coding.
 
         Raises:
-          ValueError: for other numbers of bits, or no tokens.
+          ValueError: for other numbers of bits, no tokens, or a channel wider than float32.
         """
         if not 1 <= bits <= MAX_BITS:
             raise ValueError(f"bits must be from 1 to {MAX_BITS}, not {bits}")
@@ -50,8 +51,11 @@ class TokenCodec:
         if not rows.size or not np.isfinite(rows).all():
             raise ValueError("a codec is made of finite tokens of at least one image")
         low, high = rows.min(axis=0), rows.max(axis=0)
-        step = (high.astype(np.float64) - low) / (2**bits - 1)
-        step = np.where(step > 0, step, 1).astype(np.float32)
+        width = high.astype(np.float64) - low
+        if (width > _FLOAT32.max).any():
+            raise ValueError(f"a channel goes from {low.min():g} to {high.max():g}: no level fits")
+        step = width / (2**bits - 1)
+        step = np.where(step < _FLOAT32.tiny, 1, step).astype(np.float32)  # none: a constant
         plain = cls(low, step, np.ones((rows.shape[1], 2**bits), np.uint8))
         levels = plain.levels(rows)
         counts = np.stack([np.bincount(column, minlength=2**bits) for column in levels.T])
@@ -108,6 +112,7 @@ class TokenCodec:
             or frequencies.shape[:1] != low.shape
             or frequencies.shape[1] not in [2**bits for bits in range(1, MAX_BITS + 1)]
             or not (np.isfinite(low).all() and np.isfinite(step).all() and frequencies.all())
+            or (step <= 0).any()
         ):
             raise ValueError("these arrays are no tables of a codec")
         return cls(low, step, frequencies)

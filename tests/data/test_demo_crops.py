@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpstoken_jax.data import demo_crops
+from gpstoken_jax.data import demo_crops, folder, images
 
 
 def _photo(height, width):
@@ -45,7 +45,27 @@ def test_a_folder_is_read_past_what_cannot_be_shown(tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
     assert list(demo_crops.read_photos(str(tmp_path))) == ["good.png"]
     said = capsys.readouterr().out
-    assert "small.png: it is too small" in said and "left out: broken.png" in said
+    assert "small.png: it is too small, 30 x 20 pixels" in said and "left out: broken.png" in said
+
+
+@pytest.mark.parametrize("shape", [(64, 1024), (1024, 64), (800, 700), (32, 64)])
+def test_halves_of_any_photo_are_images_of_a_bounded_size(shape, tmp_path):
+    Image.fromarray(_photo(*shape)).save(tmp_path / "a\\b.png")
+    photos = demo_crops.read_photos(str(tmp_path))
+    (name,) = [file.name for file in folder.list_folder(tmp_path).files]
+    assert list(photos) == [name]
+    assert min(photos[name].shape[:2]) == min(*shape, demo_crops.MAX_SHORT_SIDE)
+    for file in demo_crops.write_crops(photos, tmp_path / "out").rglob("*.png"):
+        images.decode(file.read_bytes())
+
+
+def test_photos_that_are_more_than_enough_are_counted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo_crops, "MAX_PHOTOS", 2)
+    (tmp_path / "0.png").write_bytes(b"none")
+    for number in range(1, 6):
+        Image.fromarray(_photo(64, 64)).save(tmp_path / f"{number}.png")
+    assert list(demo_crops.read_photos(str(tmp_path))) == ["1.png", "2.png"]
+    assert "left out: the last 3" in capsys.readouterr().out
 
 
 def test_a_folder_without_photos_is_refused(tmp_path):

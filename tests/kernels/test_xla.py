@@ -1,11 +1,13 @@
 """The tiled XLA implementation passes the suite; its memory is not tokens x pixels."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from gpstoken_jax import kernels
 from gpstoken_jax.kernels import xla
@@ -40,6 +42,32 @@ def test_several_tiles_at_once_give_the_same():
     actual, expected = jax.tree.leaves(gradients("xla")), jax.tree.leaves(gradients("reference"))
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(np.abs(b).max()))
+
+
+def _export(size, platform: str) -> export.Exported:
+    """`splat` for any number of images and of tokens with 3 features."""
+    lead = export.symbolic_shape("b, l")
+    arguments = (jax.ShapeDtypeStruct((*lead, n), jnp.float32) for n in (5, 3))
+    draw = jax.jit(functools.partial(kernels.splat, size=size, implementation="xla"))
+    with jax.default_device("cpu"):
+        return export.export(draw, platforms=[platform])(*arguments)
+
+
+@pytest.mark.parametrize(("platform", "at_once"), [("cpu", 1), ("cuda", 16)])
+def test_an_open_batch_is_drawn_an_image_at_a_time_on_an_accelerator(platform, at_once):
+    text = _export((64, 64), platform).mlir_module()
+    tiles = set(re.findall(r"tensor<(\d+)x256x3xf32>", text))
+    assert tiles == {str(at_once)}
+
+
+def test_the_form_of_an_accelerator_draws_the_same(monkeypatch):
+    size = (40, 50)
+    both = [random_tokens(seed, 70, 3, size=size) for seed in (1, 2)]
+    geometry, features = map(np.stack, zip(*both, strict=True))
+    monkeypatch.setattr(xla.lax, "platform_dependent", lambda cpu, default: default())
+    drawn = _export(size, "cpu").call(geometry, features)
+    expected = kernels.splat(geometry, features, size, implementation="reference")
+    np.testing.assert_allclose(drawn, expected, rtol=1e-4, atol=1e-5)
 
 
 def _temporary_bytes(size, tokens) -> int:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from absl import flags
 from PIL import Image
 
 from gpstoken_jax.__main__ import PROGRAMS
@@ -117,6 +118,30 @@ def test_mistakes_are_one_line(arguments, said):
     assert lines[0].startswith("error: ")
     assert len(lines) == 1 or arguments[-1] == "enocde"
     pytest.importorskip("re").search(said, lines[0]) or pytest.fail(lines[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--output is missing"),
+        (["--output=a", "--count=x"], "flag --count=x: this is no whole number"),
+        (["--output=a", "--count=1.5"], "flag --count=1.5: this is no whole number"),
+        (["--output=a", "--count="], "flag --count=: this is no whole number"),
+        (["--output=a", "--count='4'"], "flag --count='4': this is no whole number"),
+        (["--output=a", "--share=x"], "flag --share=x: this is no number"),
+        (["--output=a", "--all=x"], "flag --all=x: this is neither true nor false"),
+        (["--output=a", "--count=0"], "flag --count=0: 0 is not a positive integer"),
+    ],
+)
+def test_values_that_are_none_are_told_in_words(arguments, said):
+    values = flags.FlagValues()
+    flags.DEFINE_string("output", None, "", required=True, flag_values=values)
+    flags.DEFINE_integer("count", None, "", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("share", None, "", flag_values=values)
+    flags.DEFINE_bool("all", None, "", flag_values=values)
+    with pytest.raises(flags.Error) as caught:
+        values(["program", *arguments])
+    assert cli._flag_mistake(caught.value) == f"{said}  (--help lists all flags)"
 
 
 def test_no_home(tmp_path):

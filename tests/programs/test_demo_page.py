@@ -57,4 +57,5 @@ def test_pictures_come_before_tables(made, tuned):
     assert body.count("<figure>") == demo_page.MAX_ROWS * (7 if tuned else 6)
     assert "&lt;0&gt;.png" in body and "<0>" not in body
     assert len(re.findall(r"data:image/(?:png|webp);base64,[\w+/=]+", body)) == body.count("<img")
-    assert ("5 s fine-tuned" in body) == tuned
+    assert ("Tokens, fine-tuned" in body) == tuned
+    assert ("5 steps of fine-tuning" in body) == tuned

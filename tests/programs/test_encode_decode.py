@@ -193,6 +193,8 @@ def test_short_storage_says_what_it_costs(encoded, program, run_dir, folder, tmp
 
 
 def test_bits_say_what_they_take_and_cost(encoded, program, run_dir, folder, tmp_path):
+    with pytest.raises(ValueError, match="leave out --storage"):
+        program(*_encode(run_dir, folder, tmp_path / "t", "--bits=7", "--storage=float16"))
     printed = program(*_encode(run_dir, folder, tmp_path / "t", "--bits=7"))
     tokens, exact = open_tokens(tmp_path / "t"), open_tokens(encoded[0])
     files = sorted((tmp_path / "t").glob("*.safetensors"))

@@ -18,10 +18,15 @@ def _tokens(kind):
         tokens[..., 3] *= 1e-12
     if kind == "outlier":
         tokens[0, 0, 4] = 1e4
+    if kind == "widest and narrowest":
+        tokens[..., 5] *= 1.5e38 / np.abs(tokens[..., 5]).max()
+        tokens[..., 6] = rng.choice([0, 1e-45, 1e-40, 2e-38], (B, L))
     return tokens
 
 
-@pytest.mark.parametrize("kind", ["normal", "constant channel", "far apart", "outlier"])
+@pytest.mark.parametrize(
+    "kind", ["normal", "constant channel", "far apart", "outlier", "widest and narrowest"]
+)
 @pytest.mark.parametrize("bits", range(1, MAX_BITS + 1))
 def test_levels_come_back(kind, bits):
     tokens = _tokens(kind)
@@ -72,6 +77,9 @@ def test_tables_come_back():
         TokenCodec.from_arrays(codec.to_arrays() | {"frequencies": codec.frequencies[:, :-1]})
     with pytest.raises(ValueError, match="no tables"):
         TokenCodec.from_arrays(codec.to_arrays() | {"frequencies": 0 * codec.frequencies})
+    for step in (0 * codec.step, -codec.step, np.inf * codec.step):
+        with pytest.raises(ValueError, match="no tables"):
+            TokenCodec.from_arrays(codec.to_arrays() | {"step": step})
 
 
 @pytest.mark.parametrize(
@@ -100,4 +108,10 @@ def test_other_numbers_of_bits_are_refused(bits):
 @pytest.mark.parametrize("tokens", [np.zeros((0, L, D)), np.full((1, L, D), np.nan)])
 def test_no_codec_of_no_tokens(tokens):
     with pytest.raises(ValueError, match="finite tokens"):
+        TokenCodec.fit(tokens, 4)
+
+
+def test_a_channel_wider_than_its_type_is_refused():
+    tokens = np.array([[[3e38, 1], [-3e38, 1]]], np.float32)
+    with pytest.raises(ValueError, match="no level fits"):
         TokenCodec.fit(tokens, 4)

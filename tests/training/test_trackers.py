@@ -1,6 +1,9 @@
 """Weights & Biases and MLflow as logs of a run, and trackers that fail."""
 
+import contextlib
+import functools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -80,8 +83,8 @@ def test_wandb_has_metrics_config_pictures_and_the_checkpoint(run):
     _log_twice(run, "wandb")
     files = sorted((run.root / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len({file.name for file in files}) == 1  # one run, whose second part joins the first
-    parse = wandb_internal_pb2.Record.FromString
-    records = [parse(data) for file in files for data in _records(file.read_bytes())]
+    read = functools.partial(_read_run, parse=wandb_internal_pb2.Record.FromString)
+    records = [record for file in files for record in read(file)]
     items = [item for r in records if r.HasField("history") for item in r.history.item]
     values = {item.key or ".".join(item.nested_key): item.value_json for item in items}
     losses = [i.value_json for i in items if "loss" in (i.key, *i.nested_key)]
@@ -95,6 +98,19 @@ def test_wandb_has_metrics_config_pictures_and_the_checkpoint(run):
     (artifact,) = [call for call in calls if call.name]
     names = {entry.path for entry in artifact.manifest.contents}
     assert "config.json" in names and any(n.startswith("checkpoints/2/") for n in names)
+
+
+def _read_run(path, parse):
+    """The records of a part that has ended: W&B's own process writes the last after ``finish``."""
+    from google.protobuf.message import DecodeError
+
+    for _ in range(600):
+        with contextlib.suppress(DecodeError, IndexError):  # a record's start alone is no record
+            records = [parse(data) for data in _records(path.read_bytes())]
+            if any(record.HasField("exit") for record in records):
+                return records
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end after a minute")
 
 
 def _records(data):
