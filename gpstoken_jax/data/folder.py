@@ -58,6 +58,9 @@ class LeftOut:
     name: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
 
 @dataclasses.dataclass(frozen=True)
 class FolderListing:

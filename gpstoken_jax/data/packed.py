@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from gpstoken_jax.runtime import buckets, storage
 from gpstoken_jax.runtime.files import DamagedFileError, check_sealed_file, write_npz
 from gpstoken_jax.runtime.progress import Progress
 
-_VERSION = 1  # of the index
+_VERSION = 2  # of the index
 _MOST_CLASSES = 10**6  # where only numbers tell them; one damaged label shall not make more
 
 
@@ -43,6 +43,13 @@ class Row(NamedTuple):
     start: int
     length: int
     label: str | int | None
+
+
+def as_label(value: Any) -> str | int | None:
+    """A label as a shard has it: a word, or a whole number of any type; None for all else."""
+    if isinstance(value, bool | int) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    return value if isinstance(value, str) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +250,7 @@ def _contents(shards: Mapping[str, tuple[int, int]], packing: Packing) -> list[C
         [path if buckets.is_url(path) else os.path.abspath(path), *stat]
         for path, stat in shards.items()
     ]
-    place = _index_place([path for path, *_ in state])
+    place = _index_place([packing.suffix, *(path for path, *_ in state)])
     if place and (kept := _read_index(place, state)) is not None:
         return kept
     progress = Progress(len(shards), label="looking for images: ", unit="shards")
@@ -258,9 +265,12 @@ def _contents(shards: Mapping[str, tuple[int, int]], packing: Packing) -> list[C
     return contents
 
 
-def _index_place(paths: Sequence[str]) -> Path | None:
-    """The index's file in the user's cache directory; None where there is no place for one."""
-    name = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+def _index_place(shards: Sequence[str]) -> Path | None:
+    """The index's file in the user's cache directory; None where there is no place for one.
+
+    Its name is told by the kind of the shards, which comes first, and their paths.
+    """
+    name = hashlib.sha256("\0".join(shards).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         directory = cache / "gpstoken_jax" / "shards"

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from gpstoken_jax.data.packed import Contents, Packing, Row
+from gpstoken_jax.data.images import UnreadableImageError
+from gpstoken_jax.data.packed import Contents, Packing, Row, as_label
 from gpstoken_jax.runtime import buckets
 from gpstoken_jax.runtime.files import reading
 
@@ -32,8 +33,14 @@ class ParquetRow(buckets.Packed):
         return f"{self.path} (row {self.row} of group {self.group})"
 
     def read(self, most: int | None = None) -> bytes:
-        """The content, or as much of it as is asked for."""
-        data = _read_group(self.path, self.date, self.group)[self.row].as_py() or b""
+        """The content, or as much of it as is asked for.
+
+        Raises:
+            UnreadableImageError: When the row group is damaged.
+            OSError: When the shard cannot be read.
+        """
+        with reading(self.path, "a parquet file", UnreadableImageError):
+            data = _read_group(self.path, self.date, self.group)[self.row].as_py() or b""
         return data[:most]
 
     def stat(self) -> tuple[int, int]:
@@ -83,7 +90,11 @@ def _image_column(file: Any) -> tuple[str, list[str]]:
             pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
         ):
             return field.name, []
-    raise ValueError(f"no column of images among {', '.join(file.schema_arrow.names)}")
+    columns = ", ".join(f"{field.name} ({str(field.type)[:60]})" for field in file.schema_arrow)
+    raise ValueError(
+        f"no column of images, a struct with bytes or binary called {' or '.join(_IMAGES)}, "
+        f"among {columns}"
+    )
 
 
 def index_parquet(path: str) -> Contents:
@@ -97,9 +108,10 @@ def index_parquet(path: str) -> Contents:
     open(path, "rb").close()  # what the system says of it
     with reading(path, "a parquet file of images", ValueError), parquet.ParquetFile(path) as file:
         column, inside = _image_column(file)
+        _check_bytes(file, ".".join([column, *inside]))
         has_path = inside and file.schema_arrow.field(column).type.get_field_index("path") >= 0
         label = next((name for name in _LABELS if name in file.schema_arrow.names), None)
-        rows = []
+        rows, strange = [], 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             wanted = [f"{column}.path"] * bool(has_path) + [label] * bool(label)
@@ -111,9 +123,21 @@ def index_parquet(path: str) -> Contents:
                 labels = table.column(label).to_pylist()
             for row in range(count):
                 name = f"{len(rows):08d}" + (f"-{paths[row].split('/')[-1]}" if paths[row] else "")
-                value = labels[row] if isinstance(labels[row], int | str) else None
-                rows.append(Row(name, group, row, value))
-        return Contents(rows, (), _names(file.schema_arrow, label))
+                rows.append(Row(name, group, row, as_label(labels[row])))
+                strange += labels[row] is not None and rows[-1].label is None
+        left_out = [(label, f"{strange} of its labels are neither whole numbers nor words")]
+        return Contents(rows, left_out * bool(strange), _names(file.schema_arrow, label))
+
+
+def _check_bytes(file: Any, column: str) -> None:
+    """Raises ValueError if a column is known to have no images, only places where they were."""
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    parts = [group.column(i) for group in groups for i in range(group.num_columns)]
+    parts = [part for part in parts if part.path_in_schema == column and part.num_values]
+    if parts and all(
+        part.statistics and part.statistics.null_count == part.num_values for part in parts
+    ):
+        raise ValueError(f"{column} is empty in every row: the images are not in the file")
 
 
 def _names(schema: Any, label: str | None) -> tuple[str, ...]:

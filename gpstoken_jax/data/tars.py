@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from gpstoken_jax.data import images
-from gpstoken_jax.data.packed import Contents, Packing, Row
+from gpstoken_jax.data.packed import Contents, Packing, Row, as_label
 from gpstoken_jax.runtime import buckets
 from gpstoken_jax.runtime.files import reading
 from gpstoken_jax.runtime.outputs import OutputError, safe_name
@@ -76,7 +76,8 @@ def index_tar(path: str) -> Contents:
                 name = member.name.removeprefix("./")
                 sample[_IMAGE] = name, member.offset_data, member.size
             else:
-                sample[_LABEL] = _read_label(file, member)
+                sample[_LABEL], reason = _read_label(file, member)
+                left_out += [(member.name, reason)] * bool(reason)
     rows = []
     for key, sample in samples.items():
         if _IMAGE in sample:
@@ -127,19 +128,22 @@ def _part_of(member: tarfile.TarInfo) -> tuple[str, str, str | None]:
     return f"{folder}/{stem}", kind, reason
 
 
-def _read_label(file: IO[bytes], member: tarfile.TarInfo) -> int | str | None:
+def _read_label(file: IO[bytes], member: tarfile.TarInfo) -> tuple[int | str | None, str]:
+    """The label in a member, or why it cannot be read; neither where it is of other things."""
     file.seek(member.offset_data)
-    text = file.read(member.size).decode("utf-8", "replace").strip()
+    value: Any = file.read(member.size).decode("utf-8", "replace").strip()
     if member.name.lower().endswith(".json"):
         try:
-            value = json.loads(text)
+            about = json.loads(value)
         except (ValueError, RecursionError):
-            return None
-        value = value.get("label") if isinstance(value, dict) else None
-        return value if isinstance(value, int | str) and not isinstance(value, bool) else None
-    if text.removeprefix("-").isdecimal():
-        return int(text) if len(text) < _DIGITS else None
-    return text or None
+            return None, "no JSON"
+        if not isinstance(about, dict) or about.get("label") is None:
+            return None, ""
+        value = about["label"]
+    elif value.removeprefix("-").isdecimal():
+        value = int(value) if len(value) < _DIGITS else None
+    label = as_label(value or None if isinstance(value, str) else value)
+    return label, "" if label is not None else "its label is neither a number nor a word"
 
 
 PACKING = Packing(".tar", index_tar, TarMember)

@@ -18,6 +18,7 @@ from gpstoken_jax.losses.quantisation import round_straight_through
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.images import partition_images
 from gpstoken_jax.partition.regions import max_regions
+from gpstoken_jax.runtime.text import say
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.gradients import (
     WITHOUT_GAN,
@@ -274,7 +275,9 @@ def open_images(images: data.DataSet, config: ConfigDict) -> data.TrainBatches:
       ValueError: if there are no images.
     """
     source = images.open(config.data.train_split)
-    print(source.description)
+    left_out = getattr(source, "left_out", ())
+    some = f" ({len(left_out)} others left out, such as {left_out[0]})" if left_out else ""
+    say(source.description + some)
     return data.train_batches(
         source,
         config.data,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gpstoken_jax import data
 from gpstoken_jax.configs import check, common
-from gpstoken_jax.data import packed, parquet, prepare, sources, tars
+from gpstoken_jax.data import images, packed, parquet, prepare, sources, tars
 from gpstoken_jax.data.packed import find_shards, list_packed
 from gpstoken_jax.runtime import buckets
 from gpstoken_jax.runtime.buckets import file_system
@@ -277,6 +277,71 @@ def test_parquet_of_plain_bytes_and_of_words(tmp_path):
         assert source.label_names[source[i].label] == WORDS[i]
 
 
+@pytest.mark.parametrize(
+    ("labels", "seen", "strange"),
+    [
+        ([0.0, 2.0, None, 1.0], [0, 2, -1, 1], 0),
+        ([True, False, True, None], [1, 0, 1, -1], 0),
+        ([0.5, 1.0, 2.0, 1.0], [-1, 1, 2, 1], 1),
+        ([[1, 2], [1], [], None], [-1] * 4, 3),
+    ],
+)
+def test_labels_of_any_type_are_read_or_said_to_be_none(labels, seen, strange, tmp_path):
+    _write_parquet(tmp_path / "a.parquet", range(4), labels)
+    source = _open("parquet", tmp_path / "a.parquet")
+    assert [file.label for file in source.files] == seen
+    assert all(type(file.label) is int for file in source.files)
+    said = [f"a/label: {strange} of its labels are neither whole numbers nor words"]
+    assert [str(entry) for entry in source.left_out] == said * bool(strange)
+
+
+def test_a_damaged_row_group_is_damaged_images_that_are_named(tmp_path):
+    """Found after the index was made, and not at the storage's door: the others are read."""
+    _write_parquet(tmp_path / "a.parquet", range(4), list(WORDS))
+    source = _open("parquet", tmp_path / "a.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[4:60] = b"\xff" * 56  # the header of the first page
+    (tmp_path / "a.parquet").write_bytes(content)
+    parquet._read_group.cache_clear()
+    for i in (0, 1):
+        with pytest.raises(images.UnreadableImageError, match=r"a\.parquet.*damaged") as caught:
+            source[i]
+        assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(source[2].pixels, _png(2)[0])
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"image": ["http://x/y.jpg"] * 2}, r"among image \(string\)"),
+        ({"picture": [b"x"] * 2, "n": [1, 2]}, r"among picture \(binary\), n \(int64\)"),
+        ({"image": [{"bytes": None, "path": "a.jpg"}] * 2}, "not in the file"),
+    ],
+)
+def test_a_file_without_images_says_which_columns_it_has(columns, said, tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    import pyarrow.parquet as pq
+
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", struct)]) if "not" in said else None
+    pq.write_table(pa.table(columns, schema=schema), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=rf"a\.parquet .*{said}"):
+        _open("parquet", tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("first", ["tars", "parquet"])
+def test_an_index_is_of_one_kind_of_shard(first, tmp_path):
+    """A file given for the other kind by mistake is refused, though an index of it was kept."""
+    path = tmp_path / "shard"
+    if first == "tars":
+        _write_tar(path, _samples(0, WORDS))
+    else:
+        _write_parquet(path, range(4), list(WORDS))
+    _open(first, path)
+    with pytest.raises(ValueError, match="shard"):
+        _open({"tars": "parquet", "parquet": "tars"}[first], path)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", "other"])
 def test_what_is_no_parquet_of_images_is_one_clear_line(content, tmp_path):
     pa = pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
@@ -323,6 +388,17 @@ def test_a_label_that_cannot_be_read_is_none(kind, text, tmp_path):
     members = [("a.png", _png(0)[1]), (f"a.{kind}", text.encode())]
     source = _open("tars", str(_write_tar(tmp_path / "a.tar", members)), "all")
     assert [source[0].label, len(source)] == [-1, 1]
+    assert len(source.left_out) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "label"),
+    [("json", '{"label": 3.0}', 3), ("json", '{"label": true}', 1), ("json", '{"caption": 1}', -1)],
+)
+def test_labels_in_json(kind, text, label, tmp_path):
+    members = [("a.png", _png(0)[1]), (f"a.{kind}", text.encode())]
+    source = _open("tars", str(_write_tar(tmp_path / "a.tar", members)), "all")
+    assert ([source[0].label], source.left_out) == ([label], ())
 
 
 # ---- In a bucket ---------------------------------------------------------------------------------
