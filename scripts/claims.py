@@ -38,6 +38,7 @@ from gpstoken_jax.model.high_resolution import decode_images, encode_images
 from gpstoken_jax.model.layers import ResnetBlock, conv, group_norm
 from gpstoken_jax.programs import cli
 from gpstoken_jax.runtime.files import write_file, write_json
+from gpstoken_jax.runtime.progress import Progress
 from gpstoken_jax.tokens import editing
 from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
 
@@ -60,10 +61,13 @@ def main() -> None:
     """Measures what was asked for, and makes the page of all there is."""
     matplotlib.use("Agg")
     work = Path(WORK.value)
-    work.mkdir(parents=True, exist_ok=True)
     for name in CLAIMS.value:
         if name not in MEASURE:
             raise ValueError(f"there is no claim {name!r}; there are {', '.join(MEASURE)}")
+    if not CLAIMS.value and not any((work / f"{name}.json").is_file() for name in MEASURE):
+        raise ValueError(f"{work} has no measurements: choose --claims of {', '.join(MEASURE)}")
+    work.mkdir(parents=True, exist_ok=True)
+    for name in CLAIMS.value:
         write_json(work / f"{name}.json", MEASURE[name]())
         print(f"{name}: {work / f'{name}.json'}", flush=True)
     found = {
@@ -113,6 +117,8 @@ def measure_focus() -> Result:
 def measure_editing() -> Result:
     """(e): moving tokens moves the picture; changing one token's features changes it there."""
     tokenizer, images = load()
+    if len(images) < 2:
+        raise ValueError("features come from another photo: it takes two held-out ones")
     side, cells = images.shape[1], tokenizer.config.model.render_size
     tokens = tokenizer.encode(images)
     plain = tokenizer.decode(tokens)
@@ -273,9 +279,11 @@ def train(config: ConfigDict, run: Callable[[Any, jax.Array], jax.Array], params
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    state = optimizer.init(params)
+    state, progress = optimizer.init(params), Progress(STEPS.value, unit="steps")
     for _, images in zip(range(STEPS.value), batches(config)):  # noqa: B905 - endless
-        params, state, _ = step(params, state, images)
+        params, state, value = step(params, state, images)
+        value.block_until_ready()
+        progress.advance(1)
     images = read_val(config, SIDE)
     return float(psnr(images, jax.jit(run)(params, images)).mean())
 
