@@ -7,6 +7,7 @@ choices), and by a few rules on fields that have to fit together. Nothing here i
 import difflib
 import importlib.util
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -103,6 +104,7 @@ def find_mistakes(config: ConfigDict, *, devices: int | None = None) -> Iterator
             arguments = [values.get(name, default) for name, default in fields.items()]
             if None not in arguments and (problem := check(*arguments)):
                 yield f"config.{problem}"
+    yield from _init_problems(values)
     if devices and not {"train.batch_size", "train.accumulate"} & wrong:
         yield from _batch_problems(values, devices)
 
@@ -233,6 +235,17 @@ def _group_norm(norm: str, channels: int, groups: int) -> str | None:
     )
 
 
+def _pattern(name: str) -> tuple[dict[str, Any], Callable[..., str | None]]:
+    def check(pattern: str) -> str | None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            return f"{name} is {pattern!r}, which is no regular expression: {error}"
+        return None
+
+    return {name: None}, check
+
+
 def _log_to(to: str) -> str | None:
     names = [name.strip() for name in to.split(",")]
     if other := [name for name in names if name not in _LOGS]:
@@ -264,6 +277,7 @@ _RULES = (
     (dict.fromkeys(("partition.num_tokens", "partition.min_size", "model.image_size")), _regions),
     (dict.fromkeys(("train.num_tokens", "model.image_size")), _drawn_tokens),
     ({"data.crop_scale": None}, _crop_scale),
+    *map(_pattern, ("init.include", "init.exclude", "freeze")),
     ({"log.to": None}, _log_to),
     ({"data.parquet": None}, _parquet),
     ({"sample.guidance_interval": None}, _guidance_interval),
@@ -287,6 +301,12 @@ def _batch_problems(values: Mapping[str, Any], devices: int) -> Iterator[str]:
             f"config.train.accumulate is {parts}: it must divide the {batch // devices} images of "
             "a device"
         )
+
+
+def _init_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("init.include", "init.exclude"):
+        if values.get(name) and not values.get("init.source"):
+            yield f"config.{name} is of weights to start from, but none are: give --init_from=SOURCE"
 
 
 def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

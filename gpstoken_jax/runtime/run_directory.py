@@ -152,6 +152,9 @@ def _check_config(run: RunDirectory, config: ConfigDict) -> None:
     ):  # what it has seen once, it knows
         still = [label for label in config.untrained_labels if label in old.untrained_labels]
         config.untrained_labels = tuple(still)
+    if "init" in old and config.get("init", old.init) != old.init:
+        print(f"{run.root} has begun already: config.init.source is not looked at, and stays")
+        config.init = old.init
     for difference in differences(old.to_dict(), config.to_dict(), "config"):
         print(difference)
 
@@ -211,8 +214,12 @@ def write_config(run: RunDirectory, config: ConfigDict) -> None:
 
 
 def write_parameters(run: RunDirectory, params: Any) -> None:
-    """Writes parameters.txt: a table of every parameter, and how many values there are."""
+    """Writes parameters.txt: a table of every parameter, and how many values there are.
+
+    By the names that ``init.include`` and ``freeze`` know, without the collection ``params``.
+    """
     if processes.is_primary_process():
+        params = params["params"] if set(params) == {"params"} else params
         write_file(run.parameters, parameter_overview.get_parameter_overview(params) + "\n")
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 Params = Any
+_NAMED = 3  # parameters in an error
 
 
 class Start(NamedTuple):
@@ -78,10 +79,26 @@ def start_from(params: Params, source: Params, include: str = "", exclude: str =
         for name in theirs
         if name not in taken
     }
-    start = Start(params, loaded, new, left_out)
     if not loaded:
-        raise ValueError(f"nothing can be taken from config.init.source: {start.report()}")
-    return start
+        reasons = [f"{n} ({why})" for n, why in {**left_out, **new}.items()][:_NAMED]
+        raise ValueError(
+            f"nothing can be taken from config.init.source: none of its {len(theirs)} parameters "
+            f"goes into one of the {len(new)} here, such as {', '.join(reasons)}"
+        )
+    return Start(params, loaded, new, left_out)
+
+
+def frozen_at_random(params: Params, frozen: PyTree[bool] | None, loaded: Sequence[str]) -> str:
+    """A warning about parameters that stay as they were drawn: frozen ones not loaded; or empty."""
+    if frozen is None:
+        return ""
+    kept = {name for name, is_frozen in _named(frozen) if is_frozen} - set(loaded)
+    if not kept:
+        return ""
+    return (
+        f"{len(kept)} frozen parameters stay as they were drawn at random, such as {min(kept)}: "
+        "config.freeze has them and config.init.source, of --init_from, does not give them"
+    )
 
 
 def frozen_leaves(params: Params, pattern: str) -> PyTree[bool]:

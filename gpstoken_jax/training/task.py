@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
@@ -20,7 +21,13 @@ from gpstoken_jax.runtime.run_directory import task_name
 from gpstoken_jax.training import state as states
 from gpstoken_jax.training.non_finite import update_if_finite
 from gpstoken_jax.training.optimizer import create_optimizer, learning_rate
-from gpstoken_jax.training.start import Start, frozen_leaves, start_from, stop_gradients
+from gpstoken_jax.training.start import (
+    Start,
+    frozen_at_random,
+    frozen_leaves,
+    start_from,
+    stop_gradients,
+)
 from gpstoken_jax.training.state import TrainState
 from gpstoken_jax.training.step import AXIS, Batch, Metrics, Step, step_key
 from gpstoken_jax.weights import pretrained
@@ -161,15 +168,21 @@ class Task:
     def start(self, state: TrainState) -> tuple[TrainState, Start | None]:
         """Replaces parameters of a fresh state by those of ``config.init.source``, if it is set.
 
+        Warns of parameters that are frozen and have no values of anybody's.
+
         Raises:
           ValueError: if there are no such weights, or none that fit.
         """
-        init = self.config.get("init", ConfigDict())
-        if not init.get("source"):
+        init, start = self.config.get("init", ConfigDict()), None
+        if init.get("source"):
+            task = task_name(self.config)
+            _, params, *_ = pretrained.load(init.source, task, *self.factory, None, "ema_params")
+            start = start_from(state.params, params, init.include, init.exclude)
+        loaded = start.loaded if start else ()
+        if warning := frozen_at_random(state.params, self.is_frozen, loaded):
+            logging.warning("%s", warning)
+        if start is None:
             return state, None
-        task = task_name(self.config)
-        _, params, *_ = pretrained.load(init.source, task, *self.factory, None, "ema_params")
-        start = start_from(state.params, params, init.include, init.exclude)
         ema_params = jax.tree.map(jnp.copy, start.params)
         return state.replace(params=start.params, ema_params=ema_params), start
 

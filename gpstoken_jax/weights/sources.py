@@ -278,7 +278,8 @@ def _descend(path: Path, subfolder: str | None) -> Path:
         names = sorted(file.name for file in path.iterdir())
         there = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         raise WeightsError(
-            f"{path} has no weights ({', '.join(_SUFFIXES)}), only {there or 'nothing'}"
+            f"{path} has no weights ({', '.join(_SUFFIXES)}): "
+            + (f"only {there}" if there else "it is empty")
         )
     return inside[0]
 

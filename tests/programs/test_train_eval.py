@@ -72,7 +72,7 @@ def test_training_says_what_it_does_and_leaves_what_it_promises(trained):
     best = max(evaluations, key=lambda line: line["val_psnr"])["step"]
     assert Tokenizer.from_pretrained(workdir / "best").step == best
     assert {path.name for path in (workdir / "samples").iterdir()} == {"6.png", "12.png"}
-    assert "feature_head" in (workdir / "parameters.txt").read_text()
+    assert "| encoder/feature_head/bias" in (workdir / "parameters.txt").read_text()
     assert json.loads((workdir / "config.json").read_text())["model"]["image_size"] == 32
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 from gpstoken_jax.configs import finetune, gpstoken_m128
 from gpstoken_jax.configs.check import find_mistakes
 from gpstoken_jax.runtime.checkpoint import CheckpointError
-from gpstoken_jax.runtime.run_directory import RunDirectory
+from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
 from gpstoken_jax.tokenizer import Tokenizer
 from gpstoken_jax.training.flops import count_flops
-from gpstoken_jax.training.start import frozen_leaves, parameter_name, start_from
+from gpstoken_jax.training.start import frozen_at_random, frozen_leaves, parameter_name, start_from
 from gpstoken_jax.training.step import AXIS
 from gpstoken_jax.training.task import create_task
 from tests.random_run import write_random_run
@@ -69,8 +69,17 @@ def test_patterns_that_choose_nothing_or_are_none_are_refused(params, pattern):
     with pytest.raises(ValueError, match=r"config\.freeze="):
         frozen_leaves(params, pattern)
     if pattern != "^":
-        with pytest.raises(ValueError, match=r"config\.init\.(source|include)"):
+        with pytest.raises(ValueError, match=r"config\.init\.(source|include)") as caught:
             start_from(params, params, pattern)
+        assert "\n" not in str(caught.value)
+
+
+def test_frozen_parameters_without_values_of_anybody_are_told(params):
+    frozen = frozen_leaves(params, "^encoder")
+    assert "2 frozen parameters" in frozen_at_random(params, frozen, ())
+    assert "such as encoder/b" in frozen_at_random(params, frozen, ["encoder/a", "decoder/c"])
+    assert not frozen_at_random(params, frozen, ["encoder/a", "encoder/b"])
+    assert not frozen_at_random(params, None, ())
 
 
 def frozen_config(freeze, **train):
@@ -176,9 +185,12 @@ def test_a_run_from_other_weights_with_a_frozen_part_resumes_exactly(
     run = RunDirectory(tmp_path / "run")
     whole = weights_of(run.root)
     shutil.rmtree(run.checkpoints / "4")
-    assert train(create_task(config("^encoder")), run.root) == 0
+    moved = config("^encoder")
+    moved.init.source = str(tmp_path / "elsewhere")
+    assert train(create_task(moved), run.root) == 0
     said = capsys.readouterr().out
     assert "resuming after step 2" in said and "parameters loaded" not in said
+    assert "init.source is not looked at" in said and read_config(run).init.source == str(source)
     again, given = weights_of(run.root), named(Tokenizer.from_pretrained(source).params)
     for copy in ("params", "ema_params"):
         for name, value in again[copy].items():

@@ -299,7 +299,7 @@ WRONG = {
         {},
         "one of several parts of a network: join them",
     ),
-    "no files": (_folder(), {}, "has no weights .*only nothing"),
+    "no files": (_folder(), {}, "has no weights .*it is empty"),
     "other files": (_folder("notes.txt", "optimizer.bin"), {}, "only notes.txt, optimizer.bin"),
 }
 
