@@ -80,9 +80,15 @@ class Rate:
     budget: int
 
     @classmethod
-    def fit(cls, tokens: Float[np.ndarray, "n l d"], bits: int, num_images: int) -> Self:
+    def fit(
+        cls,
+        tokens: Float[np.ndarray, "n l d"],
+        bits: int,
+        num_images: int,
+        tiles: tuple[int, int] = (1, 1),
+    ) -> Self:
         """Makes the codec of some images' tokens, for ``num_images`` of them in all."""
-        codec = TokenCodec.fit(tokens, bits)
+        codec = TokenCodec.fit(tokens, bits, tiles)
         share = codec.num_bytes / num_images
         mean = np.mean([len(stream) for stream in codec.encode(tokens)])
         return cls(codec, share, round(mean + share))
@@ -107,6 +113,7 @@ def fit_rates(
     batches: Iterable[Mapping[str, Any]],
     bits: Sequence[int],
     num_images: int,
+    tiles: tuple[int, int] = (1, 1),
 ) -> dict[int, Rate]:
     """Makes the codecs of an evaluation's first images.
 
@@ -115,6 +122,7 @@ def fit_rates(
       batches: of them.
       bits: of a value.
       num_images: of the evaluation, to share the tables among.
+      tiles: (rows, columns) of an image.
 
     Raises:
       ValueError: if none of the images can be read.
@@ -126,7 +134,7 @@ def fit_rates(
         if count >= FITTED_IMAGES:
             break
     tokens = np.concatenate(parts) if parts else np.zeros((0, 1, 1), np.float32)
-    return {some: Rate.fit(tokens, some, num_images) for some in bits}
+    return {some: Rate.fit(tokens, some, num_images, tiles) for some in bits}
 
 
 # ---- Methods -------------------------------------------------------------------------------------

@@ -262,7 +262,7 @@ def _open_tokenizer(
         partition = config.partition.copy_and_resolve_references()
         encode = pad_shard_unpad(lambda p, images: encode_images(model, p, images, **partition)[1])
         some = batches(range(min(FITTED_IMAGES, len(source))))
-        rates = fit_rates(partial(encode, params), some, settings.bits, len(source))
+        rates = fit_rates(partial(encode, params), some, settings.bits, len(source), tiles)
         described["bits"] = ", ".join(map(str, settings.bits))
     methods = tokenizer_methods(
         model,

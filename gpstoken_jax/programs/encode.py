@@ -25,6 +25,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.data.crops import MirroredImages, RandomCrops
     from gpstoken_jax.data.resize import resize_of
     from gpstoken_jax.metrics.image import image_metrics
+    from gpstoken_jax.model.tiles import tile_grid
     from gpstoken_jax.runtime import processes
     from gpstoken_jax.runtime.checkpoint import params_checksum
     from gpstoken_jax.runtime.progress import Progress
@@ -94,6 +95,7 @@ def main() -> None:
             len(source),
             storage=STORAGE_FLAG.value,
             bits=BITS.value,
+            tiles=tile_grid(*images.size, tokenizer.image_size),
             shard_size=SHARD_SIZE.value,
             made_from={"images": digest, "split": IMAGES.split.value},
             inputs=data.data_paths(tokenizer.config.data),
@@ -237,7 +239,8 @@ def measure_storage(tokenizer: Tokenizer, images: np.ndarray, batch: dict) -> di
 
     if BITS.value:
         storage = f"{BITS.value}-bit"
-        _, tokens = encode_rows(geometry, features, BITS.value)
+        tiles = tile_grid(*images.shape[1:3], tokenizer.image_size)
+        _, tokens = encode_rows(geometry, features, BITS.value, tiles)
         stored = psnr(tokens[..., 5:], tokens[..., :5])
     else:
         stored = psnr(features.astype(STORAGE[storage]).astype(np.float32))

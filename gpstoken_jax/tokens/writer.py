@@ -42,6 +42,7 @@ class TokenWriter:
       num_images: of the whole data set.
       storage: dtype of the features on disk, a key of ``STORAGE``.
       bits: of a value, in place of ``storage``: tokens in levels, entropy-coded, see ``codec``.
+      tiles: (rows, columns) of an image, for tokens in bits.
       shard_size: images a shard, read or not.
       made_from: what else the tokens depend on, beside the settings: fingerprints of the data.
       inputs: files and directories that must not lie in the directory, nor around it.
@@ -62,6 +63,7 @@ class TokenWriter:
         *,
         storage: str = "float32",
         bits: int | None = None,
+        tiles: tuple[int, int] = (1, 1),
         shard_size: int = 1024,
         made_from: Mapping[str, Any] | None = None,
         inputs: Iterable[str | Path] = (),
@@ -80,6 +82,7 @@ class TokenWriter:
             "shard_size": shard_size,
             "processes": process_count,
         }
+        self._tiles = tiles
         self._process, self._processes = process_index, process_count
         own = range(process_index, num_images, process_count)
         self.shards = [own[i : i + shard_size] for i in range(0, len(own), shard_size)]
@@ -133,7 +136,7 @@ class TokenWriter:
             [rows["geometry"] - rows["initial_geometry"], rows["features"]], axis=-1
         )
         if bits := self.header.get("bits"):
-            tensors, _ = coded.encode_rows(rows["geometry"], rows["features"], bits)
+            tensors, _ = coded.encode_rows(rows["geometry"], rows["features"], bits, self._tiles)
         else:
             tensors = {
                 "geometry": rows["geometry"].astype(np.float32),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gpstoken_jax.model.tiles import merge_tokens, split_tokens
 from gpstoken_jax.tokens.codec import MAX_BITS, TokenCodec
 
 B, L, D = 6, 40, 7
@@ -38,6 +39,18 @@ def test_levels_come_back(kind, bits):
     np.testing.assert_array_equal(found, codec.values(levels))
     np.testing.assert_array_equal(codec.levels(found), levels)
     assert (np.abs(found - tokens) <= 0.51 * codec.step + 1e-6 * np.abs(tokens)).all()
+
+
+@pytest.mark.parametrize("tiles", [(1, 1), (2, 3), (4, 4)])
+def test_levels_are_as_fine_in_a_tile_as_in_an_image_of_one(tiles):
+    count = tiles[0] * tiles[1]
+    apart = np.random.default_rng(2).uniform(-1, 1, (3 * count, L, D)).astype(np.float32)
+    tokens = merge_tokens(apart, tiles)
+    codec = TokenCodec.fit(tokens, 6, tiles)
+    again = TokenCodec.from_arrays(codec.to_arrays(), tiles)
+    found = again.decode(codec.encode(tokens), count * L)
+    np.testing.assert_array_equal(codec.levels(found), codec.levels(tokens))
+    assert np.abs(split_tokens(found, tiles) - apart).max() < 0.51 * 2 / 63
 
 
 def test_each_image_has_a_stream_of_its_own():

@@ -8,6 +8,7 @@ from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
 from gpstoken_jax.runtime.outputs import OutputError
 from gpstoken_jax.tokens import TokensError, TokenWriter, open_tokens
 from gpstoken_jax.tokens.batches import TokenBatches
+from gpstoken_jax.tokens.coded import encode_rows
 from gpstoken_jax.tokens.statistics import Moments
 
 L, C = 3, 4
@@ -120,6 +121,17 @@ def test_tokens_in_bits_come_back_as_their_levels(bits, tmp_path):
     for key in ("geometry", "features"):
         half_a_step = np.ptp(wanted[key], axis=(0, 1)) / (2**bits - 1) / 2
         assert (np.abs(rows[key][:4] - wanted[key]) <= 1.001 * half_a_step + 1e-6).all()
+
+
+def test_tokens_of_tiles_are_in_levels_of_their_tiles(tmp_path):
+    tiles = (L, 1)
+    _write_all(tmp_path, 3, bits=5, tiles=tiles)
+    rows, wanted = open_tokens(tmp_path).read(0, 3)[0], _rows(range(3))
+    _, tokens = encode_rows(wanted["geometry"], wanted["features"], 5, tiles)
+    np.testing.assert_array_equal(rows["geometry"], tokens[..., :5])
+    np.testing.assert_array_equal(rows["features"], tokens[..., 5:])
+    _, whole = encode_rows(wanted["geometry"], wanted["features"], 5)
+    assert (tokens[..., 4] != whole[..., 4]).any()
 
 
 def test_tokens_in_bits_are_not_for_generators(tmp_path):
