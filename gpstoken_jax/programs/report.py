@@ -36,16 +36,19 @@ _START = b"<!doctype html>"
 def main(arguments: list[str]) -> None:
     """Writes the report of the run that is named."""
     if len(arguments) != 1:
-        raise ValueError(f"one run must be named, not {len(arguments)}: gpstoken report RUN")
+        raise ValueError(
+            f"one run must be named, not {len(arguments)}: gpstoken report RUN [--against=RUN]"
+        )
     output = OUTPUT.value or f"{arguments[0].rstrip('/')}/report.html"
-    check_output(output)
     run = open_run(arguments[0])
-    names = {run.root.name: run}
+    check_output(output)
+    names = {run.name: run}
     if AGAINST.value:
         other = open_run(AGAINST.value)
-        names[other.root.name if other.root.name not in names else AGAINST.value] = other
+        possible = other.name, AGAINST.value, f"{AGAINST.value} (the other)"
+        names[next(name for name in possible if name not in names)] = other
     page = run_page.training_page(
-        f"Training of {run.root.name}",
+        f"Training of {run.name}",
         {name: read_curves(run) for name, run in names.items()},
         {name: read_fields(run) for name, run in names.items()},
         read_samples(run.samples, SAMPLES.value),
@@ -60,7 +63,10 @@ def open_run(place: str) -> run_directory.RunDirectory:
     Raises:
       OSError: if there is nothing, or the bucket cannot be reached.
     """
-    return run_directory.RunDirectory(buckets.fetch(place, _to_show))
+    run = run_directory.RunDirectory(buckets.fetch(place, _to_show))
+    if not run.root.is_dir():
+        raise FileNotFoundError(f"there is no directory {run.root}: a run's is asked for")
+    return run
 
 
 def _to_show(_: Iterable[str]) -> buckets.Choose:

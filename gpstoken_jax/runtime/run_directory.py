@@ -57,6 +57,11 @@ class RunDirectory:
     tensorboard = _below("tensorboard", "The log, for TensorBoard.")
     failed_steps = _below("failed_steps", "Inputs of steps that were not finite.")
 
+    @property
+    def name(self) -> str:
+        """The name of the directory, also where it was given as ``.``."""
+        return self.root.resolve().name
+
 
 def fetch_run(source: str | Path, step: int | None = None) -> Path:
     """Copies weights from a bucket: of a run one checkpoint, without its optimizer; else all.

@@ -6,6 +6,7 @@ what it cannot take is counted. A resumed run goes on with the run that its trac
 
 import os
 import queue
+import re
 import threading
 import time
 import uuid
@@ -50,7 +51,7 @@ class _Wandb:
         self._wandb = wandb
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=run.root.name,
+            name=run.name,
             id=_run_id(run.root / "wandb", _new_wandb_id),
             resume="allow",
             dir=str(run.root),
@@ -66,7 +67,8 @@ class _Wandb:
         self._run.log({"samples": self._wandb.Image(str(path))}, step=step)
 
     def checkpoint(self, run: RunDirectory, step: int) -> None:
-        artifact = self._wandb.Artifact(f"{run.root.name}-checkpoint", "model")
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", run.name)[:100]  # what an artifact may be called
+        artifact = self._wandb.Artifact(f"{name}-checkpoint", "model")
         artifact.add_file(str(run.config))
         artifact.add_dir(str(run.checkpoints / str(step)), f"{run.checkpoints.name}/{step}")
         self._run.log_artifact(artifact)
@@ -92,7 +94,7 @@ class _Mlflow:
         identity = identity or self._client.create_experiment(name, artifact_location=place)
 
         def create() -> str:
-            created = self._client.create_run(identity, run_name=run.root.name).info.run_id
+            created = self._client.create_run(identity, run_name=run.name).info.run_id
             fields = flatten_dict(config.to_dict(), sep=".").items()
             params = [entities.Param(name, str(value)[:500]) for name, value in fields]
             for start in range(0, len(params), 100):  # as many as a call may have

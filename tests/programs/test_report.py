@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,18 @@ def test_another_run_stands_beside(program, runs, tmp_path):
     assert "Nowhere." in output.read_text()
 
 
+def test_runs_are_called_by_their_directories_however_they_are_given(program, runs, monkeypatch):
+    mine, other = runs
+    monkeypatch.chdir(other.root)
+    program("report", ".", "--against=../b", "--output=../c.html")  # the same run twice
+    page = Page((mine.root.parent / "c.html").read_text())
+    assert "Training of b" in page.texts and {"b", "../b"} <= set(page.texts)
+    monkeypatch.chdir(mine.root.parent)
+    program("report", "b", "--against=b", "--output=c.html")
+    texts = set(Page(Path("c.html").read_text()).texts)
+    assert {"b", "b (the other)"} <= texts
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -101,11 +114,13 @@ def test_another_run_stands_beside(program, runs, tmp_path):
         (["{run}", "--output={run}/config.json"], "is there and is no report"),
         (["{run}", "--output={run}"], "is there and is no report"),
         (["{run}", "--against={empty}"], "has no figures"),
+        (["{run}", "--against={empty}/no"], "there is no directory .*/no"),
+        (["{empty}/no"], "there is no directory .*/no"),
     ],
 )
 def test_mistakes_are_said_and_nothing_is_replaced(program, runs, tmp_path, arguments, said):
     names = {"run": runs[1].root, "empty": tmp_path}
     before = runs[1].config.read_bytes()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((ValueError, OSError), match=said):
         program("report", *(argument.format(**names) for argument in arguments))
     assert runs[1].config.read_bytes() == before and not list(tmp_path.iterdir())

@@ -30,7 +30,7 @@ def run(tmp_path, monkeypatch):
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_PYTHON_REFRESH", "quiet")
-    run = RunDirectory(tmp_path / "mine")
+    run = RunDirectory(tmp_path / "my rün (2)")  # no name for an artifact
     checkpoints = Checkpoints(run.checkpoints, keep=1)
     checkpoints.save(2, TREE, {})
     checkpoints.close()
@@ -66,7 +66,7 @@ def test_mlflow_has_metrics_config_pictures_and_the_checkpoint(run, tmp_path):
     client = mlflow.MlflowClient(f"sqlite:///{run.root / 'mlflow' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("gpstoken")
     (found,) = client.search_runs([experiment.experiment_id])  # the second part has joined it
-    assert found.info.run_name == "mine" and found.info.status == "FINISHED"
+    assert found.info.run_name == run.name and found.info.status == "FINISHED"
     history = client.get_metric_history(found.info.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
     assert "psnr" not in found.data.metrics
@@ -91,7 +91,7 @@ def test_wandb_has_metrics_config_pictures_and_the_checkpoint(run):
     assert losses == ["0.5", "0.25"]
     assert any("samples" in name for name in values)
     started = next(r.run for r in records if r.HasField("run"))
-    assert started.display_name == "mine" and started.project == "gpstoken"
+    assert started.display_name == run.name and started.project == "gpstoken"
     assert {"model", "log", "optimizer"} <= {item.key for item in started.config.update}
     calls = [r.request.log_artifact.artifact for r in records if r.HasField("request")]
     calls += [r.artifact for r in records if r.HasField("artifact")]
