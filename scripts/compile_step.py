@@ -12,7 +12,7 @@ It wants an environment with JAX's CUDA plugin, see `make compile-step`.
 
 import argparse
 import functools
-import importlib
+import importlib.util
 import itertools
 import json
 import re
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.ptx_emulator import targets
 
+DTYPES = ("bfloat16", "float32")
 PROGRAMS = ("train", "train_gan", "encode", "decode", "sit_train", "sit_sample")
 REMAT = {
     "none": (),
@@ -46,7 +47,7 @@ def main() -> int:
     parser.add_argument("--program", nargs="+", choices=PROGRAMS, default=["train"])
     parser.add_argument("--config", default="gpstoken_m128", help="of the tokenizer, in configs/")
     parser.add_argument("--batch", type=int, nargs="+", default=[8, 16, 32, 64])
-    parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=[*DTYPES])
     parser.add_argument("--remat", nargs="+", choices=REMAT, default=["none"])
     parser.add_argument("--target", choices=targets.DEVICES, default="sm_90a")
     parser.add_argument("--json", type=Path, help="a line is added for each program")
@@ -56,6 +57,8 @@ def main() -> int:
     if args.one:
         print(json.dumps(measure(args)))
         return 0
+    if mistake := find_mistake(args):
+        parser.error(mistake)
     print("| program | batch | dtype | remat | arguments | temporary | GFLOP | launches | took |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     failed = 0
@@ -82,6 +85,24 @@ def main() -> int:
             with args.json.open("a") as file:
                 file.write(json.dumps(found) + "\n")
     return 1 if failed else 0
+
+
+def find_mistake(args: argparse.Namespace) -> str | None:
+    """Words what would let every program fail."""
+    if min(args.batch) < 1:
+        return f"--batch {min(args.batch)}: at least 1"
+    try:
+        config = importlib.import_module(f"gpstoken_jax.configs.{args.config}").get_config()
+    except (ImportError, AttributeError):
+        return f"--config {args.config}: configs/ has no such config"
+    if config.get("task", "tokenizer") != "tokenizer":
+        return f"--config {args.config}: it is of no tokenizer"
+    for path in filter(None, (args.json, args.hlo)):
+        if not path.absolute().parent.is_dir():
+            return f"{path}: there is no directory {path.parent}"
+    if not importlib.util.find_spec("jax_plugins"):
+        return "JAX's CUDA plugin is not installed: `make compile-step` makes an environment"
+    return None
 
 
 def row(found: dict) -> str:

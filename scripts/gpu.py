@@ -38,6 +38,10 @@ def main(words: list[str] | None = None) -> int:
     if args.stage:
         run_stage(args.stage, args.output, args.small)
         return 0
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output {args.output} is a file")
+    if args.tables and not any(args.output.glob("*.json")):
+        parser.error(f"--tables: {args.output} has no results")
     failed = 0 if args.tables else measure(args)
     if args.small:
         print("small figures go into no table")

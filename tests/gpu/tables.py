@@ -35,11 +35,12 @@ def read(output: Path) -> Results:
 
 
 def replace(text: str, tables: Mapping[str, str]) -> str:
-    """A page's text with its tables between their markers."""
+    """A page's text with its tables between their markers; no figure gives way to none."""
     for name, table in tables.items():
         begin, end = re.escape(f"<!-- gpu {name} -->"), re.escape(f"<!-- end gpu {name} -->")
-        pattern = re.compile(f"({begin}\n).*?({end})", re.DOTALL)
-        text = pattern.sub(lambda m, table=table: f"{m[1]}\n{table}\n\n{m[2]}", text)
+        found = re.search(f"{begin}\n(.*?){end}", text, re.DOTALL)
+        if found and not (table == NOT_YET and found[1].strip()):
+            text = f"{text[: found.start(1)]}\n{table}\n\n{text[found.end(1) :]}"
     return text
 
 

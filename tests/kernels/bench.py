@@ -206,6 +206,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
+    if arguments.runs < 1:
+        parser.error(f"--runs {arguments.runs}: at least 1")
+    if arguments.before and not os.path.isdir(os.path.join(arguments.before, "kernels")):
+        parser.error(f"--before {arguments.before}: there is no folder kernels in it")
+    for path in filter(None, (arguments.json, arguments.markdown)):  # not after all the work
+        if not path.parent.is_dir():
+            parser.error(f"{path}: there is no directory {path.parent}")
     rows: list[Row] = []
     for name in arguments.shape:
         spec, wanted = SPECS[name], arguments.implementation
