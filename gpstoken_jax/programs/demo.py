@@ -98,12 +98,15 @@ def fine_tune(run: Path, photos: Path, seconds: int) -> None:
     command += [f"--workdir={run}", f"--data.folder={photos}"]
     command += [f"--config.{name}={value}" for name, value in options.items()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        clock = threading.Timer(seconds, process.terminate)
+        clock, ends = threading.Timer(seconds, process.terminate), None
         for line in process.stdout:
             if line.startswith(FIRST_STEP):
                 clock.start()
-            if not line.startswith("config."):  # other settings than those of the last call
-                print(f"      {line}", end="", flush=True)
+                ends = time.perf_counter() + seconds
+            if shown := demo_page.shorten(
+                line.rstrip(), ends and max(0, ends - time.perf_counter())
+            ):
+                print(f"      {shown}", flush=True)
         clock.cancel()
     if process.returncode not in (0, STOPPED):
         raise ValueError(f"the fine-tuning stopped with exit code {process.returncode}, see above")

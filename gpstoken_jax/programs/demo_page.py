@@ -1,5 +1,6 @@
 """The demo's report: pictures first, and one sentence on what they show."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from gpstoken_jax.weights.networks import load_lpips
 BITS = 6
 MODEL = "Tokens"
 MAX_ROWS = 8
+# Of a run's own words: other settings than before, that the demo ends it; its length, hours of it.
+_OF_NO_USE = re.compile(r"config\.|SIGTERM|.* has begun already: ")
+_LENGTH = re.compile(r"(?<=^step )(\d+)/\d+(.*)  ETA \S+")
 Means = Mapping[str, float]
 
 
@@ -84,6 +88,13 @@ def describe(found: Showcase) -> str:
         means = found.means(method)
         parts.append(f"{label} {means['psnr']:.2f} dB")
     return "      " + ", ".join(parts)
+
+
+def shorten(line: str, left: float | None) -> str:
+    """A line of the training for the demo's screen, with the seconds that are left; or nothing."""
+    if _OF_NO_USE.match(line):
+        return ""
+    return _LENGTH.sub(lambda match: f"{match[1]}{match[2]}  {left or 0:.0f} s left", line)
 
 
 def headline(before: Showcase, after: Showcase | None, steps: int) -> str:

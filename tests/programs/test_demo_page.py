@@ -33,6 +33,23 @@ def test_every_method_is_measured(made):
     assert found.metrics["webp"]["bytes"].mean() <= 1.2 * found.means(demo_page.MODEL)["bytes"]
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("config.ema.decay was 0.999 and is now 0.98", ""),
+        ("runs/a has begun already: config.init.source is not looked at, and stays", ""),
+        ("SIGTERM: saving after this step; once more stops at once", ""),
+        ("first step after 12s", "first step after 12s"),
+        (
+            "step 20/100000  loss 0.0100  15.0 images/s  ETA 14h51m",
+            "step 20  loss 0.0100  15.0 images/s  37 s left",
+        ),
+    ],
+)
+def test_the_screen_has_the_demos_time_and_not_the_runs(line, shown):
+    assert demo_page.shorten(line, 37.2) == shown
+
+
 def test_the_sentence_says_above_and_below():
     def one(**psnr):
         metrics = {n: {"psnr": np.array([v]), "bytes": np.array([400.0])} for n, v in psnr.items()}
