@@ -8,9 +8,9 @@ arrays stay NumPy's.
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-AnyArray = TypeVar("AnyArray", np.ndarray, Array)
+AnyArray = TypeVar("AnyArray")  # NumPy's or JAX's, which is not imported: programs' help is quick
 
 
 def tile_grid(height: int, width: int, tile_size: int) -> tuple[int, int]:
