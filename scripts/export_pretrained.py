@@ -39,14 +39,19 @@ NOTES = flags.DEFINE_string("notes", None, "A file of Markdown for the card's en
 CARD = """# {name}
 
 The GPSToken tokenizer in small, for photos of {side} × {side} pixels: {tokens} tokens of {width}
-values ({values} an image). {parameters:,} parameters in fp16, {megabytes:.1f} MB. Larger photos are
-encoded in tiles.
+values ({values} an image). {parameters:,} parameters in fp16, {megabytes:.1f} MB. Larger photos, with sides
+of whole multiples of {side} pixels, are encoded in tiles.
 
 ```python
-from gpstoken_jax import Tokenizer
+from PIL import Image
+
+from gpstoken_jax import Tokenizer, data
 
 tokenizer = Tokenizer.from_pretrained("{name}")
-tokens = tokenizer.encode("photo.png")
+photo = Image.open("photo.jpg").convert("RGB")
+photo = data.resize_and_crop(photo, {side}, resize="antialias")
+tokens = tokenizer.encode(photo)  # [{tokens}, {width}]
+again = tokenizer.decode(tokens, uint8=True)
 ```
 
 ## Training

@@ -40,8 +40,7 @@ def fork(tmp_path_factory):
 
 
 def _run(fork, *command):
-    quick = "--xla_backend_optimization_level=0"  # to compile
-    env = {**os.environ, "PYTHONPATH": str(fork), "XLA_FLAGS": quick}
+    env = {**os.environ, "PYTHONPATH": str(fork)}
     result = subprocess.run(
         [sys.executable, *map(str, command)], cwd=fork, env=env, capture_output=True, text=True
     )

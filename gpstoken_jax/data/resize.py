@@ -49,11 +49,14 @@ def resize_and_crop(
         asked for the central pixels only: they differ by one level at most).
 
     Raises:
-      ValueError: an unknown ``resize``, a size below 1, or no uint8 [H, W, 3].
+      ValueError: an unknown ``resize``, a size below 1, no uint8 [H, W, 3], or a PIL image of
+        another mode than RGB.
     """
     size = as_size(size)
     if not isinstance(pixels, Image.Image):
         _check_array(pixels, size)
+    elif pixels.mode != "RGB":
+        raise ValueError(f'this image is {pixels.mode}, not RGB: give image.convert("RGB")')
     whole = covering_size(size_of(pixels), size, resize)
     return _resize(pixels, whole, (*_corner(whole, size, resize), *size), resize)
 

@@ -124,6 +124,8 @@ def test_center_crop_rounds_half_down_or_to_even(height):
         (PHOTO[:0], 8, "published", r"\(0, 91, 3\)"),
         (PHOTO, 0, "published", "at least 1"),
         (PHOTO, 8, "nearest", "data.resize='nearest'"),
+        (Image.fromarray(PHOTO).convert("CMYK"), 8, "antialias", r'CMYK.*convert\("RGB"\)'),
+        (Image.fromarray(PHOTO).convert("L"), 8, "fast", "L, not RGB"),
     ],
 )
 def test_refuses_what_it_cannot_bring_to_size(pixels, size, resize, words):

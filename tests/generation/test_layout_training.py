@@ -65,11 +65,11 @@ _FILES = {"layouts": "train", "val_layouts": "val"}
 
 
 @pytest.fixture(scope="module")
-def runs(files, quick_env, tmp_path_factory):
+def runs(files, env, tmp_path_factory):
     """A run of each network."""
     root = tmp_path_factory.mktemp("runs")
     for name in ("layout_tree", "layout_sit"):
-        result = _train(files, name, root / name, quick_env)
+        result = _train(files, name, root / name, env)
         assert result.returncode == 0, result.stderr
         assert "24 layouts of 10 tokens" in result.stdout
     return root
@@ -102,13 +102,13 @@ def test_what_is_trained_can_be_drawn_from(kind, runs):
             open_layouts(workdir, num_tokens=7)
 
 
-def test_a_resumed_run_ends_with_the_same_bits(runs, files, quick_env, tmp_path):
+def test_a_resumed_run_ends_with_the_same_bits(runs, files, env, tmp_path):
     """Of one network: the other has the same batches and the same step around its loss."""
     workdir = runs / "layout_tree"
     shutil.copytree(workdir, tmp_path / "run")
     for step in ("8", "12"):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / step)
-    result = _train(files, "layout_tree", tmp_path / "run", quick_env)
+    result = _train(files, "layout_tree", tmp_path / "run", env)
     assert result.returncode == 0 and "resuming after step 4" in result.stdout, result.stderr
     first, again = (
         [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
@@ -149,11 +149,11 @@ def test_learning_lowers_the_held_out_loss_and_tells_classes_apart(module, files
         assert lower[labels == 1].mean() > lower[labels == 0].mean() + 2
 
 
-def test_mistakes_are_named_in_one_line(files, quick_env, tmp_path):
-    none = _train(files, "layout_tree", tmp_path / "a", quick_env, "--config.data.layouts=")
+def test_mistakes_are_named_in_one_line(files, env, tmp_path):
+    none = _train(files, "layout_tree", tmp_path / "a", env, "--config.data.layouts=")
     assert none.returncode == 1
     assert "no layouts given: set --config.data.layouts=FILE" in none.stderr
-    other = _train(files, "layout_tree", tmp_path / "a", quick_env, "--config.model.num_tokens=9")
+    other = _train(files, "layout_tree", tmp_path / "a", env, "--config.model.num_tokens=9")
     assert other.returncode == 1 and "Traceback" not in other.stderr
     assert "config.model.num_tokens is 9, but the layouts of" in other.stderr
     with pytest.raises(LayoutsError, match="there is no file of layouts"):

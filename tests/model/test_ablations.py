@@ -25,10 +25,7 @@ def network(switches):
     config = gpstoken_s64.get_config("smoke").model
     config.encoder.update(dict(switches))
     model = GPSToken(config)
-    # As a training does it: without optimisation it compiles in seconds.
-    options = {"xla_backend_optimization_level": "0"}
-    init = jax.jit(functools.partial(init_params, model), compiler_options=options)
-    params = init(jax.random.key(0))
+    params = jax.jit(functools.partial(init_params, model))(jax.random.key(0))
     if "geometry_head" in params["params"]["encoder"]:
         head = params["params"]["encoder"]["geometry_head"]
         head["kernel"] = 0.3 * jax.random.normal(jax.random.key(1), head["kernel"].shape)

@@ -16,8 +16,6 @@ from gpstoken_jax.weights.published import tokenizer_table
 
 pytestmark = pytest.mark.slow
 
-# Without optimisation: these networks run once or twice, and compile far longer than that.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 CASES = {"case_n1": ["astronaut_c"], "case_n2": ["chelsea", "lowtex_china_sky"]}
 
 
@@ -47,7 +45,7 @@ def model(config):
 @pytest.fixture(scope="module")
 def apply(model):
     """Returns the model compiled, once a method and shape."""
-    return quick_jit(model.apply, static_argnames="method")
+    return jax.jit(model.apply, static_argnames="method")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +96,7 @@ def test_call_is_decode_of_encode(apply, model, params, photos, golden):
     tokens = apply(params, *arguments, method="encode")
     np.testing.assert_array_equal(whole, apply(params, tokens, method="decode"))
     np.testing.assert_allclose(_nchw(whole), golden["case_n1/decoded@b0"], atol=2e-4)
-    all_the_way = quick_jit(model.apply, static_argnums=2, static_argnames="method")(
+    all_the_way = jax.jit(model.apply, static_argnums=2, static_argnames="method")(
         params, arguments[0], arguments[1].shape[1], method="reconstruct"
     )
     np.testing.assert_allclose(all_the_way, whole, atol=2e-4)
@@ -115,7 +113,7 @@ def test_gradients_are_the_published_ones(
         )
         return jnp.square(out - images).mean()
 
-    value, grads = quick_jit(jax.value_and_grad(loss))(params)
+    value, grads = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, golden["case_n1/grad/loss"][0], rtol=1e-5)
     by_key = tokenizer_table(config).to_torch(jax.device_get(grads))
     stored = [key for key in golden.files if key.startswith("case_n1/grad/")]
@@ -172,7 +170,7 @@ def test_bfloat16_compute_stays_close(tensors, photos, golden, config):
     config = config.copy_and_resolve_references()
     params = tokenizer_table(config).from_torch(tensors)
     config.dtype = "bfloat16"
-    tokens = quick_jit(partial(GPSToken(config).apply, method="encode"))(
+    tokens = jax.jit(partial(GPSToken(config).apply, method="encode"))(
         params, photos["case_n1"], golden["case_n1/init_gpscodes"], golden["case_n1/regions_in"]
     )
     assert tokens.dtype == jnp.float32
@@ -183,7 +181,7 @@ def test_remat_changes_memory_not_values(params, photos, golden, config):
     config = config.copy_and_resolve_references()
     arguments = photos["case_n1"], golden["case_n1/init_gpscodes"], golden["case_n1/regions_in"]
     config.encoder.remat = True
-    tokens = quick_jit(partial(GPSToken(config).apply, method="encode"))(params, *arguments)
+    tokens = jax.jit(partial(GPSToken(config).apply, method="encode"))(params, *arguments)
     np.testing.assert_allclose(tokens, golden["case_n1/tokens"], atol=2e-5)
 
 

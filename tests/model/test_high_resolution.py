@@ -31,8 +31,7 @@ TILES = (1, 3)
 def smoke():
     """A model for 32 x 32 pixels with random weights."""
     model = GPSToken(tiny.get_config("smoke").model)
-    quick = {"xla_backend_optimization_level": "0"}  # to compile; it runs once
-    return model, jax.jit(partial(init_params, model), compiler_options=quick)(jax.random.key(0))
+    return model, jax.jit(partial(init_params, model))(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

@@ -17,14 +17,8 @@ pytestmark = pytest.mark.slow
 UNUSED = "temb_proj"  # in every published file, and nowhere in a network
 
 
-def quickly(create):
-    """As a training does it: without optimisation it compiles in seconds."""
-    options = {"xla_backend_optimization_level": "0"}
-    return jax.jit(create, compiler_options=options)(jax.random.key(0))
-
-
 def drawn(create, config, table):
-    params = quickly(lambda key: create(config.model, key))
+    params = jax.jit(lambda key: create(config.model, key))(jax.random.key(0))
     return table(config.model).to_torch(jax.tree.map(np.asarray, params))
 
 
@@ -123,7 +117,7 @@ def test_every_parameter_of_a_sit_starts_as_published(golden_dir):
 
 def test_flax_is_the_default_and_another_name_is_refused():
     def create(config):
-        return quickly(lambda key: init_params(GPSToken(config), key))
+        return jax.jit(lambda key: init_params(GPSToken(config), key))(jax.random.key(0))
 
     config = gpstoken_s64.get_config("smoke").model
     with_default = create(config)

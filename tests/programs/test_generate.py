@@ -158,9 +158,13 @@ def test_other_settings_in_the_same_place_are_refused(made, run):
     assert "generator.seed was 0 and is now 1" in said
 
 
-def test_an_image_is_the_same_on_two_devices_in_other_batches(made, run, layouts, tmp_path):
+def test_an_image_is_the_same_on_two_devices_in_other_batches(made, run, layouts, env, tmp_path):
     arguments = f"--layouts={layouts}", "--classes=dog", "--count=3", "--batch_size=6"
-    run(tmp_path, *arguments, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    run(
+        tmp_path,
+        *arguments,
+        XLA_FLAGS=f"{env.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
+    )
     ours, theirs = open_tokens(tmp_path / "tokens"), open_tokens(made[0] / "tokens")
     for i in range(3):
         assert ours[i].name == theirs[5 + i].name

@@ -36,8 +36,7 @@ def start(env):
     """Starts a training in one process of some virtual devices."""
 
     def start(arguments, devices=1, cwd=ROOT):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        flags += " --xla_backend_optimization_level=0"  # compiles in a third of the time
+        flags = f"{env.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         flags = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return forked.Program([sys.executable, *arguments], cwd=cwd, env=env | flags, **pipes)
@@ -72,7 +71,7 @@ def tokenizer(tmp_path_factory):
 def runs(start, tokenizer, tmp_path_factory):
     """Directories of the same training by what it ran on."""
     root = tmp_path_factory.mktemp("runs")
-    for devices in (1, 2, 4):
+    for devices in (1, 4):
         _finish(start([*tokenizer, f"--workdir={root}/{devices}"], devices))
     _finish_all(_in_two_processes(start, [*tokenizer, f"--workdir={root}/2x1"]))
     return root
@@ -118,7 +117,7 @@ def _distance(trees, expected):
     return np.linalg.norm(flat - other) / np.linalg.norm(other)
 
 
-@pytest.mark.parametrize("devices", ["2", "4", "2x1"])
+@pytest.mark.parametrize("devices", ["4", "2x1"])
 def test_the_gradients_are_those_of_one_device(runs, devices):
     """Adam's first moment after one step is a tenth of the gradient."""
     ours, expected = _trees(runs / devices, 1), _trees(runs / "1", 1)
@@ -128,7 +127,7 @@ def test_the_gradients_are_those_of_one_device(runs, devices):
         assert _distance(moment, other) < 1e-5, network
 
 
-@pytest.mark.parametrize("devices", ["2", "4", "2x1"])
+@pytest.mark.parametrize("devices", ["4", "2x1"])
 def test_the_parameters_are_those_of_one_device(runs, devices):
     ours, expected = _trees(runs / devices, STEPS), _trees(runs / "1", STEPS)
     assert ours.keys() == expected.keys()

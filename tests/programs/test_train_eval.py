@@ -51,9 +51,9 @@ def _run(command, env, **options):
 
 
 @pytest.fixture(scope="module")
-def trained(folder, quick_env, tmp_path_factory):
+def trained(folder, env, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    result = _run(_command(folder, workdir), quick_env)
+    result = _run(_command(folder, workdir), env)
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -76,12 +76,12 @@ def test_training_says_what_it_does_and_leaves_what_it_promises(trained):
     assert json.loads((workdir / "config.json").read_text())["model"]["image_size"] == 32
 
 
-def test_a_killed_run_resumes_to_the_same_bits(trained, folder, quick_env, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(trained, folder, env, tmp_path):
     """SIGKILL once a checkpoint is there and training went on past it."""
     process = forked.Program(
         _command(folder, tmp_path),
         cwd=ROOT,
-        env=quick_env,
+        env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -92,7 +92,7 @@ def test_a_killed_run_resumes_to_the_same_bits(trained, folder, quick_env, tmp_p
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
-    result = _run(_command(folder, tmp_path), quick_env)
+    result = _run(_command(folder, tmp_path), env)
     assert result.returncode == 0, result.stderr
     assert "resuming after step 4" in result.stdout
     workdir, _ = trained
@@ -104,18 +104,18 @@ def test_a_killed_run_resumes_to_the_same_bits(trained, folder, quick_env, tmp_p
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_a_finished_run_does_nothing_more(trained, folder, quick_env):
+def test_a_finished_run_does_nothing_more(trained, folder, env):
     workdir, _ = trained
     before = _metrics(workdir)
-    result = _run(_command(folder, workdir), quick_env)
+    result = _run(_command(folder, workdir), env)
     assert result.returncode == 0, result.stderr
     assert _metrics(workdir) == before
 
 
-def test_evaluation_writes_metrics_and_a_report(trained, folder, quick_env, tmp_path):
+def test_evaluation_writes_metrics_and_a_report(trained, folder, env, tmp_path):
     workdir, _ = trained
     arguments = [f"--checkpoint={workdir}", f"--data.folder={folder}", f"--output={tmp_path}"]
-    result = _run([sys.executable, "eval.py", *arguments, "--num_tokens=12"], quick_env)
+    result = _run([sys.executable, "eval.py", *arguments, "--num_tokens=12"], env)
     assert result.returncode == 0, result.stderr
     assert "dB PSNR against the baseline" in result.stdout
     assert "skipped 1 unreadable" in result.stdout
@@ -131,15 +131,15 @@ def test_evaluation_writes_metrics_and_a_report(trained, folder, quick_env, tmp_
     assert "broken.png" not in report
 
 
-def test_mistakes_are_named_in_one_line(trained, folder, quick_env, tmp_path):
+def test_mistakes_are_named_in_one_line(trained, folder, env, tmp_path):
     workdir, _ = trained
-    nowhere = _run([sys.executable, "eval.py", f"--checkpoint={tmp_path}"], quick_env)
+    nowhere = _run([sys.executable, "eval.py", f"--checkpoint={tmp_path}"], env)
     assert nowhere.returncode == 1
     assert "config.json" in nowhere.stderr and "Traceback" not in nowhere.stderr
-    other = _run(_command(folder, workdir, "--config.model.feature_channels=7"), quick_env)
+    other = _run(_command(folder, workdir, "--config.model.feature_channels=7"), env)
     assert other.returncode == 1
     assert "model.feature_channels was 16 and is now 7" in other.stderr
-    missing = _run(_command(tmp_path / "gone", tmp_path / "run"), quick_env)
+    missing = _run(_command(tmp_path / "gone", tmp_path / "run"), env)
     assert missing.returncode == 1
     assert "gone" in missing.stderr and "Traceback" not in missing.stderr
 

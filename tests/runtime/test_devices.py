@@ -61,7 +61,8 @@ def test_arguments_of_any_number_of_leaves_keep_their_axes(num_arguments):
 
 def test_on_four_devices_too():
     code = "from tests.runtime.test_devices import check_all; print(len(check_all(5)))"
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    env = os.environ | {"XLA_FLAGS": flags}
     env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     run = subprocess.run(
         [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=False

@@ -101,8 +101,10 @@ def drawn():
     return jax.tree.map(draw, jax.eval_shape(create_task(_config()).init_params, jax.random.key(0)))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
-@pytest.mark.parametrize("freeze", ["^encoder", "^decoder/(?!conv_out)", "bias$"])
+@pytest.mark.parametrize(
+    ("freeze", "optimizer"),
+    [("^encoder", "adam"), ("^decoder/(?!conv_out)", "muon"), ("bias$", "muon")],
+)
 def test_frozen_parameters_keep_their_bits_and_have_no_state(freeze, optimizer, drawn):
     config = frozen_config(freeze)
     config.optimizer.update(name=optimizer, clip_norm=1.0)

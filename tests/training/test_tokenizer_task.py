@@ -20,8 +20,6 @@ from tests.smallest import SMALLEST
 
 pytestmark = pytest.mark.slow
 
-QUICK = {"xla_backend_optimization_level": "0"}  # these networks compile longer than they run
-
 
 def _config(**train):
     config = tiny_gan.get_config("smoke")
@@ -38,7 +36,7 @@ def _on_devices(function, count):
     mapped = jax.vmap(
         function, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None, axis_size=count
     )
-    return jax.jit(mapped, compiler_options=QUICK)
+    return jax.jit(mapped)
 
 
 @pytest.fixture(scope="module")
