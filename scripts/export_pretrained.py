@@ -39,8 +39,8 @@ NOTES = flags.DEFINE_string("notes", None, "A file of Markdown for the card's en
 CARD = """# {name}
 
 The GPSToken tokenizer in small, for photos of {side} × {side} pixels: {tokens} tokens of {width}
-values ({values} an image). {parameters:,} parameters in fp16, {megabytes:.1f} MB. Larger photos, with sides
-of whole multiples of {side} pixels, are encoded in tiles.
+values ({values} an image). {parameters:,} parameters in fp16, {megabytes:.1f} MB. Larger photos, of
+whole tiles of {side} pixels, are encoded tile by tile.
 
 ```python
 from PIL import Image
