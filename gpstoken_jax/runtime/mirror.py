@@ -2,8 +2,8 @@
 
 The program works on the copy as on any directory. A thread copies to the bucket what has changed,
 in an order in which the bucket is at any time what a kill would leave on a disk: manifests of what
-is not complete come first, then journals, files, manifests of what is complete, and what is deleted
-goes last. An object is there whole or not at all.
+is not complete come first, then journals, files, Orbax's marks and manifests of what is complete,
+and what is deleted goes last. An object is there whole or not at all.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ _WAIT = 1.0  # seconds between two looks at another's lease
 _SMALL = 2**23  # bytes that are read before they are sent, as they may grow meanwhile
 _UNFINISHED = (TEMPORARY_SUFFIX, ".orbax-checkpoint-tmp")
 _Choose = Callable[[Iterable[str]], buckets.Choose] | None
+_IsPart = Callable[[str], Any]
 _State = tuple[int, int]  # size and date of a file
 
 
@@ -80,13 +81,17 @@ class Place:
         self.close()
 
 
-def open_place(path: str | Path, process: int = 0, choose: _Choose = None) -> Place:
+def open_place(
+    path: str | Path, process: int = 0, choose: _Choose = None, is_part: _IsPart | None = None
+) -> Place:
     """The directory of a local path, or the mirror of a place in a bucket.
 
     Args:
       path: of the user.
       process: which of several processes that write there.
       choose: which objects are copied here, see ``buckets.fetch``; all by default.
+      is_part: which names are parts of something that is whole here or nowhere: a killed process
+        has left those that are not here in the end, and they are deleted.
 
     Raises:
       LeaseError: if another process writes to the place.
@@ -94,7 +99,7 @@ def open_place(path: str | Path, process: int = 0, choose: _Choose = None) -> Pl
     """
     if not buckets.is_url(path):
         return Place(Path(path).expanduser())
-    return Mirror(buckets.check_url(path), process, choose)
+    return Mirror(buckets.check_url(path), process, choose, is_part)
 
 
 class Mirror(Place):
@@ -104,10 +109,12 @@ class Mirror(Place):
       directory: the copy.
     """
 
-    def __init__(self, url: str, process: int = 0, choose: _Choose = None):
+    def __init__(
+        self, url: str, process: int = 0, choose: _Choose = None, is_part: _IsPart | None = None
+    ):
         """Takes the lease and copies what is there; see ``open_place``."""
         super().__init__(buckets.scratch_of(url))
-        self._url, self._choose = url, choose
+        self._url, self._choose, self._is_part = url, choose, is_part
         self._copied: dict[str, _State] = {}  # what the bucket has, as it is on the disk
         self._theirs: dict[str, Object] = {}  # what others have written
         self._busy, self._stop = threading.Lock(), threading.Event()
@@ -158,12 +165,15 @@ class Mirror(Place):
                 if _is_manifest(name) and self._copied.get(name) != state
             }
             now = self._look()
-            ranks: tuple[dict[str, tuple[_State, bytes | None]], ...] = ({}, {}, {}, {})
+            ranks: tuple[dict[str, tuple[_State, bytes | None]], ...] = ({}, {}, {}, {}, {})
             for name, state in now.items():
                 if not _is_manifest(name):
-                    ranks[1 if _is_journal(name) else 2][name] = state, None
+                    ranks[1 if _is_journal(name) else 3 if _is_mark(name) else 2][name] = (
+                        state,
+                        None,
+                    )
             for name, (state, data) in before.items():
-                ranks[0 if _is_claim(data) else 3][name] = state, data
+                ranks[0 if _is_claim(data) else 4][name] = state, data
             for some in ranks:
                 changed = [name for name in some if self._copied.get(name) != some[name][0]]
                 self._lease.check()
@@ -212,6 +222,7 @@ class Mirror(Place):
             self._lease.check()  # else calls may hang, and what they do does not matter
             self._thread.join()
             self.push()
+            self._delete_parts()
         except LeaseError:
             raise
         except StorageError as error:
@@ -220,6 +231,13 @@ class Mirror(Place):
             raise StorageError(f"{error}; what could not be copied there is in {kept}") from error
         finally:
             self._lease.release()
+
+    def _delete_parts(self) -> None:
+        """Now and not at first: what a killed process was sending may have come since."""
+        if self._is_part:
+            found = buckets.list_objects(self._url)
+            left = [name for name in found if self._is_part(name) and name not in self._copied]
+            buckets.each(lambda name: _remove(f"{self._url}/{name}"), left)
 
     def _work(self) -> None:
         pause = PAUSE
@@ -289,6 +307,11 @@ def _is_manifest(name: str) -> bool:
 
 def _is_journal(name: str) -> bool:
     return name.rpartition("/")[2].startswith("journal-")
+
+
+def _is_mark(name: str) -> bool:
+    """Tells Orbax's word that a directory is whole."""
+    return name.rpartition("/")[2] == "commit_success.txt"
 
 
 def _is_claim(data: bytes | None) -> bool:

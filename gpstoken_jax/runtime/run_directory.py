@@ -36,6 +36,8 @@ from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_file, 
 from gpstoken_jax.runtime.fingerprints import differences
 from gpstoken_jax.runtime.mirror import Place, open_place
 
+_OF_CHECKPOINT = re.compile(r"(best/)?checkpoints/\d+/")
+
 
 def _below(name: str, doc: str) -> property:
     return property(lambda run: run.root / name, doc=doc)
@@ -98,8 +100,9 @@ def _one_checkpoint(step: int | None, names: Iterable[str]) -> buckets.Choose:
 
 
 def whole_checkpoints(names: Iterable[str]) -> set[int]:
-    """Steps whose manifest, which is written last, is among names of files of a run."""
-    found = (re.fullmatch(rf"checkpoints/(\d+)/{checkpoint.MANIFEST}", name) for name in names)
+    """Steps with a manifest, which is written last, or of an early version, among a run's files."""
+    last = f"{checkpoint.MANIFEST}|commit_success.txt"
+    found = (re.fullmatch(rf"checkpoints/(\d+)/(?:{last})", name) for name in names)
     return {int(match[1]) for match in found if match}
 
 
@@ -112,7 +115,9 @@ def open_place_of_run(root: str | Path) -> Place:
       LeaseError: if another process trains in this place of a bucket.
       OSError: if the bucket cannot be reached.
     """
-    place = processes.in_first(lambda: open_place(root, choose=_to_resume))
+    place = processes.in_first(
+        lambda: open_place(root, choose=_to_resume, is_part=_OF_CHECKPOINT.match)
+    )
     if place is None:
         url = buckets.is_url(root) and buckets.check_url(root)
         place = Place(buckets.scratch_of(url) if url else Path(root).expanduser())

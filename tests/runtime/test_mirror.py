@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gpstoken_jax.runtime import buckets, mirror
+from gpstoken_jax.runtime import buckets, checkpoint, mirror
 from gpstoken_jax.runtime.mirror import Lease, LeaseError, Mirror
 from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
+from gpstoken_jax.runtime.run_directory import open_place_of_run, whole_checkpoints
 from tests import emulators
 
 URL = "s3://bucket/place"
@@ -221,6 +222,31 @@ def test_what_others_wrote_is_left_alone(objects):
     objects.pipe_file(URL, b"a file")
     with pytest.raises(OSError, match=f"{URL} is an object, not a directory"):
         make(["a"])
+
+
+@pytest.mark.parametrize("late", ["checkpoints/3/params/y", "best/checkpoints/3/manifest.json"])
+def test_parts_of_a_checkpoint_that_a_killed_training_has_left_are_deleted(objects, late):
+    """Also those that were on their way when it was killed; nothing else is."""
+    stay = {"config.json", "notes.txt", "tensorboard/events", "checkpoints/notes.txt"}
+    stay |= {
+        "checkpoints/2/params/x",
+        "checkpoints/2/manifest.json",
+        "checkpoints/3.damaged/params",
+    }
+    stay |= {"checkpoints/1/params/x", "checkpoints/1/commit_success.txt", "best/checkpoints.txt"}
+    for name in stay | {"checkpoints/3/params/x", "best/checkpoints/3/params/x"}:
+        objects.pipe_file(f"{URL}/{name}", b"{}")
+    with open_place_of_run(URL) as place:
+        assert set(checkpoint.steps(place.directory / "checkpoints")) == {1, 2}
+        objects.pipe_file(f"{URL}/{late}", b"{}")
+    assert objects.contents().keys() == stay
+
+
+def test_of_one_version_or_another_a_whole_checkpoint_is_known_by_what_is_written_last():
+    names = [f"checkpoints/{name}" for name in ("4/manifest.json", "5/params/x", "3.damaged/x")]
+    assert whole_checkpoints(names) == {4}
+    names += ["checkpoints/2/params/commit_success.txt", "checkpoints/1/commit_success.txt"]
+    assert whole_checkpoints(names) == {1, 4}
 
 
 def test_what_cannot_be_copied_is_kept_and_named(objects, monkeypatch):
