@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 from etils import epy
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from gpstoken_jax.programs import cli, image_flags
@@ -59,7 +59,7 @@ SPLIT = flags.DEFINE_string(
     None,
     "Split to evaluate; by default all of a folder given here, else the config's held-out split.",
 )
-EVAL = config_flags.DEFINE_config_dict(
+EVAL = cli.define_fields(
     "eval",
     ConfigDict({"batch_size": placeholder(int), "rounding": placeholder(str)}),
     "Overrides of the config: images a batch; 8-bit rounding, 'round' or 'truncate'.",

@@ -6,6 +6,7 @@ Takes the run's best checkpoint, or with --step one of its others. All photos of
 may be in the training data) are reconstructed with the exported file, not with the run's weights.
 """
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -34,6 +35,10 @@ OUTPUT = flags.DEFINE_string(
     "output", "gpstoken_jax/pretrained/photos-small", "Where the weights go; its end is their name."
 )
 SIZES = flags.DEFINE_list("resolution", ["64", "128"], "Sizes to measure, in tiles of 64 pixels.")
+STEPS_BEFORE = flags.DEFINE_integer(
+    "steps_before", 0, "Steps of the weights that the run began from (--init_from)."
+)
+HOURS_BEFORE = flags.DEFINE_float("hours_before", 0.0, "Hours that those had taken.")
 NOTES = flags.DEFINE_string("notes", None, "A file of Markdown for the card's end: what was seen.")
 
 CARD = """# {name}
@@ -103,6 +108,10 @@ def main() -> None:
     tokenizer = Tokenizer.from_pretrained(root, step=STEP.value)
     tokenizer.config.data.update(folder=None, tfds_dir=None, tfds_name=None)  # of that machine
     tokenizer.config.eval.high_resolution = "blended"  # runs begun before there was that way
+    if "init" in tokenizer.config:
+        tokenizer.config.init.source = None
+    time = HOURS_BEFORE.value + hours(run, tokenizer.step)
+    tokenizer = dataclasses.replace(tokenizer, step=tokenizer.step + STEPS_BEFORE.value)
     tokenizer.save_pretrained(output, dtype="float16")
     size = (output / pretrained.WEIGHTS).stat().st_size
     print(f"step {tokenizer.step}: {output / pretrained.WEIGHTS}, {size / 1e6:.1f} MB")
@@ -113,7 +122,7 @@ def main() -> None:
         results = [
             json.loads(file.read_text()) for file in sorted(Path(folder).rglob("metrics.json"))
         ]
-    text = card(tokenizer.config, tokenizer.step, hours(run, tokenizer.step), size, results)
+    text = card(tokenizer.config, tokenizer.step, time, size, results)
     if NOTES.value:
         text += f"\n{Path(NOTES.value).read_text().strip()}\n"
     write_file(output / pretrained.CARD, text)

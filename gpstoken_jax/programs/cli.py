@@ -15,10 +15,10 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -42,6 +42,7 @@ _FLAG_WORDS = {  # for Python's and absl's own
     r": could not convert string to float: .*": ": this is no number",
     r": \('Non-boolean argument to boolean flag', .*": ": this is neither true nor false",
 }
+_CONFIG_FLAGS = ("config", "data", "eval")  # with fields, as --config.train.steps
 HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull", "--helpxml")
 
 
@@ -52,11 +53,19 @@ def asks_for_help() -> bool:
 
 def define_data_flags() -> flags.FlagHolder:
     """Defines ``--data.folder`` and the other fields that name data."""
-    return config_flags.DEFINE_config_dict(
+    return define_fields(
         "data",
         ConfigDict({name: placeholder(str) for name in _DATA_FIELDS}),
         "Where the images are: a folder, a list of files, or a TFDS data set by directory or name.",
     )
+
+
+def define_fields(name: str, fields: ConfigDict, help_text: str) -> flags.FlagHolder:
+    """Defines ``--NAME.FIELD`` flags, which ml_collections takes from the command line now."""
+    try:
+        return config_flags.DEFINE_config_dict(name, fields, help_text)
+    except (AttributeError, KeyError) as error:
+        _exit_for(error, sys.argv)
 
 
 def apply_flags(section: ConfigDict, given: ConfigDict) -> None:
@@ -206,15 +215,15 @@ def expand_home(argument: str) -> str:
 def _parse_flags(arguments: list[str], *, takes_arguments: bool, in_buckets: bool) -> list[str]:
     try:
         rest = FLAGS([arguments[0], *map(expand_home, arguments[1:])])
-        for name in ("config", "data"):
+        for name in _CONFIG_FLAGS:
             if name in FLAGS and FLAGS[name].value is not None:
                 FLAGS[name].value.keys()  # a config file that could not be read says so only now
         _check_places(rest[1:], in_buckets)
     except Exception as error:  # absl, ml_collections and a config file each raise their own kinds
-        if not isinstance(error, flags.Error | ValueError | OSError | AttributeError | TypeError):
+        told = flags.Error | ValueError | OSError | AttributeError | TypeError
+        if not (isinstance(error, told) or _wrong_field(error, arguments)):
             raise
-        print(f"error: {_flag_mistake(error)}", file=sys.stderr)
-        sys.exit(2)
+        _exit_for(error, arguments)
     if len(rest) > 1 and not takes_arguments:
         print(f"error: unexpected argument {rest[1]!r}; flags start with --", file=sys.stderr)
         sys.exit(2)
@@ -257,18 +266,36 @@ def _own_flags() -> list[flags.Flag]:
     ]
 
 
-def _flag_mistake(error: Exception) -> str:
+def _exit_for(error: Exception, arguments: list[str]) -> NoReturn:
+    print(f"error: {_flag_mistake(error, arguments)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _flag_mistake(error: Exception, arguments: Sequence[str] = ()) -> str:
     """One line on what is wrong with the flags."""
-    message = " ".join(str(error).replace("\\n", " ").split())
+    message = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
     for pattern, words in _FLAG_WORDS.items():
         message = re.sub(pattern, words, message)
     message = message.strip("'\"")
     message = message.partition("earlier failure to load:")[2].strip() or message
+    if wrong := _wrong_field(error, arguments):
+        near = re.search(r'Did you mean "(\w+)"', message)
+        message = f"there is no field {wrong}" + (f"; did you mean {near[1]}?" if near else "")
     names = getattr(error, "flagname", None)
     if isinstance(error, flags.UnrecognizedFlagError) and names:
         near = difflib.get_close_matches(names, list(FLAGS), n=1)
         message = f"there is no flag --{names}" + (f"; did you mean --{near[0]}?" if near else "")
     return f"{message}  (--help lists all flags)"
+
+
+def _wrong_field(error: Exception, arguments: Sequence[str]) -> str | None:
+    """The field of a config that there is not; the error names the last part of it only."""
+    if not isinstance(error, KeyError | AttributeError):
+        return None
+    parts = set(re.findall(r"\w+", str(error).partition("Did you mean")[0]))
+    given = [argument.lstrip("-").partition("=")[0].split(".") for argument in arguments]
+    wrong = (path for path in given if path[0] in _CONFIG_FLAGS and parts & {*path[1:]})
+    return ".".join(next(wrong, ())) or None
 
 
 def _guarded(main: Callable[[], int | None]) -> int | None:

@@ -102,7 +102,21 @@ def test_the_overview(arguments):
     "arguments, said",
     [
         (["train.py", "--confg=3"], "there is no flag --confg; did you mean --config?"),
-        (["train.py", "--config=configs/tiny.py", "--config.train.stps=3"], "'?steps"),
+        (
+            ["train.py", "--config=configs/tiny.py", "--config.train.stps=3"],
+            "no field config.train.stps; did you mean steps",
+        ),
+        (
+            ["train.py", "--config=configs/tiny.py", "--config.trian.steps=3"],
+            "no field config.trian.steps; did you mean train",
+        ),
+        (
+            ["train.py", "--config=configs/layout_sit.py", "--config.eval.every_steps=3"],
+            "no field config.eval.every_steps",
+        ),
+        (["train.py", "--config=configs/tiny.py", "--config.seed.x=3"], "no field config.seed.x"),
+        (["eval.py", "--checkpoint=x", "--eval.foo=4"], "no field eval.foo"),
+        (["eval.py", "--checkpoint=x", "--data.foldr=4"], "no field data.foldr; did you .* folder"),
         (["train.py", "--config=configs/tiny.py", "--config.train.steps=ab"], "train.steps=ab"),
         (["train.py", "--config=configs/gone.py", "--workdir=x"], "gone.py"),
         (["train.py", "--config=configs/tiny.py"], "--workdir"),
