@@ -168,10 +168,7 @@ class Mirror(Place):
             ranks: tuple[dict[str, tuple[_State, bytes | None]], ...] = ({}, {}, {}, {}, {})
             for name, state in now.items():
                 if not _is_manifest(name):
-                    ranks[1 if _is_journal(name) else 3 if _is_mark(name) else 2][name] = (
-                        state,
-                        None,
-                    )
+                    ranks[_rank(name)][name] = state, None
             for name, (state, data) in before.items():
                 ranks[0 if _is_claim(data) else 4][name] = state, data
             for some in ranks:
@@ -305,13 +302,12 @@ def _is_manifest(name: str) -> bool:
     return name.rpartition("/")[2] == "manifest.json"
 
 
-def _is_journal(name: str) -> bool:
-    return name.rpartition("/")[2].startswith("journal-")
-
-
-def _is_mark(name: str) -> bool:
-    """Tells Orbax's word that a directory is whole."""
-    return name.rpartition("/")[2] == "commit_success.txt"
+def _rank(name: str) -> int:
+    """Place of a file in the order of copying: journals, others, Orbax's word that all is there."""
+    file = name.rpartition("/")[2]
+    if file.startswith("journal-"):
+        return 1
+    return 3 if file == "commit_success.txt" else 2
 
 
 def _is_claim(data: bytes | None) -> bool:
