@@ -14,8 +14,6 @@ from skimage import data as photos
 
 from tests.smallest import SMALLEST
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 DIFFS = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / "fork.md").read_text(), re.S)
 
@@ -53,6 +51,7 @@ def test_each_change_touches_at_most_three_files():
     assert all(len(re.findall(r"^\+\+\+ ", diff, re.M)) <= 3 for diff in DIFFS)
 
 
+@pytest.mark.slow
 def test_a_loss_a_decoder_a_data_set_and_a_metric(fork, tmp_path):
     crops = [photos.astronaut()[8 * i : 8 * i + 40, 8 * i : 8 * i + 40] for i in range(20)]
     np.save(tmp_path / "images.npy", np.stack(crops))

@@ -10,8 +10,6 @@ from gpstoken_jax.generation.layouts import Layouts, write_layouts
 from gpstoken_jax.generation.layouts.tree_sampler import TreeSampler, create_network
 from gpstoken_jax.generation.sit import create_sit, init_params
 
-pytestmark = pytest.mark.slow
-
 CLASSES = ("cat", "dog")
 L, CHANNELS = 6, 21
 
@@ -43,6 +41,7 @@ def generator(layouts, tmp_path_factory):
     return Generator.from_pretrained(path, layouts=layouts)
 
 
+@pytest.mark.slow
 def test_an_image_is_the_same_whatever_is_asked_for_beside_it(generator):
     some = generator.sample(["cat", "dog", "cat"], seed=1, steps=3)
     assert some.shape == (3, L, CHANNELS)

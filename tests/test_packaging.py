@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -50,6 +48,7 @@ def test_every_file_is_in_the_wheel(wheel):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_works_beside_another_package_called_kernels(wheel, tmp_path):
     """Hugging Face ships one."""
     target = tmp_path / "site"

@@ -16,8 +16,6 @@ from gpstoken_jax.evaluation.pages import rate_curve, storage_series
 from gpstoken_jax.metrics.baselines import jpeg_baseline
 from gpstoken_jax.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.slow
-
 COUNT = 4
 
 

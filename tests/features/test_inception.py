@@ -14,8 +14,6 @@ from gpstoken_jax.features.resize import resize_tensorflow1
 from gpstoken_jax.weights import networks
 from tests.recipe_weights import SEEDS, recipe_state_dict
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def golden(golden_dir):
@@ -72,6 +70,7 @@ def test_resize_of_tensorflow_1(golden, case):
     np.testing.assert_allclose(resized, expected, atol=2e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_what_the_network_is_given(golden, forward):
     crop = forward[0][:, :24, :24]
     np.testing.assert_allclose(crop, golden["release_resized_crop"], atol=1e-5)
@@ -110,6 +109,7 @@ def test_features_of_torch_fidelity(golden, images, weights):
     assert _relative(outputs.logits, golden["odd_logits"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_loss_and_gradient(golden, weights, pair):
     """The gradient is from float64; max-pooling of float32 chooses another pixel now and then."""
 

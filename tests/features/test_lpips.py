@@ -13,8 +13,6 @@ from gpstoken_jax.metrics.image import image_metrics
 from gpstoken_jax.weights import networks
 from gpstoken_jax.weights.networks import load_lpips, lpips_weights_path
 
-pytestmark = pytest.mark.slow
-
 GOLDEN = Path(__file__).parents[1] / "golden" / "lpips.npz"
 
 _distance = jax.jit(lpips)

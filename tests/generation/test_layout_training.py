@@ -23,8 +23,6 @@ from gpstoken_jax.training.step import replicate
 from gpstoken_jax.training.task import create_task
 from tests import forked
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 SIZE, TOKENS = 32, 10
 
@@ -75,6 +73,7 @@ def runs(files, env, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layout_tree", "layout_sit"])
 def test_what_is_trained_can_be_drawn_from(kind, runs):
     workdir = runs / kind
@@ -121,6 +120,7 @@ def test_a_resumed_run_ends_with_the_same_bits(runs, files, env, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [layout_tree, layout_sit])
 def test_learning_lowers_the_held_out_loss_and_tells_classes_apart(module, files):
     config = module.get_config("smoke")

@@ -10,8 +10,6 @@ from gpstoken_jax.generation.guidance import Guidance
 from gpstoken_jax.generation.samplers import METHODS, TABLEAUS, Sampler, evaluations, sample
 from gpstoken_jax.generation.transport import DIFFUSIONS, Transport
 
-pytestmark = pytest.mark.slow
-
 PUBLISHED = Guidance(scale=1.5, low=0.2, high=1.0)
 
 

@@ -10,8 +10,6 @@ from gpstoken_jax.generation.samplers import Sampler, evaluations, image_noise
 from gpstoken_jax.generation.sampling import BatchSampler, image_keys
 from gpstoken_jax.generation.transport import Transport
 
-pytestmark = pytest.mark.slow
-
 GUIDANCE = Guidance(1.5, 0.2, 1.0)
 LABELS = np.array([3, -1, 0, 7, 3])
 
@@ -35,6 +33,7 @@ def test_noise_is_an_images_own_to_the_bit():
     assert not np.array_equal(together[0], image_noise(image_keys(1, [0]), (6, 21))(1)[0])
 
 
+@pytest.mark.slow
 def test_an_image_does_not_hang_on_its_batch(make, cond):
     sampler, sample = make
     whole, counts = sample(image_keys(0, range(5)), LABELS, cond)

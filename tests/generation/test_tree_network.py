@@ -16,8 +16,6 @@ from gpstoken_jax.generation.layouts.tree_network import (
     log_likelihood,
 )
 
-pytestmark = pytest.mark.slow
-
 SMALL = split_tree(32, 8)  # five squares
 
 
@@ -50,6 +48,7 @@ def _all_partitions():
     return every[(np.where(occurs, 0, every) == 0).all(1)]
 
 
+@pytest.mark.slow
 def test_the_probabilities_of_all_partitions_add_up_to_one(small):
     """For every number of regions: nothing is lost to partitions that are not valid."""
     _, params, likelihood, _ = small
@@ -76,6 +75,7 @@ def test_draws_have_the_frequencies_of_their_probabilities(small):
     assert p.max() / p.min() > 10  # or the test would see no difference
 
 
+@pytest.mark.slow
 def test_sampling_and_training_see_the_same_probabilities():
     """The keys and values that are kept are those of the whole sequence."""
     tree = split_tree(64, 8)

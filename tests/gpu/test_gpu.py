@@ -18,8 +18,6 @@ from tests.gpu.runner import DONE, FAILED, LEFT_OUT, STOPPED, Stage
 from tests.kernels.specs import SPECS
 from tests.kernels.suite import random_tokens, relative
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -201,6 +199,7 @@ assert create_sit(config).depth == config.depth and BatchSampler
 """
 
 
+@pytest.mark.slow
 def test_stages_need_none_of_the_packages_that_have_stand_ins():
     code = WITHOUT.format(root=str(ROOT))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,

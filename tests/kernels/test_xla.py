@@ -13,8 +13,6 @@ from gpstoken_jax import kernels
 from gpstoken_jax.kernels import xla
 from tests.kernels.suite import SplatSuite, random_tokens
 
-pytestmark = pytest.mark.slow
-
 
 class TestXla(SplatSuite):
     implementation = "xla"

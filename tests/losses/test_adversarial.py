@@ -25,8 +25,6 @@ from gpstoken_jax.training.gradients import (
 from gpstoken_jax.training.state import DiscriminatorState
 from tests.recipe_weights import SEEDS, recipe_tensor
 
-pytestmark = pytest.mark.slow
-
 WIDTHS = (3, 64, 128, 256, 512, 1)
 CONVOLUTIONS = (0, 2, 5, 8, 11)  # numbers of the layers in the PyTorch module
 NORMS = (3, 6, 9)

@@ -13,8 +13,6 @@ from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.partition.host import partition
 from gpstoken_jax.partition.images import partition_images, to_grey
 
-pytestmark = pytest.mark.slow
-
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
 IMAGES[0, :, :16] = 0.3  # nothing to see on the left
 
@@ -69,6 +67,7 @@ def test_weight_0_is_a_uniform_grid_whatever_the_image(count, run):
     np.testing.assert_array_equal(np.sort(boxes[0], 0), np.sort(boxes[1], 0))
 
 
+@pytest.mark.slow
 def test_without_refinement_the_geometry_is_the_partition():
     geometry, tokens, params = encoded(refine=False)
     np.testing.assert_array_equal(tokens[..., :5], geometry)
@@ -91,6 +90,7 @@ def test_isotropic_has_a_gradient_also_of_a_region_of_one_pixel():
     assert np.isfinite(grad).all() and (np.asarray(grad)[1, :2] > 0).all()
 
 
+@pytest.mark.slow
 def test_conditions():
     """A change of the image, and one of the boxes alone, reach the tokens or not."""
     changed, moved = np.array(IMAGES), np.full((2, 8, 4), -0.5, np.float32)

@@ -14,8 +14,6 @@ from gpstoken_jax.model.encoder import refine_geometry
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.weights.published import tokenizer_table
 
-pytestmark = pytest.mark.slow
-
 CASES = {"case_n1": ["astronaut_c"], "case_n2": ["chelsea", "lowtex_china_sky"]}
 
 
@@ -90,6 +88,7 @@ def test_decode_gives_the_published_image(case, apply, params, golden):
         )
 
 
+@pytest.mark.slow
 def test_call_is_decode_of_encode(apply, model, params, photos, golden):
     arguments = photos["case_n1"], golden["case_n1/init_gpscodes"], golden["case_n1/regions_in"]
     whole = apply(params, *arguments)
@@ -166,6 +165,7 @@ def test_wrong_shapes_are_named(model, params):
         model.apply(params, jnp.zeros((1, 4, 37)), method="decode")
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_stays_close(tensors, photos, golden, config):
     config = config.copy_and_resolve_references()
     params = tokenizer_table(config).from_torch(tensors)
@@ -177,6 +177,7 @@ def test_bfloat16_compute_stays_close(tensors, photos, golden, config):
     np.testing.assert_allclose(tokens, golden["case_n1/tokens"], atol=0.05)
 
 
+@pytest.mark.slow
 def test_remat_changes_memory_not_values(params, photos, golden, config):
     config = config.copy_and_resolve_references()
     arguments = photos["case_n1"], golden["case_n1/init_gpscodes"], golden["case_n1/regions_in"]

@@ -22,8 +22,6 @@ from gpstoken_jax.model.layers import merge_tiles
 from gpstoken_jax.model.tiles import merge_tokens, split_tokens
 from gpstoken_jax.weights.published import tokenizer_table
 
-pytestmark = pytest.mark.slow
-
 TILES = (1, 3)
 
 
@@ -69,6 +67,7 @@ def test_four_tiles_encode_to_the_published_tokens(golden_dir):
     np.testing.assert_allclose(tokens[0][ours], golden["np2/adjusted"][0][theirs], atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_batch_gives_what_its_images_give_alone(encode, decode, images, way):
     _, tokens = encode(images=images)
@@ -169,6 +168,7 @@ def test_very_different_tiles_are_reported_and_finite(decode):
     assert (decode["tiles"](tokens=tokens).floored_std == 0).all()
 
 
+@pytest.mark.slow
 def test_a_bias_moves_tokens_within_the_tiles(smoke, images):
     bias = np.zeros((1, 32, 96), np.float32)
     bias[:, :, 64:] = np.linspace(0, 1e4, 32)  # towards the right edge of the last tile
@@ -190,6 +190,7 @@ def test_mistakes_are_named(smoke, images):
         decode_images(*smoke, jnp.zeros((1, 16, 21)), TILES, way="tiles")
 
 
+@pytest.mark.slow
 def test_full_size_memory_is_bounded_for_a_batch_of_1024():
     """Plans of the compiler; nothing is run."""
     config = gpstoken_m128.get_config()

@@ -12,8 +12,6 @@ from gpstoken_jax.generation import sit
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.weights.published import sit_table, tokenizer_table
 
-pytestmark = pytest.mark.slow
-
 UNUSED = "temb_proj"  # in every published file, and nowhere in a network
 
 
@@ -75,6 +73,7 @@ def assert_no_two_alike(tensors):
     assert len(set(random)) == len(random)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "config", "depth"), [("M128", gpstoken_s64, 30), ("L256", gpstoken_l256, 2)]
 )

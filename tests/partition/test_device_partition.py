@@ -72,6 +72,7 @@ def test_regions_of_the_release_with_options(key, options, size):
     assert same_regions(boxes[0], GOLDEN[f"coffee/boxes_{key}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "tokens", "count"), [(64, 32, 120), (128, 64, 24)])
 def test_regions_of_the_numpy_form_on_photos(side, tokens, count):
     grey = photo_crops(side, count)

@@ -20,7 +20,6 @@ from gpstoken_jax.tokens import open_tokens
 from gpstoken_jax.training.metric_log import MEASURED
 from tests import emulators, forked
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,7 +29,9 @@ def bucket(request):
         yield url
 
 
-@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
+@pytest.mark.parametrize(
+    "bucket", [pytest.param("s3", marks=pytest.mark.slow), "gs"], indirect=True
+)
 def test_encode_goes_on_where_it_was_killed(bucket, random_run, program, env, tmp_path):
     (tmp_path / "photos").mkdir()
     for i in range(3):

@@ -17,8 +17,6 @@ from gpstoken_jax.training.conversion import export_weights, import_weights
 from gpstoken_jax.weights.errors import WeightsError
 from gpstoken_jax.weights.published import tokenizer_table
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 COUNTERS = {"initted": np.ones((), bool), "step": np.array(7)}
 
@@ -158,6 +156,7 @@ def test_a_run_is_not_written_over(model, config, tmp_path):
         import_weights(tmp_path / "w.safetensors", config, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 def test_every_program_takes_converted_weights(program, model, tmp_path):
     """convert.py, then eval.py (rounding as the release does), then train.py from there."""

@@ -9,8 +9,6 @@ from gpstoken_jax.data.demo_crops import Crops
 from gpstoken_jax.programs import demo_page
 from gpstoken_jax.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def made(random_run):

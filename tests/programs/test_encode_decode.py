@@ -28,8 +28,6 @@ from gpstoken_jax.training.conversion import import_weights
 from gpstoken_jax.weights.published import tokenizer_table
 from tests import forked
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 96
 BATCH, SHARD = 4, 8
@@ -249,6 +247,7 @@ def test_a_pickled_data_set_reads_the_same(encoded):
     np.testing.assert_array_equal(copy[50].tokens, tokens[50].tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7, 1024])
 def test_any_number_of_tokens_with_one_set_of_weights(count, run_dir):
     """A 256 x 256 image has room for 1024; the weights do not depend on it, nor on its size."""

@@ -18,8 +18,6 @@ from skimage import data as photos
 from gpstoken_jax.weights.statistics import load_statistics
 from tests import forked
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 QUICK = ("--nolpips", "--nofrechet", "--baselines=bicubic")
 
@@ -68,6 +66,7 @@ def runs(random_run, tmp_path_factory):
     return runs
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on_and_a_broken_checkpoint_stops_nobody(
     runs, folder, start, evaluate, tmp_path
 ):
@@ -126,6 +125,7 @@ def test_what_changed_is_measured_again(runs, folder, evaluate, tmp_path):
     assert code == 0 and "measured again, since data fingerprint was" in said
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(runs, folder, start, evaluate, tmp_path):
     shared = (f"--checkpoint={runs}/good", f"--data.folder={folder}", "--nolpips")
     code, _, errors = evaluate(*shared, f"--output={tmp_path / 'one'}")
@@ -146,6 +146,7 @@ def test_two_processes_measure_what_one_does(runs, folder, start, evaluate, tmp_
     assert two["metrics"] == one["metrics"]
 
 
+@pytest.mark.slow
 def test_images_beside_references(folder, evaluate, tmp_path):
     """Against values computed here; their statistics are saved and compared with."""
     made = tmp_path / "made"

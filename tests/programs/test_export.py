@@ -33,6 +33,7 @@ def exported(program, random_run, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_docs_run_without_the_package(exported, random_run, env):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     np.save(exported / "images.npy", images)

@@ -24,8 +24,6 @@ from gpstoken_jax.tokens import open_tokens
 from tests import emulators, forked
 from tests.kills import kill_and_resume
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 CLASSES = ("cat", "dog", "a/b", "cat.", "dog, wolf", "tokens", "Cat.")
 L, CHANNELS, STEPS = 6, 21, 5
@@ -111,6 +109,7 @@ def test_images_of_every_class_with_tokens_and_a_record(made, random_run):
     np.testing.assert_array_equal(np.asarray(Image.open(output / example.name)), pixels)
 
 
+@pytest.mark.slow
 def test_a_bucket_gets_the_same_files_and_only_what_is_missing_again(
     made, generator, random_run, program
 ):
@@ -158,6 +157,7 @@ def test_other_settings_in_the_same_place_are_refused(made, run):
     assert "generator.seed was 0 and is now 1" in said
 
 
+@pytest.mark.slow
 def test_an_image_is_the_same_on_two_devices_in_other_batches(made, run, layouts, env, tmp_path):
     arguments = f"--layouts={layouts}", "--classes=dog", "--count=3", "--batch_size=6"
     run(
@@ -172,6 +172,7 @@ def test_an_image_is_the_same_on_two_devices_in_other_batches(made, run, layouts
         np.testing.assert_allclose(ours[i].tokens, theirs[5 + i].tokens, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_layout_of_a_photo(run, tmp_path):
     Image.fromarray(photos.coffee()).save(tmp_path / "photo.png")
     arguments = f"--layout_image={tmp_path / 'photo.png'}", "--num_tokens=9"
@@ -237,6 +238,7 @@ def test_classes_are_checked_before_anything_is_loaded(program, generator, tmp_p
         program("generate", *where, "--classes=cat")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_bits(monkeypatch, capsys, tmp_path):
     flags = f"--workdir={tmp_path}", "--images=64", "--kills=2"
     code, said = kill_and_resume(monkeypatch, "generate", *flags), capsys.readouterr().out

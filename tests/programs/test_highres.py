@@ -11,8 +11,6 @@ from skimage import data as photos
 
 from tests import forked
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,6 +39,7 @@ def evaluate(folder, random_run, env, tmp_path_factory):
     return evaluate
 
 
+@pytest.mark.slow
 def test_aligned_tiles_with_a_focus(evaluate):
     process, measured, report = evaluate(
         "--resolution=64", "--focus=0,0,0.4,0.4,1", "--focus=0.9,0.9,0.1,0.1,0.5"
@@ -65,6 +64,7 @@ def test_aligned_tiles_with_a_focus(evaluate):
     assert report.count("Feature map: coffee.png") == 1
 
 
+@pytest.mark.slow
 def test_a_rectangle_of_tiles_apart_with_a_bias_map(evaluate, tmp_path):
     grey = np.zeros((30, 30), np.uint8)
     grey[:15] = 200

@@ -25,8 +25,6 @@ from gpstoken_jax.runtime.run_directory import RunDirectory
 from tests import forked
 from tests.smallest import SMALLEST
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 STEPS = 5
 
@@ -117,6 +115,7 @@ def _distance(trees, expected):
     return np.linalg.norm(flat - other) / np.linalg.norm(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", ["4", "2x1"])
 def test_the_gradients_are_those_of_one_device(runs, devices):
     """Adam's first moment after one step is a tenth of the gradient."""
@@ -127,6 +126,7 @@ def test_the_gradients_are_those_of_one_device(runs, devices):
         assert _distance(moment, other) < 1e-5, network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", ["4", "2x1"])
 def test_the_parameters_are_those_of_one_device(runs, devices):
     ours, expected = _trees(runs / devices, STEPS), _trees(runs / "1", STEPS)

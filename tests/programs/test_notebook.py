@@ -11,8 +11,6 @@ from PIL import Image
 
 from tests import forked
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "examples" / "tour.ipynb"
 EXECUTE = """
@@ -50,6 +48,7 @@ def test_the_notebook_is_stored_without_outputs():
             assert cell.outputs == [] and cell.execution_count is None
 
 
+@pytest.mark.slow
 def test_the_editing_example_draws_every_edit(random_run, tmp_path):
     output = tmp_path / "edits.png"
     arguments = [f"--checkpoint={random_run}", f"--output={output}", "--box=0,0,0.9,0.9"]
@@ -66,6 +65,7 @@ def test_the_editing_example_draws_every_edit(random_run, tmp_path):
     assert "fractions of the image" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["focus.py", "high_resolution.py"])
 def test_examples_draw_their_picture(example, random_run, tmp_path):
     output = tmp_path / "picture.png"

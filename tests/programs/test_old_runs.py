@@ -21,8 +21,6 @@ from skimage import data as photos
 from gpstoken_jax import Tokenizer
 from tests import forked
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,6 +38,7 @@ def test_it_loads(old_run):
     assert np.isfinite(tokenizer.decode(tokenizer.encode(image))).all()
 
 
+@pytest.mark.slow
 def test_it_resumes(old_run, env, tmp_path):
     (tmp_path / "photos").mkdir()
     for i in range(10):

@@ -18,8 +18,6 @@ from gpstoken_jax.runtime import outputs
 from gpstoken_jax.runtime.outputs import OutputError
 from tests import forked
 
-pytestmark = pytest.mark.slow
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
 
@@ -111,6 +109,7 @@ def test_odd_folder(run, odd_folder, tmp_path):
     np.testing.assert_array_equal(examples["dog/alpha.png"].pixels, NOISE)
 
 
+@pytest.mark.slow
 def test_demo_again_and_overwrite(run, tmp_path, odd_folder):
     output = tmp_path / "demo"
     first = run("--demo", "--output", output)

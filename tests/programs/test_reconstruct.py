@@ -142,6 +142,7 @@ def encoded(program, random_run, folder, tmp_path_factory):
     return root / "tokens", asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["merged", "tiles"])
 def test_encode_and_decode_are_reconstruct(way, program, random_run, encoded, tmp_path):
     """Size, focus and picture of the bias mean the same in all three programs."""

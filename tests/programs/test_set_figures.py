@@ -18,8 +18,6 @@ from gpstoken_jax.metrics.manifold import precision_recall
 from gpstoken_jax.runtime.outputs import open_output
 from gpstoken_jax.weights import feature_networks, statistics
 
-pytestmark = pytest.mark.slow
-
 SIZES = {"fid": 6, "sfid": 4}
 COUNT = 12
 
@@ -67,6 +65,7 @@ def _distance(a, b):
     return np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
 
 
+@pytest.mark.slow
 def test_figures_and_files(evaluate, random_run, folder, tmp_path):
     """Of a tokenizer; then of its files, in every form in which samples and references come."""
     made, reference = tmp_path / "made.npz", tmp_path / "reference.npz"

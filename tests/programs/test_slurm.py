@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 
 # Starts two tasks on this host with the variables that srun gives them, hands signals on, and ends
@@ -66,6 +64,7 @@ def submit(tmp_path, env, started):
     return submit
 
 
+@pytest.mark.slow
 def test_a_preempted_training_is_queued_again_and_goes_on(submit, tmp_path):
     run = tmp_path / "run"
     arguments = ["--config=tests/toy_training.py", f"--workdir={run}", "--config.train.steps=60"]

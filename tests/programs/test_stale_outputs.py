@@ -17,8 +17,6 @@ from gpstoken_jax.runtime.outputs import read_manifest
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
 from gpstoken_jax.tokens import TokenWriter, open_tokens
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 ODD = "odd [a-b] *?{x} 'q' \"d\" $HOME `w` \\ %s #;& \n\t 😀 é" + "x" * 100
 NAMES = (
@@ -45,6 +43,7 @@ def _files(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*.png")}
 
 
+@pytest.mark.slow
 def test_a_chain_of_programs_under_odd_names(call, random_run, tmp_path):
     root = tmp_path / ODD
     rng = np.random.default_rng(0)

@@ -20,8 +20,6 @@ from gpstoken_jax.training.metric_log import MEASURED
 from tests import forked
 from tests.kills import kill_and_resume
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -16,8 +16,6 @@ from skimage import data as photos
 from gpstoken_jax.tokenizer import Tokenizer
 from tests import forked
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 TIMES = {"seconds", "images_per_second", "seconds_per_step", "train_seconds", "eta_seconds"}
 TIMES |= {"data_wait", "device_wait", "tflops", "host_memory_gb", "crc32"}

@@ -11,8 +11,6 @@ import pytest
 from gpstoken_jax.runtime import processes, rendezvous
 from gpstoken_jax.runtime.rendezvous import RendezvousError, meet
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def collectives():

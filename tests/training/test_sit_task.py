@@ -15,8 +15,6 @@ from gpstoken_jax.tokens.batches import read_rows
 from gpstoken_jax.training.step import on_all_devices, one_copy, replicate, shard
 from gpstoken_jax.training.task import create_task
 
-pytestmark = pytest.mark.slow
-
 L, C = 4, 3
 CLASSES = ("low", "high")
 
@@ -99,6 +97,7 @@ def test_crops_of_one_image_are_held_out_together(directory):
     assert set(kept // 2) == set(range(20)) - {4, 9, 14, 19}
 
 
+@pytest.mark.slow
 def test_the_held_out_loss_falls_most_where_the_class_is_known(trained):
     _, before, after = trained
     assert after["val_loss"] < 0.8 * before["val_loss"]

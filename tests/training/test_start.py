@@ -21,8 +21,6 @@ from gpstoken_jax.training.task import create_task
 from tests.random_run import write_random_run
 from tests.training.test_tokenizer_task import _config, _on_devices
 
-pytestmark = pytest.mark.slow
-
 
 def named(params):
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
@@ -103,7 +101,11 @@ def drawn():
 
 @pytest.mark.parametrize(
     ("freeze", "optimizer"),
-    [("^encoder", "adam"), ("^decoder/(?!conv_out)", "muon"), ("bias$", "muon")],
+    [
+        ("^encoder", "adam"),
+        pytest.param("^decoder/(?!conv_out)", "muon", marks=pytest.mark.slow),
+        pytest.param("bias$", "muon", marks=pytest.mark.slow),
+    ],
 )
 def test_frozen_parameters_keep_their_bits_and_have_no_state(freeze, optimizer, drawn):
     config = frozen_config(freeze)

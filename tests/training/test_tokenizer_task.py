@@ -18,8 +18,6 @@ from gpstoken_jax.training.task import create_task
 from gpstoken_jax.training.tokenizer import partition_into
 from tests.smallest import SMALLEST
 
-pytestmark = pytest.mark.slow
-
 
 def _config(**train):
     config = tiny_gan.get_config("smoke")
@@ -160,6 +158,7 @@ def test_odd_steps_of_the_published_schedule_update_the_discriminator(state, ima
     assert new.step == 1 and "loss" not in metrics
 
 
+@pytest.mark.slow
 def test_even_steps_update_the_autoencoder_and_its_average_counts_them(state, images):
     """Half of the steps since the start have been the discriminator's."""
     done = 10
@@ -182,6 +181,7 @@ def test_two_devices_do_what_one_does(state, stepped, images):
         assert value == pytest.approx(float(stepped[1][name]), rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_whole_batch(state, stepped, images):
     """The GAN's weight, which depends on the parts, is next to nothing here."""
     parts, metrics = _step(state, images, accumulate=2)
@@ -192,6 +192,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(state, stepped, imag
         _step(state, images, accumulate=3)
 
 
+@pytest.mark.slow
 def test_bfloat16_and_recomputed_blocks_are_close(state, stepped, images):
     """Computed in bfloat16, kept in float32; blocks computed again are the same blocks."""
     config = _config()

@@ -29,8 +29,6 @@ from gpstoken_jax.viewer.sizes import Sizes
 from gpstoken_jax.viewer.warmth import Warmth
 from gpstoken_jax.viewer.wire import pack, unpack
 
-pytestmark = pytest.mark.slow
-
 LOCAL = "http://127.0.0.1:8470"
 TOKEN = "a-token-that-nobody-guesses"
 

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from gpstoken_jax.programs import view as view_program
 from tests.viewer.page import Page
 
-pytestmark = [pytest.mark.usefixtures("browser"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("browser")
 LOCAL = view_program.Access()
 
 

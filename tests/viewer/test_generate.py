@@ -11,7 +11,6 @@ from starlette.testclient import TestClient
 from gpstoken_jax.viewer import Engine, create_app
 from gpstoken_jax.viewer.wire import pack, unpack
 
-pytestmark = pytest.mark.slow
 L = 8  # tokens that the generator draws, see conftest.py
 
 

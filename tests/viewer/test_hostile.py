@@ -17,8 +17,6 @@ from gpstoken_jax.viewer import Access, create_app, requests, serving
 from gpstoken_jax.viewer.wire import pack
 from tests.viewer.server import Server
 
-pytestmark = pytest.mark.slow
-
 HOST = b"Host: 127.0.0.1"
 CLOSE = b"Connection: close"
 CHUNKED = b"Transfer-Encoding: chunked"
