@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from scipy.ndimage import gaussian_filter1d
 
 from gpstoken_jax.configs import common, gpstoken_m128, tiny
+from gpstoken_jax.model import blended as blended_tiles
 from gpstoken_jax.model.blended import decode_blended
 from gpstoken_jax.model.gpstoken import GPSToken, init_params
 from gpstoken_jax.model.high_resolution import (
@@ -97,12 +98,15 @@ def test_tiles_apart_are_the_small_images(smoke, encode, decode, images):
 
 
 def test_blended_has_details_of_windows_at_the_seams_and_is_as_bright_as_tiles(
-    smoke, encode, decode, images
+    smoke, encode, decode, images, monkeypatch
 ):
+    monkeypatch.setattr(blended_tiles, "FLAT", 1e-6)  # no place is flat
     model, params = smoke
     size, cells = model.config.image_size, model.config.render_size
     _, tokens = encode(images=images)
-    blended, apart = (np.asarray(decode[way](tokens=tokens).images) for way in ("blended", "tiles"))
+    apart = np.asarray(decode["tiles"](tokens=tokens).images)
+    again = jax.jit(lambda t: decode_images(model, params, t, TILES, way="blended").images)
+    blended = np.asarray(again(tokens))
     left, right = (np.asarray(split_tokens(tokens, TILES)[i::3]).copy() for i in (0, 1))
     left[..., 3] -= cells / (cells - 1)
     right[..., 3] += cells / (cells - 1)
@@ -140,6 +144,59 @@ def test_blending_has_no_step_at_seams():
     np.testing.assert_allclose(found[:, 4::16, 4::16, 0], tokens[..., 5].reshape(2, 4, 4), atol=0.3)
     ones = np.asarray(decode_blended(decode, 0 * tokens + 1, (4, 4), image_size=16, map_size=4))
     np.testing.assert_allclose(ones, 1, atol=1e-6)
+
+
+def _seams(images):
+    """What images of 2 x 3 tiles of 64 pixels do at their seams more than two cells away."""
+    found = []
+    for axis, seams in ((1, (64,)), (2, (64, 128))):
+        across = np.moveaxis(images, axis, 0)
+        for seam in seams:
+            near, far = across[seam - 4 : seam + 4], across[[seam - 12, seam + 11]]
+            found.append(np.abs(near - far.mean(0)).max())
+            found.append(np.abs(np.diff(near, axis=0)).max())
+    return max(found)
+
+
+@pytest.fixture
+def blend():
+    """Images of 2 x 3 tiles: each window decodes to its tokens' mean and what is added to all."""
+
+    def blend(colours, added, xp=np):
+        tokens = np.zeros((6, 1, 6), np.float32)
+        tokens[:, 0, 5] = colours
+
+        def decode(sets):
+            means = [xp.asarray(windows[..., 5].mean(1)) for windows in sets]
+            return [mean[:, None, None, None] + xp.asarray(added) for mean in means]
+
+        found = decode_blended(decode, xp.asarray(tokens), (2, 3), image_size=64, map_size=16)
+        return np.asarray(found[0])[None]
+
+    return blend
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_seams_of_a_clear_sky_are_smoothed_away(blend, xp):
+    """Tiles a few levels apart, with an edge that is a few levels brighter: nothing is left."""
+    level = np.float32(2 / 255)
+    edge = np.zeros((64, 64, 3), np.float32)
+    edge[[0, 0, -1, -1]] = edge[:, [0, -1]] = 4 * level
+    found = blend(level * np.array([0, 3, -2, 2, -1, 1]), edge, xp)
+    assert found.dtype == np.float32
+    assert _seams(found) < 1.5 * level
+
+
+@pytest.mark.parametrize(
+    ("step", "noise"), [(0.8, 0.0), (0.05, 0.3)], ids=["an edge of the photo", "a texture"]
+)
+def test_what_is_in_the_photo_is_left_at_seams(blend, step, noise, monkeypatch):
+    added = noise * np.random.default_rng(0).standard_normal((64, 64, 3)).astype(np.float32)
+    ramp = np.where(np.arange(64) < 32, -step, step).astype(np.float32)
+    added = added + ramp[:, None]
+    found = blend(np.zeros(6), added)
+    monkeypatch.setattr(blended_tiles, "FLAT", 1e-6)
+    np.testing.assert_allclose(found, blend(np.zeros(6), added), atol=0.02)  # 2.5 levels
 
 
 def test_aligned_is_merged_but_for_the_places(smoke, encode, decode, images):
