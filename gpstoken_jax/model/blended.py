@@ -129,7 +129,7 @@ def _without_seams(
 
 
 def _trust(variance: Float[AnyArray, "... 3"]) -> Float[AnyArray, "... 1"]:
-    """How far to trust that differences of this size, in the worst channel, are not the photo's."""
+    """Trust, in (0, 1], that differences of this size in the worst channel are not the photo's."""
     return variance.__array_namespace__().exp(-variance.max(-1, keepdims=True) / FLAT**2)
 
 

@@ -212,6 +212,12 @@ def write_object(url: str, data: bytes) -> None:
         file_system(url).pipe_file(url, data)
 
 
+def remove(url: str) -> None:
+    """Deletes an object; one that is gone already is no error."""
+    with contextlib.suppress(FileNotFoundError), speaking_of(url):
+        file_system(url).rm_file(url)
+
+
 @contextlib.contextmanager
 def writing_file(path: str | Path) -> Iterator[Path]:
     """A path on a local disk to write a file at; that of an object is copied there at the end."""

@@ -147,7 +147,7 @@ def test_blending_has_no_step_at_seams():
 
 
 def _seams(images):
-    """What images of 2 x 3 tiles of 64 pixels do at their seams more than two cells away."""
+    """The largest step or ridge at the seams of images of 2 x 3 tiles of 64 pixels."""
     found = []
     for axis, seams in ((1, (64,)), (2, (64, 128))):
         across = np.moveaxis(images, axis, 0)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gpstoken_jax.runtime import buckets, checkpoint, run_directory
 from gpstoken_jax.runtime.buckets import file_system
-from gpstoken_jax.runtime.mirror import LeaseError
+from gpstoken_jax.runtime.lease import LeaseError
 from gpstoken_jax.runtime.run_directory import RunDirectory
 from gpstoken_jax.tokens import open_tokens
 from gpstoken_jax.training.metric_log import MEASURED

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from gpstoken_jax.runtime import buckets, checkpoint, mirror
-from gpstoken_jax.runtime.mirror import Lease, LeaseError, Mirror
+from gpstoken_jax.runtime import lease as leases
+from gpstoken_jax.runtime.lease import Lease, LeaseError
+from gpstoken_jax.runtime.mirror import Mirror
 from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
 from gpstoken_jax.runtime.run_directory import open_place_of_run, whole_checkpoints
 from tests import emulators
@@ -286,7 +288,7 @@ def test_a_bucket_that_stays_away_ends_the_work(objects, monkeypatch):
 
 def test_a_network_that_hangs_ends_the_work_when_the_lease_is_over(objects, monkeypatch):
     monkeypatch.setattr(mirror, "PAUSE", 0.01)
-    monkeypatch.setattr(mirror, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
     output, back = open_output(URL, "things", {}), threading.Event()
     monkeypatch.setattr(objects, "pipe_file", lambda *_, **__: back.wait())
     with pytest.raises(LeaseError, match=f"the lease on {URL} has run out"):
@@ -340,13 +342,13 @@ def test_one_process_has_a_place_and_the_next_is_told_who(place):
 
 def test_a_lease_that_has_run_out_is_taken_and_its_owner_stops(objects, monkeypatch):
     place = URL
-    monkeypatch.setattr(mirror, "LEASE_SECONDS", 0.5)
-    monkeypatch.setattr(mirror.Lease, "_keep", lambda self: None)  # the owner hangs
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(leases.Lease, "_keep", lambda self: None)  # the owner hangs
     hanging = Lease(place, 0)
     with pytest.raises(LeaseError, match="whose lease ends at"):
         Lease(place, 0)
     time.sleep(0.6)
-    monkeypatch.setattr(mirror, "LEASE_SECONDS", 60.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 60.0)
     owner = Lease(place, 0)
     owner.check()
     with pytest.raises(LeaseError, match="has run out"):
@@ -357,7 +359,7 @@ def test_a_lease_that_has_run_out_is_taken_and_its_owner_stops(objects, monkeypa
 
 
 def test_an_owner_that_goes_on_keeps_its_lease(objects, monkeypatch):
-    monkeypatch.setattr(mirror, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 2.0)
     lease = Lease(URL, 0)
     first = objects.find(URL, detail=True)
     while objects.find(URL, detail=True) == first:
@@ -370,7 +372,7 @@ def test_an_owner_that_goes_on_keeps_its_lease(objects, monkeypatch):
 
 def test_of_two_that_begin_at_once_one_has_it(place, monkeypatch):
     other = Lease(place, 0)
-    monkeypatch.setattr(mirror.Lease, "_there", lambda self: {})  # listed before the other wrote
+    monkeypatch.setattr(leases.Lease, "_there", lambda self: {})  # listed before the other wrote
     with pytest.raises(LeaseError, match="has begun to write"):
         Lease(place, 0)
     monkeypatch.undo()
@@ -378,10 +380,10 @@ def test_of_two_that_begin_at_once_one_has_it(place, monkeypatch):
 
 
 def test_an_owner_of_this_machine_that_is_dead_has_no_lease(place, monkeypatch):
-    monkeypatch.setattr(mirror.os, "getpid", lambda: 2**22 + 1)  # beyond any process
-    monkeypatch.setattr(mirror.Lease, "_keep", lambda self: None)
+    monkeypatch.setattr(leases.os, "getpid", lambda: 2**22 + 1)  # beyond any process
+    monkeypatch.setattr(leases.Lease, "_keep", lambda self: None)
     Lease(place, 0)
-    monkeypatch.setattr(mirror, "_machine", lambda: "another")
+    monkeypatch.setattr(leases, "_machine", lambda: "another")
     with pytest.raises(LeaseError, match="is in use"):
         Lease(place, 0)
     monkeypatch.undo()
