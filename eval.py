@@ -8,7 +8,7 @@ Without a data set it takes the held-out split of the data that a run was traine
 than the model's: --resolution=512 or 256x512. Tokens where they are wanted: --focus=x,y,w,h,s.
 The same command again measures only what is not there yet; see docs/evaluation.md.
 
-Exit code: 0 if all was measured, 2 if some cells of a grid failed, 1 if all did.
+Exit code: 0 if all was measured, 2 if some cells of a grid failed or a flag is wrong, 1 if all did.
 """
 
 import contextlib
@@ -100,7 +100,8 @@ REFERENCE = flags.DEFINE_string(
     "reference",
     None,
     "What to take distances to, beside the originals: saved statistics or images (.npz, as the "
-    "evaluation suite of 'Diffusion Models Beat GANs' has them), or a folder of images.",
+    "evaluation suite of 'Diffusion Models Beat GANs' has them), or a folder of images, which are "
+    "cut to --resolution if given.",
 )
 PRECISION_RECALL = flags.DEFINE_bool(
     "precision_recall", False, "Measure them, too; keeps the features of all images on disk."
@@ -224,7 +225,10 @@ def read_settings() -> "evaluation.Settings":
     if REFERENCE.value:
         samples_alone = bool(IMAGES.value and not REFERENCES.value)
         reference = evaluation.read_reference(
-            path(REFERENCE.value), network, with_features=PRECISION_RECALL.value and samples_alone
+            path(REFERENCE.value),
+            network,
+            with_features=PRECISION_RECALL.value and samples_alone,
+            size=next(iter(sizes()), None) if len(sizes()) == 1 else None,
         )
     return evaluation.Settings(
         step=STEP.value,
@@ -280,11 +284,11 @@ def plan_grid(settings: "evaluation.Settings") -> "list[evaluation.Cell]":
 def plan_images(settings: "evaluation.Settings") -> "evaluation.Cell":
     """Looks at images that were made elsewhere."""
     given = sizes()
-    if len(given) > 1 or (given and not REFERENCES.value):
-        raise ValueError("--images have one --resolution, that of their --references")
+    if len(given) > 1:
+        raise ValueError("--images have one --resolution, that of their references")
     images, size = path(IMAGES.value), given[0] if given else None
     if not REFERENCES.value:
-        return evaluation.plan_samples(images, settings)
+        return evaluation.plan_samples(images, settings, size)
     return evaluation.plan_pairs(images, path(REFERENCES.value), settings, size, VALUES.value)
 
 

@@ -11,7 +11,7 @@ work=${1:-runs/imagenet_small}
 bin=$(dirname "$(command -v "${PYTHON:-python}")")
 export PATH="$bin:$PATH"
 export TARS=$work/tars DATA=$work/data RUNS=$work/runs
-export SIDE=32 HELD_OUT=0.25 COUNT=2 STEPS=4 INCEPTION=
+export SIDE=32 HELD_OUT=0.25 BATCH=4 COUNT=2 STEPS=4 INCEPTION=
 export M128=configs/gpstoken_m128.py:smoke LAYOUT=configs/layout_tree.py:smoke SIT=configs/sit_xl.py:smoke
 
 mkdir -p "$TARS"
@@ -34,7 +34,7 @@ def add(archive, name, content):
 def jpeg(photo, i):
     file = io.BytesIO()
     left, top = 23 * i % 100, 37 * i % 60
-    Image.fromarray(photo[top : top + 220, left : left + 260]).save(file, "JPEG")
+    Image.fromarray(photo[top : top + 180 + 9 * i % 40, left : left + 260]).save(file, "JPEG")
     return file.getvalue()
 
 

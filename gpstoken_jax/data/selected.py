@@ -36,12 +36,19 @@ class SourceBatches:
 
 
 class SampleBatches(SourceBatches):
-    """The same of images that have one size and stand for themselves, as ``given``.
+    """The same of images that stand for themselves, as ``given``.
 
-    Iterating raises ValueError at one of another size, or that cannot be read: it would be missing.
+    Iterating raises ValueError at one that cannot be read, as it would be missing, and unless
+    ``cut`` is set at one of another size, which is not brought to the others' then.
     """
+
+    def __init__(self, *arguments: Any, cut: bool = False):
+        """See ``SourceBatches``."""
+        super().__init__(*arguments)
+        self._cut = cut
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in super().__iter__():
-            check_batch(batch, self.unreadable, self._size, "the first: generated images have one")
+            size = None if self._cut else self._size
+            check_batch(batch, self.unreadable, size, "the first: generated images have one")
             yield batch | {"given": batch["image"]}

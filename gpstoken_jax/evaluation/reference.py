@@ -39,7 +39,11 @@ class Reference:
 
 
 def read_reference(
-    path: Path, network: FeatureNetwork, *, with_features: bool = False
+    path: Path,
+    network: FeatureNetwork,
+    *,
+    with_features: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Reference:
     """Reads saved statistics, or takes those of images.
 
@@ -49,6 +53,8 @@ def read_reference(
         directory of ``gpstoken generate``.
       network: whose features are compared.
       with_features: for precision and recall, which take images.
+      size: (height, width) that the images of a folder are brought to, antialiased, their centre;
+        if None they must have one size.
 
     Raises:
       FileNotFoundError, ValueError: if there is no such thing, or not of this network; or if there
@@ -73,7 +79,11 @@ def read_reference(
             f"--precision_recall: {path} has statistics alone, no images (arr_0): give a folder of "
             "images, or a reference batch with them"
         )
-    measured, features = _measure(open_samples(path), network)
+    try:
+        measured, features = _measure(open_samples(path), network, size)
+    except ValueError as error:
+        advice = "; --resolution=SIDE cuts them all to it" if "pixels, not" in str(error) else ""
+        raise ValueError(f"the reference {path}: {error}{advice}") from error
     return Reference(str(path), statistics or measured, features if with_features else None)
 
 
@@ -104,13 +114,14 @@ def has_images(path: Path) -> bool:
 
 
 def _measure(
-    source: FolderSource | ArchiveSource, network: FeatureNetwork
+    source: FolderSource | ArchiveSource, network: FeatureNetwork, size: tuple[int, int] | None
 ) -> tuple[dict[str, Gaussian], Float[np.ndarray, "n d"]]:
     """Statistics of all feature sets of images, and the features of the first."""
     evaluator = Evaluator(
         given_images({}), lpips_weights=None, rounding="round", network=network, compared=False
     )
-    batches = SampleBatches(source, ReadAhead(), source[0].size, _BATCH, range(len(source)))
+    reading = ReadAhead(), size or source[0].size, _BATCH
+    batches = SampleBatches(source, *reading, range(len(source)), cut=size is not None)
     say(f"reference: {source.description}")
     progress, statistics, kept = Progress(len(source), label="reference  "), {}, []
     for batch in evaluator(batches):

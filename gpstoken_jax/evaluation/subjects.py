@@ -364,19 +364,25 @@ def plan_pairs(
     )
 
 
-def plan_samples(images: Path, settings: Settings) -> Cell:
+def plan_samples(images: Path, settings: Settings, size: tuple[int, int] | None = None) -> Cell:
     """Looks at a generator's images, which have no originals and are taken as they are.
 
     Args:
       images: see ``reference.open_samples``.
       settings: of the measurement.
+      size: (height, width) that they must have, that of a reference; any by default.
 
     Raises:
-      ValueError, OSError: if there are none, the first cannot be read, or the generator has not
-        finished.
+      ValueError, OSError: if there are none, the first cannot be read or has another size, or the
+        generator has not finished.
     """
     source = open_samples(images)
     height, width = source[0].size
+    if size and size != (height, width):
+        raise ValueError(
+            f"the images in {images} are {height} x {width}: --resolution must be their own, to "
+            "which those of a --reference folder are brought"
+        )
 
     def open_subject() -> Subject:
         protocol = {

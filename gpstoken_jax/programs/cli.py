@@ -330,10 +330,12 @@ def describe_program(arguments: list[str]) -> str:
     parts = [(main.__doc__ or "").strip()]
     own = FLAGS.get_flags_for_module(main)
     parts += _group("Flags", [flag for flag in own if flag.name not in ("config", "data")])
+    for title, section in (("Data", "data"), ("Instead of what the config says", "eval")):
+        if section in FLAGS:
+            parts += _section_help(title, section)
     here = FLAGS.flags_by_module_dict().get(__name__, [])
-    data = [f for f in here if f.name.startswith("data")]
-    parts += _group("Data", [flag for flag in data if "." in flag.name])
-    parts += _group("Several processes", [flag for flag in here if flag not in data])
+    here = [flag for flag in here if flag.name.partition(".")[0] not in _CONFIG_FLAGS]
+    parts += _group("Several processes", here)
     if "config" in FLAGS:
         parts += _config_help(arguments)
     return "\n".join(parts)
@@ -347,9 +349,12 @@ def _group(title: str, members: list[Any]) -> Iterator[str]:
         kind = flag.flag_type().replace("multi ", "").replace("string enum", "one of")
         if hasattr(flag, "enum_values") and flag.enum_values:
             kind = "|".join(flag.enum_values)
-        needed = any("other than None" in v.message for v in flag.validators)
-        required = "required" if needed else f"default: {flag.default}"
-        yield _entry(f"--{flag.name}", kind, required, flag.help or "")
+        yield _entry(f"--{flag.name}", kind, _need(flag), flag.help or "")
+
+
+def _need(flag: Any) -> str:
+    needed = any("other than None" in validator.message for validator in flag.validators)
+    return "required" if needed else f"default: {flag.default}"
 
 
 def _entry(name: str, kind: str, default: str, text: str) -> str:
@@ -360,18 +365,29 @@ def _entry(name: str, kind: str, default: str, text: str) -> str:
     return f"{head}\n{body}" if body.strip() else head
 
 
+def _section_help(title: str, section: str) -> Iterator[str]:
+    """A section of a config whose fields are flags: --data.folder."""
+    yield f"\n{title}\n"
+    fields = FLAGS[section].value
+    for name in fields or ():
+        kind, field = fields.get_type(name).__name__, f"{section}.{name}"
+        yield _entry(f"--{field}", kind, "default: None", _describe_field(field))
+
+
 def _config_help(arguments: list[str]) -> Iterator[str]:
     given = [a.partition("=")[2] for a in arguments if a.split("=")[0] in ("--config", "-config")]
     path = given[0] if given else str(_configs() / "common.py")
     yield "\nConfig\n"
-    yield _entry(
-        "--config", "file", "required", "A file of configs/, with :ARGUMENT if it has one."
-    )
+    flag = FLAGS["config"]
+    yield _entry("--config", "file", _need(flag), f"{flag.help} With :ARGUMENT if it has one.")
     yield f"\nFields of {path}, each a flag: --config.NAME=VALUE\n"
-    documented = _load("gpstoken_jax.configs.fields", _configs() / "fields.py").describe
     for name, value in flatten(_read_config(path)):
         kind = "path or text" if value is None else type(value).__name__
-        yield f"  {name}  {kind}  (default: {value!r})\n      {documented(name)}"
+        yield f"  {name}  {kind}  (default: {value!r})\n      {_describe_field(name)}"
+
+
+def _describe_field(name: str) -> str:
+    return _load("gpstoken_jax.configs.fields", _configs() / "fields.py").describe(name)
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -122,7 +122,8 @@ def define_high_resolution_flag() -> flags.FlagHolder:
         None,
         WAYS,
         "How an image of several tiles is decoded: its tokens merged (as published, or aligned to "
-        "the pixel), or tile by tile; the config's way by default.",
+        "the pixel), or tile by tile (tiles), with windows over their seams, too (blended); the "
+        "config's way by default.",
     )
 
 

@@ -76,6 +76,16 @@ def test_choices_that_help_lists_are_all_that_there_are():
     assert json.dumps(list(STORAGE)) in (ROOT / "gpstoken_jax/programs/encode.py").read_text()
 
 
+def test_help_lists_the_fields_that_are_flags():
+    """--data.folder and --eval.batch_size, and a config only where one is needed as required."""
+    text = {name: _run("-m", "gpstoken_jax", name, "--help").stdout for name in ("eval", "convert")}
+    for field in ("data.folder  str", "data.tars  str", "eval.batch_size  int"):
+        assert f"\n  --{field}  (default: None)\n      " in text["eval"]
+    assert "config object" not in text["eval"]
+    assert "--config  file  (default: None)\n      Of the model" in text["convert"]
+    assert "--config  file  (required)" in _run("train.py", "--help").stdout
+
+
 def test_help_shows_the_values_of_the_config_that_is_named():
     text = _run("train.py", "--config=configs/tiny.py", "--help").stdout
     assert "model.image_size  int  (default: 64)" in text

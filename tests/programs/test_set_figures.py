@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from skimage import data as photos
 
+from gpstoken_jax.data.resize import resize_and_crop
 from gpstoken_jax.metrics.manifold import precision_recall
 from gpstoken_jax.runtime.outputs import open_output
 from gpstoken_jax.weights import feature_networks, statistics
@@ -131,3 +132,26 @@ def test_figures_and_files(evaluate, random_run, folder, tmp_path):
             evaluate(f"--images={made}", f"--reference={tmp_path / name}.npz")
     with pytest.raises(ValueError, match=r"bare\.npz has statistics alone, no images \(arr_0\)"):
         evaluate(f"--images={made}", f"--reference={bare}", "--precision_recall")
+
+
+def test_a_reference_folder_of_many_sizes_is_cut_to_that_of_the_samples(evaluate, folder, tmp_path):
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    for i in range(COUNT):
+        photo = Image.fromarray(photos.coffee()[: 100 + 3 * i, 7 * i : 200])
+        photo.save(reference / f"{i:02d}.png")
+    where = f"--images={folder}", f"--reference={reference}"
+    with pytest.raises(ValueError, match=r"not 100 x 200 .*--resolution=SIDE cuts them"):
+        evaluate(*where)
+    with pytest.raises(ValueError, match="are 32 x 32: --resolution must be their own"):
+        evaluate(*where, "--resolution=64")
+    cut = np.stack(
+        [
+            resize_and_crop(Image.open(f), 32, resize="antialias")
+            for f in sorted(reference.iterdir())
+        ]
+    )
+    wanted = _distance(
+        *(_of(x)["fid"] for x in (cut, np.stack([Image.open(f) for f in sorted(folder.iterdir())])))
+    )
+    assert evaluate(*where, "--resolution=32")["images"]["fid"] == pytest.approx(wanted, rel=1e-3)
