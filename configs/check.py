@@ -43,8 +43,10 @@ _CHOICES = {
     "transport.prediction": ("velocity", "noise", "score"),
     "transport.loss_weight": ("none", "velocity", "likelihood"),
     "sample.layouts": ("random", "in_turn"),
-    "sample.method": ("sde_euler", "sde_heun", "ode_euler", "ode_heun", "ode_dopri5"),
-}
+    "sample.method": (
+        "sde_euler", "sde_heun", "ode_euler", "ode_heun", "ode_midpoint", "ode_rk4", "ode_dopri5",
+    ),
+}  # fmt: skip
 _LOGS = {"tensorboard": "", "jsonl": "", "wandb": "wandb", "mlflow": "mlflow"}  # and packages
 _AT_LEAST_1 = {
     "model.image_size", "model.render_size", "model.feature_channels", "model.cond_channels",

@@ -146,7 +146,7 @@ def model() -> ConfigDict:
                 "condition": "roi",  # or "image", all of it for every token; or "none"
                 "refine": True,  # move the initial Gaussians
                 "isotropic": False,  # circles
-                "remat": False,  # less memory, a third more time: keep no activations of blocks
+                "remat": False,  # less memory, more time: keep no activations of blocks
             },
             "decoder": {
                 "channels": 128,
@@ -178,7 +178,7 @@ def data() -> ConfigDict:
             "flip": True,
             "permute_colours": False,  # red, green and blue in a random order
             "cache_mb": 1024,  # memory for images already brought to size
-            "num_threads": 0,  # 0 is one a core
+            "num_threads": 0,  # 0 is one a core, 16 at most
             "num_workers": 0,  # processes; 0 reads in threads of this one
             "prefetch": 4,  # batches read ahead
         }

@@ -1,7 +1,7 @@
 """Defaults of the networks of stage 1, which draw layouts (docs/layouts.md).
 
-Sections: model (the network), data (files of prepare_layouts.py), optimizer, ema, train, checkpoint,
-log; what is 0 or empty in ``model``, ``label_names`` and ``untrained_labels`` is filled in from
+Sections: model (the network), data (files of gpstoken prepare_layouts), optimizer, ema, train,
+checkpoint, log; what is 0 or empty in ``model``, ``label_names`` and ``untrained_labels`` is filled in from
 the layouts.
 """
 
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
             "data": {
                 "layouts": placeholder(str),  # to learn from
                 "val_layouts": placeholder(str),  # held out, if there are any
-                "flip": True,  # mirror every other one left to right
+                "flip": True,  # mirror a random half left to right
             },
             "optimizer": {
                 "learning_rate": 1e-3,

@@ -1,6 +1,6 @@
 """Defaults of the generator's second stage: texture for the Gaussians of a layout (docs/generation.md).
 
-Sections: model (the network), data (token shards of encode.py), transport (what it learns),
+Sections: model (the network), data (token shards of gpstoken encode), transport (what it learns),
 optimizer, ema, train, checkpoint, log, eval, sample; ``statistics``, ``label_names`` and
 ``untrained_labels`` are filled in from the token shards.
 """
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",  # of the computation; parameters are always float32
             },
             "data": {
-                "tokens": placeholder(str),  # a directory that encode.py wrote
+                "tokens": placeholder(str),  # a directory that gpstoken encode wrote
                 "val_tokens": placeholder(str),  # held out; else a part of the first
                 "val_fraction": 0.05,  # that part
                 "mirror": "if_there",  # draw an image or its mirror image (encode --mirror)
@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
                 "max_examples": 512,  # of those held out
                 "num_times": 8,  # times (and noises) at which each is tried
             },
-            "sample": {  # defaults of generate.py
+            "sample": {  # defaults of gpstoken generate
                 "method": "sde_euler",
                 "steps": 250,
                 "guidance_scale": 1.5,

@@ -93,9 +93,9 @@ those values, which tokens do not need: the same at equal bytes is under "Bits" 
 ## Limits
 
 Few photos, few parameters, hours of one CPU thread: texture finer than a token blurs, faces and
-letters that are small in the picture are not kept. Photos only: drawings, text and screenshots were
-not trained on. Not for comparison with the published models, which are 65 times larger and were
-trained on ImageNet at 256 pixels.
+letters that are small in the picture are not kept. Photos only: drawings, printed text and
+screenshots were not trained on (one of the photos shows handwriting). Not for comparison with the
+published models, which are 65 times larger and were trained on ImageNet at 256 pixels.
 """
 ROWS = {"model": "this", "bicubic": "bicubic", "jpeg": "JPEG", "webp": "WebP"}
 METRICS = ("psnr", "ssim", "lpips", "bytes")

@@ -1,8 +1,8 @@
 """The photos that scikit-image and scikit-learn ship, as a small real data set.
 
-Only files inside the installed packages are used; nothing is downloaded. Drawings, text pages,
-masks, test patterns and deliberately blurred pictures are left out. Photos of one scene stay on
-one side of the split.
+Only files inside the installed packages are used; nothing is downloaded. Drawings, scanned pages,
+masks, test patterns and deliberately blurred pictures are left out; ``text.png`` is a photo of
+handwriting. Photos of one scene stay on one side of the split.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""Makes images of tokens that encode.py wrote.
+"""Makes images of tokens that gpstoken encode wrote.
 
 gpstoken decode --checkpoint=runs/m128 --tokens=tokens/m128 --output=images
 """
@@ -39,7 +39,7 @@ RESOLUTION = flags.DEFINE_string(
     "resolution", None, "Size of the images, a side or HEIGHTxWIDTH; that of the tokens by default."
 )
 TOKENS = flags.DEFINE_string(
-    "tokens", None, "A directory that encode.py wrote, or a file of the viewer.", required=True
+    "tokens", None, "A directory that encode wrote, or a file of the viewer.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", None, "Where the PNG files go.", required=True)
 cli.allow_buckets("tokens", "output")

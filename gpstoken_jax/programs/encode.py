@@ -152,7 +152,7 @@ def open_images(tokenizer: Tokenizer) -> image_flags.Images:
     """The images of the flags, crops of them, or each of them with its mirror image."""
     images, config = IMAGES.open(tokenizer.config), tokenizer.config.data
     if MIRROR.value and PASSES.value:
-        raise ValueError("--passes mirrors every other crop: leave out --mirror")
+        raise ValueError("--passes mirrors a random half of the crops: leave out --mirror")
     if MIRROR.value:
         return images.of(MirroredImages(images.source, images.size, config.resize))
     if not PASSES.value:

@@ -68,7 +68,13 @@ COUNT = flags.DEFINE_integer("count", 8, "Images a class.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Image i of a class and a seed is always the same.")
 METHOD = flags.DEFINE_enum("method", None, METHODS, "Of sampling; the run's by default.")
 STEPS = flags.DEFINE_integer("steps", None, "Of sampling; the run's by default.", lower_bound=2)
-LAST_STEP = flags.DEFINE_enum("last_step", "mean", LAST_STEPS, "Of an SDE.")
+LAST_STEP = flags.DEFINE_enum(
+    "last_step",
+    "mean",
+    LAST_STEPS,
+    "Of an SDE, without noise: its drift (mean), the estimate of the data (tweedie), a step of the "
+    "ODE (euler), or none.",
+)
 SCALE = flags.DEFINE_float("guidance_scale", None, "1 is no guidance; the run's by default.")
 INTERVAL = flags.DEFINE_list(
     "guidance_interval", None, "From and to which time there is guidance; 0 is noise, 1 the image."

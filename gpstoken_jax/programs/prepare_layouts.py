@@ -41,7 +41,7 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime.text import say
 from gpstoken_jax.tokens import open_tokens
 
-TOKENS = flags.DEFINE_string("tokens", None, "A directory of tokens, written by encode.py.")
+TOKENS = flags.DEFINE_string("tokens", None, "A directory of tokens, written by gpstoken encode.")
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The tokenizer's config: image side, partition, crops (without --tokens)."
 )

@@ -1,4 +1,4 @@
-"""Tokens on disk: shards of safetensors files, written by encode.py, read at random."""
+"""Tokens on disk: shards of safetensors files, written by gpstoken encode, read at random."""
 
 from gpstoken_jax.tokens.dataset import TokenDataset, TokenExample, open_tokens
 from gpstoken_jax.tokens.format import STORAGE, TokensError

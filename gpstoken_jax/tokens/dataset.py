@@ -64,7 +64,7 @@ class TokenDataset:
     """A sequence of ``TokenExample``; can be pickled, so that worker processes can read too.
 
     Args:
-      directory: that encode.py wrote; or one file of it, or of the viewer.
+      directory: that gpstoken encode wrote; or one file of it, or of the viewer.
 
     Attributes:
       header: the settings of the tokens: config, checkpoint, partition, num_tokens, storage, ...
@@ -79,7 +79,7 @@ class TokenDataset:
         self._single = single
         if index is None:
             raise TokensError(
-                f"{self.directory} has no index.json: it holds no tokens, or encode.py has not "
+                f"{self.directory} has no index.json: it holds no tokens, or encode has not "
                 "finished (run it again with the same flags)"
             )
         self.index: dict[str, Any] = index
@@ -211,7 +211,7 @@ class TokenDataset:
 
 
 def open_tokens(directory: str | Path) -> TokenDataset:
-    """Opens a directory that encode.py wrote, or a single file of tokens.
+    """Opens a directory that gpstoken encode wrote, or a single file of tokens.
 
     Raises:
       TokensError: if it has no finished tokens.

@@ -28,7 +28,7 @@ _Crops = Iterator[tuple[np.ndarray, np.ndarray]]  # batches of images and labels
 
 
 def layouts_of_tokens(directory: str | Path) -> Layouts:
-    """The initial Gaussians of a directory of tokens that encode.py wrote.
+    """The initial Gaussians of a directory of tokens that gpstoken encode wrote.
 
     Raises:
       TokensError: if there are no finished tokens, or they are in bits.
