@@ -91,8 +91,9 @@ format: $(VENV)/.dev  ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-kernel-compile: $(VENV)-kernel-compile/.done  ## compile the GPU kernels for six GPUs, without one
-	@$(VENV)-kernel-compile/bin/python -m tests.ptx_emulator.kernel_compile
+kernel-compile: $(VENV)-kernel-compile/.done  ## compile the GPU kernels for six GPUs, without one; or TARGETS=
+	@$(VENV)-kernel-compile/bin/python -m tests.ptx_emulator.kernel_compile \
+	  $(if $(TARGETS),--target $(TARGETS))
 	@$(VENV)-kernel-compile/bin/python -m tests.ptx_emulator.check --few
 
 kernel-check: $(VENV)-kernel-compile/.done  ## run the compiled GPU kernels in an emulator, all cases

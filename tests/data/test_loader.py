@@ -159,6 +159,7 @@ def test_cache_keeps_to_its_budget():
     assert len(fitted._kept) == 3 and fitted._used <= 3.5 * one
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches(tmp_path, closing):
     for index in range(6):
         Image.new("RGB", (20, 20), (index * 30, 0, 0)).save(tmp_path / f"{index}.png")

@@ -90,6 +90,7 @@ _BLOCKS = ["Conv2d_1a_3x3", "Conv2d_4a_3x3", "Mixed_5b", "Mixed_6a", "Mixed_6b",
 _BLOCKS += ["Mixed_7a", "Mixed_7b", "Mixed_7c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", _BLOCKS)
 def test_activations(golden, forward, block):
     value = forward[2][block]["__call__"][0].mean((1, 2))
@@ -124,6 +125,7 @@ def test_loss_and_gradient(golden, weights, pair):
     np.testing.assert_allclose(np.linalg.norm(gradient), np.linalg.norm(expected), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_statistics_of_the_batch(golden, weights, pair):
     """Batch norm in training mode sees both images of every pair as one batch."""
 

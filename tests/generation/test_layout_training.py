@@ -101,6 +101,7 @@ def test_what_is_trained_can_be_drawn_from(kind, runs):
             open_layouts(workdir, num_tokens=7)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(runs, files, env, tmp_path):
     """Of one network: the other has the same batches and the same step around its loss."""
     workdir = runs / "layout_tree"

@@ -60,6 +60,7 @@ def test_the_probabilities_of_all_partitions_add_up_to_one(small):
         assert np.exp(log_p[regions == count]).sum() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_draws_have_the_frequencies_of_their_probabilities(small):
     _, params, likelihood, sample = small
     every = _all_partitions()

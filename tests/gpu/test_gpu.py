@@ -103,6 +103,7 @@ def test_overlapping_intervals_count_once():
     assert device_time.covered([(5, 7), (0, 4), (1, 2), (3, 5)]) == 7
 
 
+@pytest.mark.slow
 def test_the_literal_kernel_is_right():
     size = (16, 8)
     geometry, features = random_tokens(0, 32, 1, size=size)

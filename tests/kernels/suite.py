@@ -148,6 +148,7 @@ class SplatSuite:
         tokens = random_tokens(1, self.regime_tokens, 8, regime, self.regime_size)
         self.check(*tokens, self.regime_size, 3.0, REGIMES[regime][-1])
 
+    @pytest.mark.slow
     def test_any_size_and_number_of_tokens_and_channels(self, subtests):
         for size, count, channels in self.shapes:
             with subtests.test(size=size, count=count, channels=channels):
@@ -212,6 +213,7 @@ class SplatSuite:
             assert relative(np.delete(gradient, 5, 0), of_others) < 1e-4 * self.precision
             assert not gradient[5].any()
 
+    @pytest.mark.slow
     def test_random_shapes_and_values(self):
         # The decorated function is made anew here because Hypothesis objects to inherited ones.
         @settings(deadline=None, max_examples=self.examples, derandomize=True, database=None)

@@ -27,6 +27,7 @@ def in_groups(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_groups")
 def test_several_tiles_at_once_give_the_same():
     size = (40, 50)

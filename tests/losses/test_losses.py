@@ -52,6 +52,7 @@ def test_without_lpips_its_weights_are_not_needed(pair):
     assert loss == terms["mse"]
 
 
+@pytest.mark.slow
 def test_dropout_in_lpips_is_for_those_who_ask(pair, frozen):
     config = common.get_config().loss
     keys = jax.random.split(jax.random.key(0))

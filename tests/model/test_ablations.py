@@ -39,6 +39,7 @@ def encoded(images=IMAGES, boxes=None, **switches):
     return np.asarray(geometry), np.asarray(tokens), params
 
 
+@pytest.mark.slow
 def test_the_defaults_are_the_published_model():
     config = common.model().encoder
     assert (config.condition, config.refine, config.isotropic) == ("roi", True, False)
@@ -75,6 +76,7 @@ def test_without_refinement_the_geometry_is_the_partition():
     assert np.ptp(tokens[..., 5:]) > 0
 
 
+@pytest.mark.slow
 def test_isotropic_gaussians_are_circles_of_the_same_area():
     _, free, _ = encoded()
     _, tokens, _ = encoded(isotropic=True)

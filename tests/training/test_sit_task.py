@@ -104,6 +104,7 @@ def test_the_held_out_loss_falls_most_where_the_class_is_known(trained):
     assert after["val_loss"] < after["val_loss_no_class"] - 0.02
 
 
+@pytest.mark.slow
 def test_samples_are_of_the_class_that_is_asked_for(task, trained, directory):
     params = one_copy(trained[0].ema_params)
     sampler = Sampler("ode_heun", 12)

@@ -59,6 +59,7 @@ def _check_checkpoint(root):
     assert read_config(RunDirectory(root)).log.to.startswith("jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what it is made of
 def test_mlflow_has_metrics_config_pictures_and_the_checkpoint(run, tmp_path):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: the extra [mlflow]")
