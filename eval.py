@@ -223,12 +223,12 @@ def read_settings() -> "evaluation.Settings":
     elif FRECHET.value:
         network = feature_networks.vgg16_network(lpips)
     if REFERENCE.value:
-        samples_alone = bool(IMAGES.value and not REFERENCES.value)
+        samples_alone, given = bool(IMAGES.value and not REFERENCES.value), sizes()
         reference = evaluation.read_reference(
             path(REFERENCE.value),
             network,
             with_features=PRECISION_RECALL.value and samples_alone,
-            size=next(iter(sizes()), None) if len(sizes()) == 1 else None,
+            size=given[0] if len(given) == 1 else None,
         )
     return evaluation.Settings(
         step=STEP.value,

@@ -79,6 +79,8 @@ def read_reference(
             f"--precision_recall: {path} has statistics alone, no images (arr_0): give a folder of "
             "images, or a reference batch with them"
         )
+    if not path.is_dir():
+        size = None  # a file has images of one size, which is theirs
     try:
         measured, features = _measure(open_samples(path), network, size)
     except ValueError as error:

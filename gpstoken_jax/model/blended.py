@@ -118,7 +118,8 @@ def _without_seams(
     step = _smoothed(step * _trust(unrest), cell / 2, axes=(2,))
     change = -step[:, :, None] * (np.sign(places) * np.maximum(4 - abs(places), 0) / 8)
 
-    slope = (third - second - 0.625 * step) / 3  # a cell, between what the middles of cells become
+    # A cell, between what the middles of cells become: the ramp's mean over either is 0.625 / 2.
+    slope = (third - second - 0.625 * step) / 3
     line = (second + third)[:, :, None] / 2 + slope[:, :, None] * places
     ridge = (line - calm - change) * (abs(places) < 1)
     trust = _trust(unrest + (ridge**2).sum(2) / (2 * cell))
