@@ -12,6 +12,7 @@ Exit code: 0 if all was measured, 2 if some cells of a grid failed or a flag is 
 """
 
 import contextlib
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -136,7 +137,10 @@ def main() -> int:
     # ---- The grid: every checkpoint on every data set in every size with every number of tokens --
     check_flags()
     settings = read_settings()
-    cells = [plan_images(settings)] if IMAGES.value else plan_grid(settings)
+    cells = plan(settings)
+    if REFERENCE.value:  # takes long: only when the rest is known to be right
+        settings = dataclasses.replace(settings, reference=read_reference(settings.network))
+        cells = plan(settings)
     processes.check_same("the list of images", [[cell.name, cell.num_images] for cell in cells])
 
     # ---- Every image of every cell once: numbers of all, pictures of some -----------------------
@@ -215,21 +219,13 @@ def check_flags() -> None:
 
 
 def read_settings() -> "evaluation.Settings":
-    """Reads how everything is measured, with the networks of the metrics."""
+    """Reads how everything is measured, with the networks of the metrics, but no reference."""
     lpips = networks.load_lpips() if LPIPS.value else None
-    network, reference = None, None
+    network = None
     if FRECHET.value and INCEPTION_FILE.value:
         network = feature_networks.inception_network(path(INCEPTION_FILE.value))
     elif FRECHET.value:
         network = feature_networks.vgg16_network(lpips)
-    if REFERENCE.value:
-        samples_alone, given = bool(IMAGES.value and not REFERENCES.value), sizes()
-        reference = evaluation.read_reference(
-            path(REFERENCE.value),
-            network,
-            with_features=PRECISION_RECALL.value and samples_alone,
-            size=given[0] if len(given) == 1 else None,
-        )
     return evaluation.Settings(
         step=STEP.value,
         weights=WEIGHTS.value,
@@ -242,7 +238,6 @@ def read_settings() -> "evaluation.Settings":
         bias_map=BIAS_MAP.value,
         lpips=lpips,
         network=network,
-        reference=reference,
         precision_recall=PRECISION_RECALL.value,
         save_statistics=path(SAVE_STATISTICS.value) if SAVE_STATISTICS.value else None,
         save_images=SAVE_IMAGES.value,
@@ -252,6 +247,22 @@ def read_settings() -> "evaluation.Settings":
         bytes_per_value=BYTES_PER_VALUE.value,
         verify=VERIFY.value,
     )
+
+
+def read_reference(network: "feature_networks.FeatureNetwork") -> "evaluation.Reference":
+    """Reads the --reference, or measures its images."""
+    samples_alone, given = bool(IMAGES.value and not REFERENCES.value), sizes()
+    return evaluation.read_reference(
+        path(REFERENCE.value),
+        network,
+        with_features=PRECISION_RECALL.value and samples_alone,
+        size=given[0] if len(given) == 1 else None,
+    )
+
+
+def plan(settings: "evaluation.Settings") -> "list[evaluation.Cell]":
+    """Looks at all that is to be measured."""
+    return [plan_images(settings)] if IMAGES.value else plan_grid(settings)
 
 
 def sizes() -> "list[tuple[int, int]]":
@@ -270,7 +281,7 @@ def plan_grid(settings: "evaluation.Settings") -> "list[evaluation.Cell]":
         evaluation.parse_token_counts(NUM_TOKENS.value),
     )
 
-    def plan(combination: "evaluation.Combination") -> "evaluation.Cell":
+    def plan_cell(combination: "evaluation.Combination") -> "evaluation.Cell":
         try:
             return evaluation.plan_tokenizer(combination, settings)
         except cli.user_errors() as error:
@@ -278,7 +289,7 @@ def plan_grid(settings: "evaluation.Settings") -> "list[evaluation.Cell]":
                 raise
             return evaluation.broken_cell(combination.name, error)
 
-    return [plan(combination) for combination in grid]
+    return [plan_cell(combination) for combination in grid]
 
 
 def plan_images(settings: "evaluation.Settings") -> "evaluation.Cell":

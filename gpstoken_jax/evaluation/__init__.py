@@ -16,7 +16,7 @@ from gpstoken_jax.evaluation.grid import (
     parse_token_counts,
 )
 from gpstoken_jax.evaluation.methods import check_bits
-from gpstoken_jax.evaluation.reference import read_reference
+from gpstoken_jax.evaluation.reference import Reference, read_reference
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.run import Run
 from gpstoken_jax.evaluation.subjects import (
@@ -36,6 +36,7 @@ __all__ = [
     "Cell",
     "CellResult",
     "Dataset",
+    "Reference",
     "Run",
     "Settings",
     "broken_cell",
