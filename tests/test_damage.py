@@ -20,7 +20,8 @@ from gpstoken_jax.generation.layouts import Layouts, LayoutsError, read_layouts,
 from gpstoken_jax.generation.layouts.file import METADATA as LAYOUT_METADATA
 from gpstoken_jax.runtime import storage
 from gpstoken_jax.runtime.files import DamagedFileError
-from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
+from gpstoken_jax.runtime.manifest import OutputError, read_manifest
+from gpstoken_jax.runtime.outputs import open_output
 from gpstoken_jax.tokens import TokensError, TokenWriter, open_tokens
 from gpstoken_jax.tokens.format import METADATA
 

@@ -26,7 +26,8 @@ from gpstoken_jax.generation.layouts.release_pickle import layouts_of_pickle
 from gpstoken_jax.metrics.frechet import Gaussian
 from gpstoken_jax.runtime.checkpoint import CheckpointError
 from gpstoken_jax.runtime.files import DamagedFileError, read_json, write_json
-from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
+from gpstoken_jax.runtime.manifest import OutputError, read_manifest
+from gpstoken_jax.runtime.outputs import open_output
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config, write_config
 from gpstoken_jax.tokens import TokensError, TokenWriter, open_tokens
 from gpstoken_jax.training.metric_log import MetricLog, read_metrics

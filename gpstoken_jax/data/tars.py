@@ -14,7 +14,8 @@ from gpstoken_jax.data import images
 from gpstoken_jax.data.packed import Contents, Packing, Row, as_label
 from gpstoken_jax.runtime import buckets
 from gpstoken_jax.runtime.files import reading
-from gpstoken_jax.runtime.outputs import OutputError, safe_name
+from gpstoken_jax.runtime.manifest import OutputError
+from gpstoken_jax.runtime.outputs import safe_name
 
 _MOST = 2**20  # bytes of a header or a label
 _DIGITS = 20  # of no label

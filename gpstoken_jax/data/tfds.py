@@ -14,7 +14,7 @@ from gpstoken_jax.data import images
 from gpstoken_jax.data.examples import Example
 from gpstoken_jax.runtime import buckets, storage
 from gpstoken_jax.runtime.fingerprints import fingerprint_files
-from gpstoken_jax.runtime.outputs import MANIFEST, read_manifest
+from gpstoken_jax.runtime.manifest import MANIFEST, read_manifest
 
 KIND = "data set"  # of a directory that prepare_data makes
 

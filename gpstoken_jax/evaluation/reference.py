@@ -14,7 +14,7 @@ from gpstoken_jax.data.sources import FolderSource, open_folder
 from gpstoken_jax.evaluation.measurement import Evaluator
 from gpstoken_jax.evaluation.methods import GIVEN, given_images
 from gpstoken_jax.metrics.frechet import FeatureStatistics, Gaussian
-from gpstoken_jax.runtime.outputs import MANIFEST, read_manifest
+from gpstoken_jax.runtime.manifest import MANIFEST, read_manifest
 from gpstoken_jax.runtime.progress import Progress
 from gpstoken_jax.runtime.text import say
 from gpstoken_jax.weights.feature_networks import CLASSES, FeatureNetwork, load_reference

@@ -37,7 +37,8 @@ if not cli.asks_for_help():  # which needs no JAX
     from gpstoken_jax.runtime import processes
     from gpstoken_jax.runtime.buckets import exists, fetch
     from gpstoken_jax.runtime.fingerprints import first_difference
-    from gpstoken_jax.runtime.outputs import OutputError, check_apart, open_output
+    from gpstoken_jax.runtime.manifest import OutputError
+    from gpstoken_jax.runtime.outputs import check_apart, open_output
     from gpstoken_jax.runtime.text import say
 from gpstoken_jax.tokens import open_tokens
 

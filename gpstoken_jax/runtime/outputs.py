@@ -1,93 +1,38 @@
-"""Output directories that know what they were made from, and that belong to the program.
+"""Output directories that belong to the program: claimed, written into, gone on with, finished.
 
-A directory is claimed before the first file is written into it: ``manifest.json`` names the kind
-of output and everything that it is made from. While it grows, each process keeps a journal of the
-files that it wrote; at the end the manifest lists all of them with length and SHA-256. So a program
-goes on where it was killed, never mixes the results of two different commands, notices damage, and
-deletes or replaces nothing but what a manifest or a journal says that it wrote.
+A directory is claimed by a manifest before the first file is written into it. So a program goes on
+where it was killed, never mixes the results of two different commands, notices damage, and deletes
+or replaces nothing but what a manifest or a journal says that it wrote.
 """
 
 import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from gpstoken_jax.runtime.buckets import Choose, is_url
-from gpstoken_jax.runtime.files import (
-    TEMPORARY_SUFFIX,
-    DamagedFileError,
-    digest_file,
-    open_new,
-    read_json,
-    remove_temporary_files,
-    write_json,
-)
+from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX, open_new, remove_temporary_files
 from gpstoken_jax.runtime.fingerprints import first_difference
-from gpstoken_jax.runtime.json_lines import read_line, seal_line
+from gpstoken_jax.runtime.json_lines import seal_line
+from gpstoken_jax.runtime.manifest import (
+    JOURNAL,
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    OutputError,
+    describe_file,
+    find_manifest,
+    list_journals,
+    lock_journal,
+    read_journals,
+    write_manifest,
+)
 from gpstoken_jax.runtime.mirror import Place, open_place
-
-MANIFEST = "manifest.json"
-_JOURNAL = "journal-{:05d}.txt"
-
-
-class OutputError(ValueError):
-    """A directory cannot be written to, or read, as asked; the message says why and what to do."""
-
-
-class FileRecord(NamedTuple):
-    """Length in bytes and SHA-256 of a file, as it was written."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Description of an output directory, kept in it.
-
-    Attributes:
-      directory: where it is.
-      kind: what it holds, e.g. ``"tokens"``.
-      made_from: all that it depends on.
-      files: by name relative to the directory.
-      complete: whether the program that made it came to its end.
-      facts: what the program had to say at the end.
-    """
-
-    directory: Path
-    kind: str
-    made_from: Mapping[str, Any]
-    files: Mapping[str, FileRecord]
-    complete: bool
-    facts: Mapping[str, Any]
-
-    def check(self, name: str) -> Path:
-        """Compares a file with what was written, and returns its path.
-
-        Raises:
-          DamagedFileError: if it is missing or differs.
-        """
-        path, record = self.directory / name, self.files.get(name)
-        if record is None:
-            raise DamagedFileError(f"{path} is not in {MANIFEST}: this directory has no such file")
-        problem = None
-        if not path.is_file():
-            problem = "is missing"
-        elif path.stat().st_size != record.bytes:
-            problem = f"has {path.stat().st_size} bytes instead of {record.bytes}"
-        elif digest_file(path) != record.sha256:
-            problem = "does not match its checksum"
-        if problem:
-            raise DamagedFileError(
-                f"{path} is damaged: it {problem}; restore it from a copy, or make the directory "
-                "again with --overwrite"
-            )
-        return path
 
 
 @dataclass
@@ -151,11 +96,11 @@ class Output:
         with open_new(path, durable=durable) as file:
             yield file
             file.flush()
-            self._record(name, _describe(Path(file.name)))
+            self._record(name, describe_file(Path(file.name)))
 
     def adopt(self, name: str) -> None:
         """Takes in a file of this directory that another library has just written for us."""
-        self._record(name, _describe(self.directory / name))
+        self._record(name, describe_file(self.directory / name))
 
     def check(self, name: str) -> Path:
         """Compares a file with what was written, and returns its path.
@@ -192,7 +137,7 @@ class Output:
                 return
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(manifest, fcntl.LOCK_EX)
-            now = _read(self.directory)
+            now = find_manifest(self.directory)
             if now is None or (now.complete and not self.complete):
                 yield False
                 return
@@ -202,8 +147,8 @@ class Output:
     def _update(self) -> None:
         self.gather()
         mine = self._journal.name
-        others = [path for path in _journals(self.directory) if str(path) != mine]
-        theirs = _read_journals(self.directory, others, {})
+        others = [path for path in list_journals(self.directory) if str(path) != mine]
+        theirs = read_journals(self.directory, others, {})
         self._files |= {name: theirs[name] for name in theirs.keys() - self._removed}
 
     def share(self) -> None:
@@ -234,8 +179,8 @@ class Output:
         for name in manifest.files:
             manifest.check(name)
         with _locked(self.directory):
-            _write_manifest(manifest)
-            for path in _journals(self.directory):
+            write_manifest(manifest)
+            for path in list_journals(self.directory):
                 path.unlink()
             self._journal.close()
         self.complete = True
@@ -288,7 +233,7 @@ class Output:
         self._place.check()
         if self.complete:
             self.complete = False
-            _write_manifest(Manifest(self.directory, *self._header, self._files, False, {}))
+            write_manifest(Manifest(self.directory, *self._header, self._files, False, {}))
         self._journal.write(seal_line(entry))
         self._journal.flush()
 
@@ -345,37 +290,17 @@ def _claim(
                     f"{directory} was made from something else: {difference}. Give another "
                     "--output, or --overwrite to make it again"
                 )
-            for path in _journals(directory):
-                _lock_journal(path).close()
+            for path in list_journals(directory):
+                lock_journal(path).close()
             _delete(old)
             place.push()
             old = None
         if old is None:
             old = Manifest(directory, kind, made_from, {}, False, {})
-            _write_manifest(old)
+            write_manifest(old)
             place.push()
-        journal = _lock_journal(directory / _JOURNAL.format(process))
+        journal = lock_journal(directory / JOURNAL.format(process))
     return Output(directory, old.complete, (kind, made_from), dict(old.files), journal, place)
-
-
-def read_manifest(directory: str | Path, kind: str) -> Manifest:
-    """Reads what a finished output directory says of itself.
-
-    Raises:
-      OutputError: if there is no output of this kind, or it is not finished.
-      DamagedFileError: if the manifest is damaged.
-      OSError: if it cannot be read.
-    """
-    manifest = _read(Path(directory).expanduser())
-    if manifest is None:
-        raise OutputError(f"{directory} holds no {kind}: it has no {MANIFEST}")
-    if manifest.kind != kind:
-        raise OutputError(f"{directory} holds {manifest.kind}, not {kind}")
-    if not manifest.complete:
-        raise OutputError(
-            f"{directory} is not finished: call the command that makes it again, it will go on"
-        )
-    return manifest
 
 
 def check_apart(output: str | Path, inputs: Iterable[str | Path]) -> None:
@@ -426,7 +351,7 @@ def _check_names(place: str | Path, names: Iterable[str]) -> Choose:
 def _read_own(directory: Path, kind: str) -> Manifest | None:
     """The manifest of a directory that may be written to; None if it is empty."""
     remove_temporary_files(directory)  # a kill may have left the manifest's own
-    manifest = _read(directory)
+    manifest = find_manifest(directory)
     if manifest is None:
         names = sorted(path.name for path in directory.iterdir())
         foreign = next((name for name in names if not name.endswith(TEMPORARY_SUFFIX)), None)
@@ -442,50 +367,6 @@ def _read_own(directory: Path, kind: str) -> Manifest | None:
     return manifest
 
 
-def _read(directory: Path) -> Manifest | None:
-    path = directory / MANIFEST
-    if not path.is_file():
-        return None
-    value = read_json(path, required=True)
-    try:
-        files = {name: FileRecord(*record) for name, record in value["files"].items()}
-        manifest = Manifest(
-            directory, value["kind"], value["made_from"], files, value["complete"], value["facts"]
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedFileError(f"{path} is not a manifest of this program: {error!r}") from error
-    if manifest.complete:
-        return manifest
-    files = _read_journals(directory, _journals(directory), files)
-    files = {name: record for name, record in files.items() if (directory / name).exists()}
-    return replace(manifest, files=files)
-
-
-def _write_manifest(manifest: Manifest) -> None:
-    write_json(
-        manifest.directory / MANIFEST,
-        {
-            "format": 1,
-            "kind": manifest.kind,
-            "complete": manifest.complete,
-            "made_from": manifest.made_from,
-            "facts": manifest.facts,
-            "files": manifest.files,
-        },
-    )
-
-
-def _journals(directory: Path) -> Sequence[Path]:
-    prefix, _, suffix = _JOURNAL.partition("{:05d}")
-    return sorted(
-        path
-        for path in directory.iterdir()
-        if path.name.startswith(prefix)
-        and path.name.endswith(suffix)
-        and path.name[len(prefix) : -len(suffix)].isdigit()
-    )
-
-
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Holds a lock on a directory, where there is one and the file system has such."""
@@ -497,62 +378,6 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _lock_journal(path: Path) -> IO[bytes]:
-    """Opens a journal that no other process has open; closing it lets go of it."""
-    journal = path.open("ab")
-    try:
-        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        journal.close()
-        raise OutputError(
-            f"another process is writing to {path.parent}: wait for it, or give another --output"
-        ) from error
-    except OSError:  # a file system without locks
-        pass
-    whole = path.read_bytes().rpartition(b"\n")
-    journal.truncate(len(whole[0]) + len(whole[1]))  # a line that a kill left short
-    return journal
-
-
-def _read_journals(
-    directory: Path, paths: Iterable[Path], files: Mapping[str, FileRecord]
-) -> dict[str, FileRecord]:
-    """Reads what became of ``files`` and of others, as journals tell.
-
-    Of a file that was written again, the record is that of what lies there: a process may have been
-    killed between the line of the journal and the file.
-    """
-    records = {name: (record,) for name, record in files.items()}
-    for path in paths:
-        for entry in _read_journal(path):
-            name = entry["name"]
-            if "sha256" in entry:
-                record = FileRecord(entry["bytes"], entry["sha256"])
-                records[name] = (*records.get(name, ()), record)
-            else:
-                records.pop(name, None)
-    return {name: _fitting(directory / name, of) for name, of in records.items()}
-
-
-def _fitting(path: Path, records: Sequence[FileRecord]) -> FileRecord:
-    if len(records) > 1 and path.is_file() and (found := _describe(path)) in records:
-        return found
-    return records[-1]
-
-
-def _read_journal(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    whole = path.read_bytes().rpartition(b"\n")[0]  # a torn line's file had not appeared yet
-    entries = [read_line(line) for line in whole.split(b"\n")] if whole else []
-    if None in entries:
-        raise DamagedFileError(
-            f"{path} is damaged: a line does not match its checksum; delete the directory and "
-            "make it again"
-        )
-    return entries
-
-
 def _delete(manifest: Manifest) -> None:
     """Deletes the files of an earlier output, and directories that this leaves empty."""
     parents = set()
@@ -561,13 +386,9 @@ def _delete(manifest: Manifest) -> None:
         path.unlink(missing_ok=True)
         parents |= set(path.parents)
     (manifest.directory / MANIFEST).unlink()
-    for path in _journals(manifest.directory):
+    for path in list_journals(manifest.directory):
         path.unlink()
     inside = [path for path in parents if manifest.directory in path.parents]
     for path in sorted(inside, key=lambda path: len(path.parts), reverse=True):
         with contextlib.suppress(OSError):  # someone else's file is in it
             path.rmdir()
-
-
-def _describe(path: Path) -> FileRecord:
-    return FileRecord(path.stat().st_size, digest_file(path))

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from gpstoken_jax.runtime.buckets import fetch
 from gpstoken_jax.runtime.files import reading
 from gpstoken_jax.runtime.fingerprints import fingerprint_files
-from gpstoken_jax.runtime.outputs import MANIFEST, read_manifest
+from gpstoken_jax.runtime.manifest import MANIFEST, read_manifest
 from gpstoken_jax.tokens import coded
 from gpstoken_jax.tokens.format import (
     CODED_ROWS,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpstoken_jax.runtime.files import sealed_json
-from gpstoken_jax.runtime.outputs import open_output, read_manifest
+from gpstoken_jax.runtime.manifest import read_manifest
+from gpstoken_jax.runtime.outputs import open_output
 from gpstoken_jax.tokens import coded
 from gpstoken_jax.tokens.format import (
     INDEX,

@@ -9,8 +9,8 @@ from PIL import Image
 from gpstoken_jax.data import folder, prepare, sources
 from gpstoken_jax.data.resize import RESIZES, resize_to_cover
 from gpstoken_jax.data.shrinking import Shrinking
-from gpstoken_jax.runtime import outputs, processes
-from gpstoken_jax.runtime.outputs import OutputError
+from gpstoken_jax.runtime import processes
+from gpstoken_jax.runtime.manifest import OutputError, read_manifest
 
 SIZES = {"wide": (90, 60), "tall": (60, 95), "small": (40, 30), "turned": (90, 60)}  # width, height
 
@@ -73,7 +73,7 @@ def test_shares_write_one_data_set_and_the_last_finishes_it(order, photos, tmp_p
         assert prepare.prepare(photos, tmp_path / "set", share=(index, 3)) is None  # and again
     report = prepare.prepare(photos, tmp_path / "set", share=(order[-1], 3))
     assert report | {"seconds": 0} == whole | {"seconds": 0}
-    manifests = [outputs.read_manifest(tmp_path / name, "data set") for name in ("whole", "set")]
+    manifests = [read_manifest(tmp_path / name, "data set") for name in ("whole", "set")]
     for name in manifests[0].files.keys() - {"report.json"}:
         assert manifests[0].files[name] == manifests[1].files[name], name
     assert prepare.prepare(photos, tmp_path / "set")["reused"]

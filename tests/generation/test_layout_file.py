@@ -28,7 +28,8 @@ from gpstoken_jax.generation.layouts.collect import (
 )
 from gpstoken_jax.generation.layouts.file import is_layout_file
 from gpstoken_jax.partition.images import partition_images
-from gpstoken_jax.runtime.outputs import Output, OutputError, open_output
+from gpstoken_jax.runtime.manifest import OutputError
+from gpstoken_jax.runtime.outputs import Output, open_output
 from gpstoken_jax.tokens import TokenWriter
 from tests import forked
 

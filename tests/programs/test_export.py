@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpstoken_jax import Tokenizer
-from gpstoken_jax.runtime.outputs import OutputError
+from gpstoken_jax.runtime.manifest import OutputError
 from tests.conftest import ROOT
 
 pytest.importorskip("flatbuffers", reason="flatbuffers is not installed: the extra [export]")

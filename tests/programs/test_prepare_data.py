@@ -15,7 +15,7 @@ from PIL import Image
 
 from gpstoken_jax.data import folder, prepare, sources
 from gpstoken_jax.runtime import outputs
-from gpstoken_jax.runtime.outputs import OutputError
+from gpstoken_jax.runtime.manifest import OutputError, read_manifest
 from tests import forked
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -162,7 +162,7 @@ def test_an_interrupted_preparation_goes_on(after, odd_folder, tmp_path, monkeyp
         sources.open_tfds(None, tmp_path / "set", "all")
     report = prepare.prepare(listing, tmp_path / "set")
     assert report | {"seconds": 0} == whole | {"seconds": 0}
-    manifests = [outputs.read_manifest(tmp_path / name, "data set") for name in ("whole", "set")]
+    manifests = [read_manifest(tmp_path / name, "data set") for name in ("whole", "set")]
     for name in manifests[0].files.keys() - {"report.json"}:
         assert manifests[0].files[name] == manifests[1].files[name], name
     assert {p.name for p in (tmp_path / "set").iterdir()} == {

@@ -11,7 +11,7 @@ from skimage import data as photos
 from gpstoken_jax import Tokenizer
 from gpstoken_jax.configs import tiny
 from gpstoken_jax.data import resize_and_crop
-from gpstoken_jax.runtime.outputs import OutputError, read_manifest
+from gpstoken_jax.runtime.manifest import OutputError, read_manifest
 from gpstoken_jax.tokens import open_tokens
 from gpstoken_jax.weights.published import tokenizer_table
 

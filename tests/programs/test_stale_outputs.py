@@ -13,7 +13,7 @@ from PIL import Image
 
 from gpstoken_jax.generation.layouts import read_layouts
 from gpstoken_jax.programs.cli import user_errors
-from gpstoken_jax.runtime.outputs import read_manifest
+from gpstoken_jax.runtime.manifest import read_manifest
 from gpstoken_jax.runtime.run_directory import RunDirectory, read_config
 from gpstoken_jax.tokens import TokenWriter, open_tokens
 

@@ -13,8 +13,9 @@ import pytest
 from gpstoken_jax.runtime import buckets, checkpoint, mirror
 from gpstoken_jax.runtime import lease as leases
 from gpstoken_jax.runtime.lease import Lease, LeaseError
+from gpstoken_jax.runtime.manifest import OutputError, read_manifest
 from gpstoken_jax.runtime.mirror import Mirror
-from gpstoken_jax.runtime.outputs import OutputError, open_output, read_manifest
+from gpstoken_jax.runtime.outputs import open_output
 from gpstoken_jax.runtime.run_directory import open_place_of_run, whole_checkpoints
 from tests import emulators
 

@@ -5,7 +5,7 @@ import pytest
 
 from gpstoken_jax.generation.layouts.collect import layouts_of_tokens
 from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
-from gpstoken_jax.runtime.outputs import OutputError
+from gpstoken_jax.runtime.manifest import OutputError
 from gpstoken_jax.tokens import TokensError, TokenWriter, open_tokens
 from gpstoken_jax.tokens.batches import TokenBatches
 from gpstoken_jax.tokens.coded import encode_rows
