@@ -3,8 +3,9 @@
 A run is a grid of cells (`grid.py`): a checkpoint, a data set, a size and a number of tokens, or a
 folder of images beside their references. A cell is planned without its weights (`subjects.py`),
 then every image of it is reconstructed (`methods.py`) and measured once
-(`measurement.py`); `results.py`, `tables.py` and `pages.py` write what came out. `run.py` goes
-through all cells, past those that are there already and those that fail.
+(`measurement.py`); `results.py`, `tables.py` and `pages.py`, with `pictures.py` and `curves.py`,
+write what came out. `run.py` goes through all cells, past those that are there already and those
+that fail.
 """
 
 from gpstoken_jax.evaluation.grid import (

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from gpstoken_jax.weights.feature_networks import ORIGINAL, cover_names, distanc
 
 FILE_NAME = "metrics.json"
 _IMAGES = '  "images": [\n'  # the line of the file before them
+
+Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from gpstoken_jax.evaluation import pages
+from gpstoken_jax.evaluation import pages, pictures
 from gpstoken_jax.evaluation.measurement import MADE, Measurement, Share, choose_examples
 from gpstoken_jax.evaluation.results import (
     FILE_NAME,
@@ -85,7 +85,7 @@ class Run:
         self.output.write(MARKDOWN_NAME, markdown_page(results))
         if len(results) > 1:
             examples = {
-                one.name: pages.read_examples(self.output, one) for one in results if one.summary
+                one.name: pictures.read_examples(self.output, one) for one in results if one.summary
             }
             self._write_page(pages.PAGE_NAME, pages.overview_page(results, examples))
         return to_text(*table_rows(results))
@@ -145,13 +145,13 @@ class Run:
 
     def _share(
         self, cell: Cell, subject: Subject, result: CellResult, progress: Progress
-    ) -> dict[int, pages.Photo]:
+    ) -> dict[int, pictures.Photo]:
         """Measures every image of this process once; pictures of the first ones, by position."""
         process, processes = jax.process_index(), jax.process_count()
         own = range(process, cell.num_images, processes)
         identity = {"protocol": subject.protocol, "processes": processes, "images": cell.num_images}
         share = Share(self.directory / result.directory, identity, process, fresh=self.again)
-        photos: dict[int, pages.Photo] = {}
+        photos: dict[int, pictures.Photo] = {}
         with contextlib.closing(share):
             if share.done:
                 say(f"{cell.name}: goes on after {share.done * processes} images")
@@ -166,7 +166,7 @@ class Run:
         return photos
 
     def _write(
-        self, subject: Subject, result: CellResult, photos: dict[int, pages.Photo], began: float
+        self, subject: Subject, result: CellResult, photos: dict[int, pictures.Photo], began: float
     ) -> dict:
         """Writes pages and JSON file, that one last: with it the cell is finished."""
         measurement = Measurement.merge(self.directory / result.directory, jax.process_count())
@@ -182,7 +182,7 @@ class Run:
             for i, position in enumerate(batch.positions):
                 photos[int(position)] = self._draw(subject, batch.names[i], *batch.image(i))
         examples = [photos[place]._replace(tag=tag) for place, tag in tags.items()]
-        summary["examples"] = pages.write_examples(self.output, result, examples)
+        summary["examples"] = pictures.write_examples(self.output, result, examples)
         others = [photo for place, photo in sorted(photos.items()) if place not in tags]
         page = pages.cell_page(
             subject.title, replace(result, summary=summary), others, examples, self.maps
@@ -204,8 +204,8 @@ class Run:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_statistics(path, of, images=measurement.kept.get(name))
 
-    def _draw(self, subject: Subject, name: str, image: Any, outcomes: Any) -> pages.Photo:
-        return pages.draw_photo(name, image, outcomes, inside=subject.inside, maps=self.maps)
+    def _draw(self, subject: Subject, name: str, image: Any, outcomes: Any) -> pictures.Photo:
+        return pictures.draw_photo(name, image, outcomes, inside=subject.inside, maps=self.maps)
 
     def _write_page(self, name: str, pieces: Any) -> None:
         with self.output.create(name) as file:

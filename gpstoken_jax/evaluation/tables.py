@@ -1,4 +1,4 @@
-"""Results of a grid as tables: CSV for scripts, Markdown for a paper, text for the screen."""
+"""Results as tables: CSV for scripts, Markdown for a paper, text for the screen, and for pages."""
 
 import csv
 import io
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpstoken_jax.evaluation.methods import UNFOCUSED, rate_label, split_name
-from gpstoken_jax.evaluation.results import CellResult
+from gpstoken_jax.evaluation.results import CellResult, Metrics
 from gpstoken_jax.metrics.baselines import COMPRESSED, LABELS
-from gpstoken_jax.metrics.catalogue import format_number, heading, in_order
+from gpstoken_jax.metrics.catalogue import direction, format_number, heading, in_order
 from gpstoken_jax.runtime.text import csv_text, markdown_text, terminal_text
 
 _PROTOCOL_COLUMNS = (
@@ -200,3 +200,56 @@ def focus_effect(result: CellResult) -> str:
         for place, name in (("inside", "psnr_inside"), ("outside", "psnr_outside"))
     )
     return f"The focus: {', '.join(parts)}."
+
+
+def metrics_table(
+    headings: Sequence[str],
+    rows: Sequence[tuple[Sequence[str], Metrics]],
+    compared: Sequence[Any] | None = None,
+) -> dict[str, Any]:
+    """A table of metrics that the page's script makes sortable, for its template.
+
+    Args:
+      headings: of the columns before the metrics.
+      rows: the cells of those columns, and the metrics by name; where one has none there is a dash.
+      compared: kind of each row: the best of every metric among those of one kind stands out. None:
+        all are of one kind.
+    """
+    names = in_order(name for _, metrics in rows for name in metrics)
+    kinds = list(compared) if compared is not None else [()] * len(rows)
+    values: dict[tuple, list[float]] = {}
+    for (_, metrics), kind in zip(rows, kinds, strict=True):
+        for name, value in metrics.items():
+            values.setdefault((name, kind), []).append(value)
+    best = {
+        key: min(some) if direction(key[0]) == "lower" else max(some)
+        for key, some in values.items()
+        if len(some) > 1 and direction(key[0])
+    }
+    return {
+        "headings": headings,
+        "names": names,
+        "rows": [
+            {
+                "lead": lead,
+                "cells": [
+                    (
+                        format_number(name, metrics.get(name)),
+                        name in metrics and metrics[name] == best.get((name, kind)),
+                    )
+                    for name in names
+                ],
+            }
+            for (lead, metrics), kind in zip(rows, kinds, strict=True)
+        ],
+    }
+
+
+def published_table() -> dict[str, Any]:
+    """The published figures as a table for its template, with their note."""
+    rows = [
+        ((name, tokens), {n: v for n, v in zip(PUBLISHED_METRICS, values, strict=True) if v})
+        for name, (tokens, *values) in PUBLISHED.items()
+    ]
+    table = metrics_table(["Method, as published", "Tokens"], rows, [lead for lead, _ in rows])
+    return table | {"note": PUBLISHED_NOTE}

@@ -10,7 +10,9 @@ from jaxtyping import Float
 
 from gpstoken_jax.data.demo_crops import Crops
 from gpstoken_jax.evaluation.methods import Rate
-from gpstoken_jax.evaluation.pages import Figure, Photo, metrics_table, render
+from gpstoken_jax.evaluation.pages import render
+from gpstoken_jax.evaluation.pictures import Figure, Photo
+from gpstoken_jax.evaluation.tables import metrics_table
 from gpstoken_jax.features.lpips import lpips
 from gpstoken_jax.metrics.baselines import make_baselines
 from gpstoken_jax.metrics.image import image_metrics, to_unit_range

@@ -6,15 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gpstoken_jax.evaluation.pages import (
-    Figure,
-    Photo,
-    Picture,
-    Series,
-    diagram,
-    metrics_table,
-    render,
-)
+from gpstoken_jax.evaluation.curves import Series, diagram
+from gpstoken_jax.evaluation.pages import render
+from gpstoken_jax.evaluation.pictures import Figure, Photo, Picture
+from gpstoken_jax.evaluation.tables import metrics_table
 
 Curves = Mapping[str, tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]]
 _POINTS = 200  # of a line; more are averaged

@@ -12,7 +12,6 @@ from gpstoken_jax.evaluation.methods import (
     split_name,
     tokenizer_methods,
 )
-from gpstoken_jax.evaluation.pages import rate_curve, storage_series
 from gpstoken_jax.metrics.baselines import jpeg_baseline
 from gpstoken_jax.tokenizer import Tokenizer
 
@@ -63,23 +62,6 @@ def test_files_have_as_many_bytes(made):
     wanted = jpeg_baseline(images, rates[8].budget)
     np.testing.assert_array_equal(np.asarray(found["jpeg-8bit"].images)[0], wanted.images)
     np.testing.assert_array_equal(found["jpeg-8bit"].values["bytes"][0], wanted.num_bytes)
-
-
-def test_curves_are_over_bytes():
-    methods = {
-        "model": {"psnr": 25.0, "bytes": 1344.0},
-        "tokens-6bit": {"psnr": 24.9, "bytes": 451.2},
-        "webp-6bit": {"psnr": 28.8, "bytes": 444.0},
-        "tokens-4bit": {"psnr": 23.7, "bytes": 276.0},
-        "webp-4bit": {"psnr": 26.3, "bytes": 272.0},
-    }
-    series = storage_series(methods)
-    assert [one.label for one in series] == ["GPSToken", "WebP"]
-    assert series[0].line("psnr") == [(276, 23.7), (451, 24.9)]
-    curve = rate_curve("psnr", series, "bytes")
-    assert [count for _, count in curve["counts"]] == ["276", "451"]
-    assert "276 bytes" in curve["lines"][0]["points"][0][2]
-    assert storage_series({"model": {"psnr": 1.0}}) == []
 
 
 def test_names_are_told_from_other_methods():

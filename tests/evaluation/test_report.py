@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from gpstoken_jax.evaluation.measurement import Outcome
-from gpstoken_jax.evaluation.pages import FOCUS_NOTE, MAP_NOTE, draw_photo, report_page
+from gpstoken_jax.evaluation.pages import FOCUS_NOTE, MAP_NOTE, report_page
+from gpstoken_jax.evaluation.pictures import draw_photo
 from gpstoken_jax.runtime.files import open_new
 from gpstoken_jax.tokens.visualize import draw_error, draw_gaussians, to_uint8, token_colours
 

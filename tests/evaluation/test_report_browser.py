@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gpstoken_jax.evaluation.measurement import Outcome
-from gpstoken_jax.evaluation.pages import Figure, Photo, draw_photo, overview_page, report_page
+from gpstoken_jax.evaluation.pages import overview_page, report_page
+from gpstoken_jax.evaluation.pictures import Figure, Photo, draw_photo
 from gpstoken_jax.evaluation.results import CellResult
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)

@@ -3,7 +3,6 @@
 import csv
 import io
 
-from gpstoken_jax.evaluation.pages import rate_series
 from gpstoken_jax.evaluation.results import CellResult
 from gpstoken_jax.evaluation.run import Run
 from gpstoken_jax.evaluation.subjects import Settings
@@ -95,15 +94,6 @@ def test_what_cells_have_in_common():
         "rounding": "round",
     }
     assert failures(RESULTS) == {"c-32, c-64": "no readable config.json"}
-
-
-def test_rate_curves_have_a_line_for_every_run_and_one_for_equal_baselines():
-    results = [cell("a", 32, 23.0), cell("a", 64, 25.0), cell("b", 32, 24.0), cell("b", 64, 26.0)]
-    series = rate_series(results)
-    assert [one.label for one in series] == ["runs/a · GPSToken", "JPEG", "runs/b · GPSToken"]
-    assert series[0].line("psnr") == [(32, 23.0), (64, 25.0)]
-    assert [one.dashed for one in series] == [False, True, False]
-    assert len({one.colour for one in series}) == 3
 
 
 NASTY = "=1+1|<b>\x1b[2Jx\ny`*_[a](b)"
