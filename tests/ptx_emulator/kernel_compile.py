@@ -1,12 +1,12 @@
 """Compile the Pallas kernels for real GPUs on a machine that has none, and report what they take.
 
 Forward and backward go through XLA, Mosaic, PTX and ptxas, each target in a process of its own,
-because Mosaic keeps the first one. The table shows registers, spilled bytes and shared memory of
-each kernel. The exit status is 1 if a kernel spills or needs more registers than the ceiling, if
-ptxas reports another target than was asked for, or if the compiled program launches more than the
-kernels. Run it through `make kernel-compile`: it wants an environment of its own (JAX's CUDA plugin
-without the CUDA libraries) and leans on interfaces of JAX that may change, so it is no part of the
-library.
+because Mosaic keeps the first one, as many at a time as there are cores. The table shows registers,
+spilled bytes and shared memory of each kernel. The exit status is 1 if a kernel spills or needs
+more registers than the ceiling, if ptxas reports another target than was asked for, or if the
+compiled program launches more than the kernels. Run it through `make kernel-compile`: it wants an
+environment of its own (JAX's CUDA plugin without the CUDA libraries) and leans on interfaces of JAX
+that may change, so it is no part of the library.
 
     python -m tests.ptx_emulator.kernel_compile [--target sm_90a ...] [--json FILE]
         [--register-ceiling N]
@@ -14,9 +14,11 @@ library.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -160,6 +162,16 @@ def compile_the_rest(target: str) -> None:
     )
 
 
+def _compile_apart(target: str) -> list[Usage] | None:
+    """Usage of one target's kernels, compiled in a process of its own; None if that failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder, "usages.json")
+        flags = ["--one", "--target", target, "--json", str(found)]
+        if subprocess.run([sys.executable, "-m", __spec__.name, *flags], check=False).returncode:
+            return None
+        return [Usage(**usage) for usage in json.loads(found.read_text())]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", nargs="+", choices=targets.DEVICES, default=[*targets.DEVICES])
@@ -177,24 +189,14 @@ def main() -> int:
         options.json.write_text(json.dumps([asdict(u) for u in usages]))
         return 0
     usages = []
-    for target in options.target:
-        with tempfile.TemporaryDirectory() as folder:
-            found = Path(folder, "usages.json")
-            command = [
-                sys.executable,
-                "-m",
-                __spec__.name,
-                "--one",
-                "--target",
-                target,
-                "--json",
-                str(found),
-            ]
-            if subprocess.run(command, check=False).returncode:
+    with ThreadPoolExecutor(os.cpu_count()) as processes:
+        compiled = processes.map(_compile_apart, options.target)
+        for target, found in zip(options.target, compiled, strict=True):
+            if found is None:
                 print(f"compiling for {target} failed", file=sys.stderr)
                 return 1
-            usages += [Usage(**u) for u in json.loads(found.read_text())]
-        print(f"{target}: compiled", flush=True)
+            usages += found
+            print(f"{target}: compiled", flush=True)
     print(table(usages))
     if options.json:
         options.json.write_text(json.dumps([asdict(u) for u in usages], indent=1) + "\n")
