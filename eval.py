@@ -186,6 +186,8 @@ def check_flags() -> None:
         NUM_TOKENS.value or BITS.value or DATASETS.value or FOCUS.value or BIAS_MAP.value
     ):
         raise ValueError("--images takes no data sets, numbers of tokens, bits or focus")
+    if REFERENCE.value and not path(REFERENCE.value).exists():
+        raise ValueError(f"there is no statistics file {REFERENCE.value}, and no such folder")
     saves = SAVE_STATISTICS.value or SAVE_BATCH.value
     if not FRECHET.value and (
         INCEPTION_FILE.value or REFERENCE.value or saves or PRECISION_RECALL.value

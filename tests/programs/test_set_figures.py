@@ -145,8 +145,9 @@ def test_a_reference_folder_of_many_sizes_is_cut_to_that_of_the_samples(evaluate
         evaluate(*where)
     with pytest.raises(ValueError, match="are 32 x 32: --resolution must be their own"):
         evaluate(*where, "--resolution=64")
+    (tmp_path / "bad.npz").write_text("no statistics")
     with pytest.raises(ValueError, match="--resolution must be"):  # told before that is looked at
-        evaluate(f"--images={folder}", f"--reference={tmp_path / 'none'}", "--resolution=64")
+        evaluate(f"--images={folder}", f"--reference={tmp_path / 'bad.npz'}", "--resolution=64")
     cut = np.stack(
         [
             resize_and_crop(Image.open(f), 32, resize="antialias")
