@@ -84,6 +84,7 @@ def test_a_batch_gives_what_its_images_give_alone(encode, decode, images, way):
     assert np.abs(decoded[0] - decoded[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_tiles_apart_are_the_small_images(smoke, encode, decode, images):
     model, params = smoke
     _, tokens = encode(images=images)

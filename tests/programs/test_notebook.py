@@ -30,6 +30,7 @@ def _run(arguments, **env):
     return forked.run([sys.executable, *arguments], cwd=ROOT, env=env)
 
 
+@pytest.mark.slow
 def test_the_tour_runs_from_top_to_bottom(random_run, tmp_path):
     """In a process of its own, as `jupyter execute` does it."""
     output = tmp_path / "tour.ipynb"

@@ -174,6 +174,7 @@ def test_even_steps_update_the_autoencoder_and_its_average_counts_them(state, im
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_two_devices_do_what_one_does(state, stepped, images):
     two, metrics = _step(state, images, devices=2)
     assert _differences(two, stepped[0]) < 1e-3
