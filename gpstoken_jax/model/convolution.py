@@ -58,8 +58,6 @@ def by_kernel(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], precision: Any = None
 ) -> Float[Array, "b h w d"]:
     """The same, linear in the kernel and with a fast transpose, which is the kernel's gradient."""
-    if len(kernel) == 1:
-        return _plain(precision, x, kernel)
     return on_wide_cpu(
         partial(products, precision=precision), partial(_plain, precision), x, kernel
     )

@@ -26,6 +26,7 @@ from ml_collections.config_dict import placeholder
 
 from gpstoken_jax.runtime import buckets
 from gpstoken_jax.runtime.files import TEMPORARY_SUFFIX
+from gpstoken_jax.runtime.huge_pages import use_huge_pages
 from gpstoken_jax.runtime.text import printable_output
 
 FLAGS = flags.FLAGS
@@ -164,6 +165,8 @@ def run(
     code 1, one in the flags one line and exit code 2. ``--help`` prints all flags and the fields of
     the config.
     """
+    if not asks_for_help():
+        use_huge_pages()
     find_temporary_directory(sys.argv)
     if asks_for_help():
         print_help(describe_program(sys.argv))
