@@ -38,14 +38,16 @@ def main() -> None:
     if not names:
         raise ValueError(f"none of {', '.join(FIGURES.value)} is in {', '.join(RUNS.value)}")
     last = max(steps[-1] for run in curves.values() for steps, _ in run.values())
-    rows = -(-len(names) // COLUMNS)
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
     figure, panels = plt.subplots(
-        rows, COLUMNS, figsize=(4 * COLUMNS, 2.6 * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False, layout="constrained"
     )
     for panel, name in zip(panels.flat, names, strict=False):
         for root, run in curves.items():
             if name in run:
-                draw(panel, *run[name], label=root)
+                smooth = 1 if name.startswith("val_") else SMOOTH.value  # those are means already
+                draw(panel, *run[name], smooth, label=root)
         panel.set(title=name, xlabel="step", xlim=(0, last))
     for panel in panels.flat[len(names) :]:
         panel.set_visible(False)
@@ -55,9 +57,9 @@ def main() -> None:
     print(f"{len(names)} figures of {len(curves)} run(s): {OUTPUT.value}")
 
 
-def draw(panel: plt.Axes, steps: np.ndarray, values: np.ndarray, label: str) -> None:
-    """The values, faint, and their moving average over ``--smooth`` of them."""
-    width = min(SMOOTH.value, len(values))
+def draw(panel: plt.Axes, steps: np.ndarray, values: np.ndarray, smooth: int, label: str) -> None:
+    """The values, faint, and their moving average over ``smooth`` of them."""
+    width = min(smooth, len(values))
     if width < 2 or len(values) < 3 * width:
         panel.plot(steps, values, marker=".", label=label)
         return
