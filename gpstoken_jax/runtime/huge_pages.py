@@ -18,16 +18,24 @@ def use_huge_pages() -> None:
     """Starts the program again, in the same process, with huge pages asked for.
 
     glibc reads that from the environment, before Python is there. Nothing is done where the kernel
-    gives them to all or to none, where glibc cannot ask, or where the user has set the variable's
-    entry, so that ``GLIBC_TUNABLES=glibc.malloc.hugetlb=0`` switches this off. To be called before
-    anything is printed, opened or imported that takes time.
+    gives them to all or to none, where glibc cannot ask, where the process is not this program's
+    alone (a notebook, a debugger), or where the user has set the variable's entry, so that
+    ``GLIBC_TUNABLES=glibc.malloc.hugetlb=0`` switches this off. To be called before anything is
+    printed, opened or imported that takes time.
     """
     given = os.environ.get(_VARIABLE, "")
-    if _TUNABLE in given or not sys.executable or not _on_request():
+    if _TUNABLE in given or not _is_alone() or not _on_request():
         return
     environment = os.environ | {_VARIABLE: f"{given}:{_TUNABLE}=1".lstrip(":")}
     with contextlib.suppress(OSError):  # then it goes on as it is
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def _is_alone() -> bool:
+    """Tells whether the process was started for this program, and nobody looks on."""
+    arguments = sys.argv[1:]
+    own = sys.orig_argv[len(sys.orig_argv) - len(arguments) :] == arguments
+    return own and bool(sys.executable) and sys.gettrace() is None and not hasattr(sys, "ps1")
 
 
 def _on_request() -> bool:

@@ -25,9 +25,9 @@ on_request = pytest.mark.skipif(
 )
 
 
-def _start(tmp_path, env, tunables):
+def _start(tmp_path, env, tunables, before=""):
     script = tmp_path / "a program.py"
-    script.write_text(PROGRAM)
+    script.write_text(before + PROGRAM)
     env = {name: value for name, value in env.items() if name != "GLIBC_TUNABLES"}
     env |= {} if tunables is None else {"GLIBC_TUNABLES": tunables}
     command = [sys.executable, "-X", "utf8", str(script), "--a=b c", "", "*"]
@@ -51,6 +51,20 @@ def test_it_starts_again_as_it_was_called(tmp_path, env, before):
 def test_a_users_own_setting_is_left_alone(tmp_path, env):
     tunables, pages = _start(tmp_path, env, "glibc.malloc.hugetlb=0")
     assert tunables == "glibc.malloc.hugetlb=0" and pages < 2**15
+
+
+@on_request
+@pytest.mark.parametrize(
+    "others",
+    [
+        "import sys; sys.ps1 = 'In : '",  # as IPython has it
+        "import sys; sys.settrace(lambda *_: None)",
+        "import sys; sys.orig_argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', 'x']",
+    ],
+)
+def test_a_process_that_is_not_its_own_is_left_alone(tmp_path, env, others):
+    tunables, pages = _start(tmp_path, env, None, others)
+    assert tunables is None and pages < 2**15
 
 
 @pytest.mark.parametrize(
