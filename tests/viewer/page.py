@@ -72,7 +72,7 @@ class Page:
 
     def open(self, *paths):
         self.page.set_input_files("#file", [str(path) for path in paths])
-        self.page.wait_for_timeout(100)
+        self.wait("!document.querySelector('#file').value")  # emptied after the last of them
         self.settle()
 
     def step(self):
