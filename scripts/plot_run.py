@@ -26,7 +26,9 @@ FIGURES = flags.DEFINE_list(
     ["mse", "lpips", "val_psnr", "val_lpips", "discriminator", "gan_weight", "val_loss", "loss"],
     "Figures to draw, as metrics.jsonl names them.",
 )
-SMOOTH = flags.DEFINE_integer("smooth", 8, "Logged steps that a line averages.", lower_bound=1)
+SMOOTH = flags.DEFINE_integer(
+    "smooth", 8, "Logged steps that a line averages; held-out ones none.", lower_bound=1
+)
 COLUMNS = 3
 
 

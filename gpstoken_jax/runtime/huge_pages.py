@@ -42,8 +42,8 @@ def _on_request() -> bool:
     """Tells whether huge pages are to be had, and only by asking."""
     try:
         library, version = os.confstr("CS_GNU_LIBC_VERSION").split()
+        major, minor = map(int, version.split(".")[:2])
         modes = _MODES.read_text()
     except (AttributeError, OSError, ValueError):  # another system, another library
         return False
-    major, minor = map(int, version.split(".")[:2])
     return library == "glibc" and (major, minor) >= (2, 35) and "[madvise]" in modes

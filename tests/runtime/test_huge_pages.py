@@ -9,7 +9,7 @@ import pytest
 
 from gpstoken_jax.runtime import huge_pages
 
-# What is left of the start, and the huge pages of 64 MB in a program's and in a thread's memory.
+# What the program sees of its start, and its huge pages once it holds 64 MB.
 PROGRAM = """
 import json, os, re, sys
 from pathlib import Path
@@ -74,6 +74,8 @@ def test_a_process_that_is_not_its_own_is_left_alone(tmp_path, env, others):
         ("glibc 2.36", "[always] madvise never"),
         ("glibc 2.36", "always madvise [never]"),
         ("glibc 2.36", None),
+        ("glibc 2.36-mine", "always [madvise] never"),
+        ("glibc", "always [madvise] never"),
         (None, "always [madvise] never"),
     ],
 )
