@@ -57,10 +57,12 @@ def test_values_and_derivatives_are_those_of_the_plain_one(shape, side):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("conv, positions", [(convolve, 9), (upsample_conv, 4)])
-def test_kernels_gradient_is_products_on_a_cpu_and_a_convolution_elsewhere(conv, positions):
+@pytest.mark.parametrize(
+    "conv, side, positions", [(convolve, 3, 9), (convolve, 1, 1), (upsample_conv, 3, 4)]
+)
+def test_kernels_gradient_is_products_on_a_cpu_and_a_convolution_elsewhere(conv, side, positions):
     def program(channels, platform):
-        x, kernel, *_ = draw((1, 4, 4, channels, channels))
+        x, kernel, *_ = draw((1, 4, 4, channels, channels), side)
         grad = jax.jit(jax.grad(lambda kernel: jnp.sin(conv(x, kernel)).sum()))
         with tracing_for(None):
             return grad.trace(kernel).lower(lowering_platforms=(platform,)).as_text()
